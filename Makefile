@@ -1,0 +1,53 @@
+# Each target does everything it needs, on a machine that has python3 (3.11 or newer) with venv, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# More options for a command: make serve ARGS="--port 9000", make test ARGS="tests/store -x".
+ARGS ?=
+BENCHES ?= flat ingest recall repair
+# Two threads are enough for small models, and two runs on one machine don't fight over its cores.
+export OMP_NUM_THREADS ?= 2
+
+.DELETE_ON_ERROR:
+.PHONY: help serve chat test test-slow lint format bench clean
+
+help:
+	@echo "make serve      serve the bundled model (ARGS: options of megacontext serve)"
+	@echo "make chat       chat with a running server in the terminal"
+	@echo "make test       all quick tests; make test-slow: the long ones"
+	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
+	@echo "make bench      the benchmarks' figures"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+serve: $(STAMP)
+	@env -u OMP_NUM_THREADS $(BIN)/megacontext serve $(ARGS)
+
+chat: $(STAMP)
+	@$(BIN)/megacontext chat $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

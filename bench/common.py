@@ -1,0 +1,163 @@
+"""What every benchmark needs: the machine's description, an engine with its store in a scratch folder, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mc_core.engine.config import EngineConfig
+from mc_core.engine.core import build_core
+from mc_core.engine.engine import Engine
+from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
+from mc_core.focus.config import FocusConfig
+from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.models.sampler import SamplingParams
+from mc_core.session import Session, SessionFactory
+from server.stores.sqlite import SqliteStore
+
+ROOT = Path(__file__).parent.parent
+BUNDLE = ROOT / "models" / "megacontext-tiny"
+
+
+def machine() -> dict[str, Any]:
+    """What a reader must know to compare figures."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_memory() -> int:
+    """Present resident bytes of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def report(name: str, rows: list[dict[str, Any]], summary: dict[str, Any], save: bool) -> None:
+    """Print a table and one JSON line; keep the JSON under bench/results/ when asked to."""
+    table = Table(title=name)
+    for column in rows[0] if rows else []:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            *(
+                f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+                for value in row.values()
+            )
+        )
+    Console(width=160).print(table)
+    result = {"name": name, "machine": machine(), "summary": summary, "rows": rows}
+    line = json.dumps(result)
+    if save:
+        (ROOT / "bench" / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(line)
+
+
+@dataclass
+class Timeline:
+    """When each event of a turn came, in seconds since it was submitted."""
+
+    submitted: float = field(default_factory=time.perf_counter)
+    deltas: list[float] = field(default_factory=list)
+    text: str = ""
+    finished: Finished | None = None
+    error: Exception | None = None
+
+
+class Bench:
+    """An engine on a bundle, with a store in a scratch folder."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, factory: SessionFactory, store: SqliteStore) -> None:
+        self.bundle, self.engine, self.factory, self.store = bundle, engine, factory, store
+
+    def session(self, name: str, **options: Any) -> Session:
+        session = self.factory.create(name, "bench", model="bench", **options)
+        self.store.create(session.record()).result()
+        session.fence = self.store.open(name, "bench", "bench").result().fence
+        return session
+
+    def ask(self, session: Session, text: str, max_tokens: int, **sampling: Any) -> Timeline:
+        """One chat turn in the bundle's ChatML; blocks until it is stored."""
+        tokenizer = self.bundle.tokenizer
+        prompt = np.concatenate(
+            [
+                tokenizer.encode_control("<|im_start|>user\n"),
+                tokenizer.encode(text),
+                tokenizer.encode_control("<|im_end|>\n<|im_start|>assistant\n"),
+            ]
+        )
+        timeline = Timeline()
+        import threading
+
+        done = threading.Event()
+
+        def sink(event: Event) -> None:
+            match event:
+                case Delta(text, _, _):
+                    timeline.deltas.append(time.perf_counter() - timeline.submitted)
+                    timeline.text += text
+                case Finished():
+                    timeline.finished = event
+                    done.set()
+                case Failed(error):
+                    timeline.error = error
+                    done.set()
+
+        params = SamplingParams(max_tokens=max_tokens, **{"temperature": 0.0, **sampling})
+        suffix = tokenizer.encode_control("<|im_end|>\n")
+        self.engine.submit(Turn(session, prompt, params, sink, suffix_ids=suffix))
+        done.wait()
+        if timeline.error is not None:
+            raise timeline.error
+        return timeline
+
+
+@contextmanager
+def bench_engine(
+    bundle_path: Path, *, focus: FocusConfig | None = None, config: EngineConfig | None = None, **options: Any
+) -> Iterator[Bench]:
+    """Start an engine and stop it again."""
+    bundle = load_bundle(bundle_path)
+    focus = focus or FocusConfig()
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStore(Path(folder) / "bench.sqlite")
+        engine = Engine(build_core(bundle, focus, config or EngineConfig(), store, **options))
+        engine.start()
+        try:
+            yield Bench(bundle, engine, SessionFactory(bundle, focus), store)
+        finally:
+            engine.stop()
+            store.close()

@@ -1,0 +1,1 @@
+"""What speaks to a MegaContext server over HTTP; imports neither the server nor the library."""

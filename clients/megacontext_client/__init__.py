@@ -1,0 +1,44 @@
+"""A thin client of a MegaContext server, synchronous and asynchronous; needs httpx alone.
+
+with MegaContext("http://127.0.0.1:8000") as server:
+    session = server.create_session(system="Answer from the book.")
+    server.ingest(session.id, Path("book.txt"))
+    for delta in server.chat(session.id, "Who is Queequeg?", stream=True):
+        print(delta.content, end="", flush=True)
+"""
+
+from clients.megacontext_client.async_client import AsyncMegaContext
+from clients.megacontext_client.client import MegaContext
+from clients.megacontext_client.errors import APIConnectionError, APIError, ClientError, StreamEndedError
+from clients.megacontext_client.stream import AsyncChatStream, ChatStream
+from clients.megacontext_client.types import (
+    ChatResult,
+    Delta,
+    Focus,
+    FocusEntry,
+    Ingested,
+    Model,
+    Session,
+    SessionPage,
+    Usage,
+)
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "AsyncChatStream",
+    "AsyncMegaContext",
+    "ChatResult",
+    "ChatStream",
+    "ClientError",
+    "Delta",
+    "Focus",
+    "FocusEntry",
+    "Ingested",
+    "MegaContext",
+    "Model",
+    "Session",
+    "SessionPage",
+    "StreamEndedError",
+    "Usage",
+]

@@ -1,0 +1,132 @@
+"""The asynchronous client: as ``MegaContext``, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Any, Literal, Self, TypeVar, overload
+
+import httpx
+
+from clients.megacontext_client import calls
+from clients.megacontext_client.calls import Call, Messages
+from clients.megacontext_client.stream import AsyncChatStream, broken
+from clients.megacontext_client.transport import TIMEOUT, connection_settings, raise_for_error, read_answer
+from clients.megacontext_client.types import ChatResult, Focus, Ingested, Model, Session
+from clients.megacontext_client.upload import Progress, Source, async_pieces
+
+T = TypeVar("T")
+
+
+class AsyncMegaContext:
+    """One server; for asyncio. See ``MegaContext`` for the arguments, the errors and what each method does."""
+
+    def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = TIMEOUT) -> None:
+        self._http = httpx.AsyncClient(**connection_settings(base_url, api_key, timeout))
+        self._model: str | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *unused: Any) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def create_session(
+        self, metadata: Mapping[str, Any] | None = None, system: str | None = None, budget: int | None = None
+    ) -> Session:
+        return await self._send(calls.create_session(metadata, system, budget))
+
+    async def sessions(self, page_size: int = 100) -> AsyncIterator[Session]:
+        after: str | None = None
+        while True:
+            page = await self._send(calls.list_sessions(page_size, after))
+            for session in page.data:
+                yield session
+            if page.next is None:
+                return
+            after = page.next
+
+    async def session(self, session_id: str) -> Session:
+        return await self._send(calls.get_session(session_id))
+
+    async def delete(self, session_id: str) -> None:
+        await self._send(calls.delete_session(session_id))
+
+    async def ingest(
+        self, session_id: str, source: Source | AsyncIterable[str | bytes], progress: Progress | None = None
+    ) -> Ingested:
+        return await self._send(calls.ingest(session_id), content=async_pieces(source, progress))
+
+    async def focus(self, session_id: str) -> Focus:
+        return await self._send(calls.focus(session_id))
+
+    async def rewind(self, session_id: str, position: int) -> int:
+        return await self._send(calls.rewind(session_id, position))
+
+    async def models(self) -> list[Model]:
+        return await self._send(calls.models())
+
+    @overload
+    async def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: Literal[False] = ...,
+        model: str | None = ...,
+        **options: Any,
+    ) -> ChatResult: ...
+    @overload
+    async def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        model: str | None = ...,
+        **options: Any,
+    ) -> AsyncChatStream: ...
+    async def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: bool = False,
+        model: str | None = None,
+        **options: Any,
+    ) -> ChatResult | AsyncChatStream:
+        call = calls.chat(session_id, messages, model or await self._default_model(), stream, options)
+        if not stream:
+            return await self._send(call)
+        response = await self._open(call)
+        return AsyncChatStream(response, response.headers.get("X-Session-ID") or session_id)
+
+    async def _default_model(self) -> str:
+        if self._model is None:
+            self._model = (await self.models())[0].id
+        return self._model
+
+    async def _send(self, call: Call[T], content: AsyncIterator[bytes] | None = None) -> T:
+        response = await self._open(call, content)
+        try:
+            await response.aread()
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        finally:
+            await response.aclose()
+        return call.parse(read_answer(response))
+
+    async def _open(self, call: Call[Any], content: AsyncIterator[bytes] | None = None) -> httpx.Response:
+        request = self._http.build_request(
+            call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=content
+        )
+        try:
+            response = await self._http.send(request, stream=True)
+            if not response.is_success:
+                await response.aread()
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        raise_for_error(response)
+        return response

@@ -1,0 +1,83 @@
+"""Each route as data: what to send and how to read the answer; both clients send these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from clients.megacontext_client.types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPage
+
+T = TypeVar("T")
+Messages = str | Sequence[Mapping[str, Any]]
+"""Messages as OpenAI writes them; a plain string is one user message."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and the reader of its JSON answer."""
+
+    method: str
+    path: str
+    parse: Callable[[Any], T]
+    json: JSON | None = None
+    params: dict[str, str | int] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def create_session(metadata: Mapping[str, Any] | None, system: str | None, budget: int | None) -> Call[Session]:
+    given = {"metadata": None if metadata is None else dict(metadata), "system": system, "budget": budget}
+    return Call("POST", "/v1/sessions", Session.parse, json={k: v for k, v in given.items() if v is not None})
+
+
+def list_sessions(limit: int, after: str | None) -> Call[SessionPage]:
+    params: dict[str, str | int] = {"limit": limit}
+    if after is not None:
+        params["after"] = after
+    return Call("GET", "/v1/sessions", SessionPage.parse, params=params)
+
+
+def get_session(session_id: str) -> Call[Session]:
+    return Call("GET", _session(session_id), Session.parse)
+
+
+def delete_session(session_id: str) -> Call[None]:
+    return Call("DELETE", _session(session_id), lambda body: None)
+
+
+def ingest(session_id: str) -> Call[Ingested]:
+    """The body is sent beside this, streamed."""
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    return Call("POST", f"{_session(session_id)}/ingest", Ingested.parse, headers=headers)
+
+
+def focus(session_id: str) -> Call[Focus]:
+    return Call("GET", f"{_session(session_id)}/focus", Focus.parse)
+
+
+def rewind(session_id: str, position: int) -> Call[int]:
+    return Call("POST", f"{_session(session_id)}/rewind", lambda body: int(body["tokens"]), json={"position": position})
+
+
+def models() -> Call[list[Model]]:
+    return Call("GET", "/v1/models", lambda body: [Model.parse(row) for row in body["data"]])
+
+
+def chat(
+    session_id: str | None, messages: Messages, model: str, stream: bool, options: Mapping[str, Any]
+) -> Call[ChatResult]:
+    body: JSON = {
+        **options,
+        "model": model,
+        "messages": [{"role": "user", "content": messages}] if isinstance(messages, str) else [*map(dict, messages)],
+    }
+    if session_id is not None:
+        body["session_id"] = session_id
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return Call("POST", "/v1/chat/completions", lambda answer: ChatResult.parse(answer, session_id), json=body)
+
+
+def _session(session_id: str) -> str:
+    return f"/v1/sessions/{quote(session_id, safe='')}"

@@ -1,0 +1,138 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self, TypeVar, overload
+
+import httpx
+
+from clients.megacontext_client import calls
+from clients.megacontext_client.calls import Call, Messages
+from clients.megacontext_client.stream import ChatStream, broken
+from clients.megacontext_client.transport import TIMEOUT, connection_settings, raise_for_error, read_answer
+from clients.megacontext_client.types import ChatResult, Focus, Ingested, Model, Session
+from clients.megacontext_client.upload import Progress, Source, pieces
+
+T = TypeVar("T")
+
+
+class MegaContext:
+    """One server. ``timeout`` is the longest silence in seconds; streams are kept alive by the server's comments.
+
+    Every method raises APIError when the server refuses and APIConnectionError when it can't be reached or breaks off.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = TIMEOUT) -> None:
+        self._http = httpx.Client(**connection_settings(base_url, api_key, timeout))
+        self._model: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def create_session(
+        self, metadata: Mapping[str, Any] | None = None, system: str | None = None, budget: int | None = None
+    ) -> Session:
+        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
+        return self._send(calls.create_session(metadata, system, budget))
+
+    def sessions(self, page_size: int = 100) -> Iterator[Session]:
+        """All sessions of this key, fetched page by page while you iterate."""
+        after: str | None = None
+        while True:
+            page = self._send(calls.list_sessions(page_size, after))
+            yield from page.data
+            if page.next is None:
+                return
+            after = page.next
+
+    def session(self, session_id: str) -> Session:
+        return self._send(calls.get_session(session_id))
+
+    def delete(self, session_id: str) -> None:
+        self._send(calls.delete_session(session_id))
+
+    def ingest(self, session_id: str, source: Source, progress: Progress | None = None) -> Ingested:
+        """Append a document of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path."""
+        return self._send(calls.ingest(session_id), content=pieces(source, progress))
+
+    def focus(self, session_id: str) -> Focus:
+        """What the model has in view."""
+        return self._send(calls.focus(session_id))
+
+    def rewind(self, session_id: str, position: int) -> int:
+        """Forget everything from token ``position`` on; returns the tokens that are left."""
+        return self._send(calls.rewind(session_id, position))
+
+    def models(self) -> list[Model]:
+        return self._send(calls.models())
+
+    @overload
+    def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: Literal[False] = ...,
+        model: str | None = ...,
+        **options: Any,
+    ) -> ChatResult: ...
+    @overload
+    def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        model: str | None = ...,
+        **options: Any,
+    ) -> ChatStream: ...
+    def chat(
+        self,
+        session_id: str | None,
+        messages: Messages,
+        *,
+        stream: bool = False,
+        model: str | None = None,
+        **options: Any,
+    ) -> ChatResult | ChatStream:
+        """One turn. With a session, ``messages`` are the new ones only; ``options`` as OpenAI's (max_tokens, ...)."""
+        call = calls.chat(session_id, messages, model or self._default_model(), stream, options)
+        if not stream:
+            return self._send(call)
+        response = self._open(call)
+        return ChatStream(response, response.headers.get("X-Session-ID") or session_id)
+
+    def _default_model(self) -> str:
+        if self._model is None:
+            self._model = self.models()[0].id
+        return self._model
+
+    def _send(self, call: Call[T], content: Iterator[bytes] | None = None) -> T:
+        response = self._open(call, content)
+        try:
+            response.read()
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        finally:
+            response.close()
+        return call.parse(read_answer(response))
+
+    def _open(self, call: Call[Any], content: Iterator[bytes] | None = None) -> httpx.Response:
+        request = self._http.build_request(
+            call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=content
+        )
+        try:
+            response = self._http.send(request, stream=True)
+            if not response.is_success:
+                response.read()
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        raise_for_error(response)
+        return response

@@ -1,0 +1,175 @@
+"""What the server answers, typed. ``raw`` is the whole answer, with fields that are newer than this client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A stored conversation: ``tokens`` of history, of which at most ``budget`` cost is in view."""
+
+    id: str
+    tokens: int
+    budget: int
+    cost: int
+    utilization: float
+    raw: JSON = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls(
+            id=str(body["id"]),
+            tokens=int(body.get("tokens") or 0),
+            budget=int(body.get("budget") or 0),
+            cost=int(body.get("cost") or 0),
+            utilization=float(body.get("utilization") or 0.0),
+            raw=body,
+        )
+
+    @property
+    def metadata(self) -> JSON:
+        return dict(self.raw.get("metadata") or {})
+
+
+@dataclass(frozen=True)
+class SessionPage:
+    """One page of the list of sessions; ``next`` is the cursor of the page after it, None on the last one."""
+
+    data: list[Session]
+    next: str | None
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls([Session.parse(row) for row in body["data"]], body.get("next"))
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """How many tokens a document became, and how many the history has now."""
+
+    tokens_added: int
+    tokens: int
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls(int(body["tokens_added"]), int(body["tokens"]))
+
+
+@dataclass(frozen=True)
+class FocusEntry:
+    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist)."""
+
+    level: int
+    start: int
+    end: int
+    cost: int
+    score: float | None
+    residency: int | None
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        score, residency = body.get("score"), body.get("residency")
+        return cls(
+            level=int(body["level"]),
+            start=int(body["start"]),
+            end=int(body["end"]),
+            cost=int(body["cost"]),
+            score=None if score is None else float(score),
+            residency=None if residency is None else int(residency),
+        )
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The working context: entries in order that tile [0, tokens)."""
+
+    tokens: int
+    budget: int
+    cost: int
+    utilization: float
+    swap_rate: float
+    entries: list[FocusEntry]
+    raw: JSON = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls(
+            tokens=int(body["tokens"]),
+            budget=int(body["budget"]),
+            cost=int(body["cost"]),
+            utilization=float(body["utilization"]),
+            swap_rate=float(body.get("swap_rate") or 0.0),
+            entries=[FocusEntry.parse(entry) for entry in body["entries"]],
+            raw=body,
+        )
+
+    @property
+    def raw_tokens(self) -> int:
+        """Tokens of history that the model reads word by word."""
+        return sum(entry.end - entry.start for entry in self.entries if entry.level == 0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the server serves."""
+
+    id: str
+    raw: JSON = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls(str(body["id"]), body)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request, as OpenAI counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        prompt, completion = int(body.get("prompt_tokens") or 0), int(body.get("completion_tokens") or 0)
+        return cls(prompt, completion, int(body.get("total_tokens") or prompt + completion))
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one chunk of a stream adds; ``finish_reason`` is set on the last one."""
+
+    content: str
+    finish_reason: str | None = None
+    logprobs: JSON | None = None
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """A whole reply. ``x_megacontext`` tells what the model had in view: raw, gisted, unavailable tokens, ..."""
+
+    id: str
+    model: str
+    content: str
+    finish_reason: str | None
+    usage: Usage | None
+    x_megacontext: JSON
+    session_id: str | None
+
+    @classmethod
+    def parse(cls, body: JSON, session_id: str | None = None) -> Self:
+        choice = body["choices"][0]
+        extra = body.get("x_megacontext") or {}
+        return cls(
+            id=str(body.get("id", "")),
+            model=str(body.get("model", "")),
+            content=choice["message"].get("content") or "",
+            finish_reason=choice.get("finish_reason"),
+            usage=Usage.parse(body["usage"]) if body.get("usage") else None,
+            x_megacontext=extra,
+            session_id=extra.get("session_id") or session_id,
+        )

@@ -1,0 +1,63 @@
+"""Runs of siblings in a working context: what could collapse into one parent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.entries import Bools, Entries, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """g runs of neighbouring siblings, chronological. A raw block is a run by itself: it holds all K children of its
+    LOD1 node.
+
+    levels, indices: the parent of each. first: row of the first member; counts: rows. whole: all children are there
+    and none is protected, so that the run may collapse.
+    """
+
+    levels: NDArray[np.int8]
+    indices: Ints
+    first: Ints
+    counts: Ints
+    whole: Bools
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def best(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Largest value [n] among the members of each group [g]."""
+        return np.maximum.reduceat(values, self.first) if len(self) else values[:0]
+
+
+def groups_of(entries: Entries, protected: Bools) -> Groups:
+    """Group the entries by parent."""
+    size = entries.block_size
+    raw = entries.levels == 0
+    levels = np.where(raw, 1, entries.levels + 1).astype(np.int8)
+    indices = np.where(raw, entries.indices, entries.indices // size)
+    begins = np.ones(len(entries), bool)
+    begins[1:] = (levels[1:] != levels[:-1]) | (indices[1:] != indices[:-1])
+    first = np.flatnonzero(begins)
+    counts = np.diff(np.append(first, len(entries)))
+    complete = np.where(raw[first], ~protected[first], counts == size)
+    return Groups(levels[first], indices[first], first, counts, complete)
+
+
+def collapsed(entries: Entries, groups: Groups, chosen: Ints) -> Entries:
+    """Replace the chosen groups by their parents, which start without a cooldown."""
+    keep = np.ones(len(entries), bool)
+    first, counts = groups.first[chosen], groups.counts[chosen]
+    last = np.cumsum(counts)
+    offsets = np.arange(int(last[-1])) - np.repeat(last - counts, counts)
+    keep[np.repeat(first, counts) + offsets] = False
+    keep[first] = True
+    result = entries.take(np.arange(len(entries)))  # a copy
+    result.levels[first], result.indices[first] = groups.levels[chosen], groups.indices[chosen]
+    for column in (result.residency, result.cooldown, result.held):
+        column[first] = 0
+    return result.take(keep)

@@ -1,0 +1,58 @@
+"""How a working context follows its history when that grows or is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from mc_core.context.cover import coarsest_cover
+from mc_core.context.entries import Entries
+from mc_core.context.protection import Protection
+
+
+def grown(entries: Entries, num_tokens: int, protection: Protection, raw_tokens: int) -> Entries:
+    """Follow a history that grew to ``num_tokens``.
+
+    New tokens stand raw if they are pinned or among the newest ``raw_tokens`` (at least the tail is); the middle of a
+    bulk is covered by the coarsest nodes.
+    """
+    size = entries.block_size
+    first, end = -(-entries.num_tokens // size), -(-num_tokens // size)
+    newest = min(protection.tail_start(num_tokens), max(0, num_tokens - raw_tokens)) // size
+    middle_end = min(end, max(first, newest))
+    parts = [replace(entries, num_tokens=num_tokens)]
+    parts += _covered(first, middle_end, num_tokens, protection)
+    parts.append(Entries.raw(size, num_tokens, middle_end, end))
+    return parts[0].joined(*parts[1:])
+
+
+def rewound(entries: Entries, position: int, protection: Protection) -> Entries:
+    """Follow a history that was cut at ``position``: what the tail now reaches back to stands raw again."""
+    size = entries.block_size
+    tail = protection.tail_start(position)
+    starts, ends = entries.starts(), entries.ends()
+    whole = ends <= tail
+    kept = replace(entries.take(whole), num_tokens=position)
+    cut = int(np.count_nonzero(whole))
+    # A node that reaches over the new tail's border leaves the coarsest nodes before that border.
+    cover_start = int(starts[cut]) // size if cut < len(entries) else tail // size
+    parts = _covered(min(cover_start, tail // size), tail // size, position, protection)
+    raw = Entries.raw(size, position, tail // size, -(-position // size))
+    old = np.minimum(np.searchsorted(starts, raw.starts()), len(entries) - 1)
+    if len(raw):
+        stood = (entries.levels[old] == 0) & (entries.indices[old] == raw.indices)
+        raw.residency[stood] = entries.residency[old[stood]]
+        raw.held[stood] = entries.held[old[stood]]
+    return kept.joined(*parts, raw)
+
+
+def _covered(start: int, end: int, num_tokens: int, protection: Protection) -> list[Entries]:
+    """Entries of blocks [start, end): pins raw, the rest as coarse as can be."""
+    size, parts = protection.block_size, []
+    for first, last, pinned in protection.gaps(start, end):
+        if pinned:
+            parts.append(Entries.raw(size, num_tokens, first, last))
+        else:
+            parts.append(Entries.fresh(size, num_tokens, *coarsest_cover(first, last, size)))
+    return parts

@@ -1,0 +1,75 @@
+"""What must stay raw: pinned blocks and the tail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mc_core.context.entries import Bools, Entries, Ints
+from mc_core.errors import ConfigError
+
+
+class Protection:
+    """Pins as runs of whole blocks, block 0 among them, and the length of the tail."""
+
+    def __init__(self, block_size: int, recent_tokens: int, pins: Sequence[tuple[int, int]] = ()) -> None:
+        """pins: token ranges [start, end), widened to whole blocks."""
+        if recent_tokens < 0:
+            raise ConfigError(f"recent_tokens must not be negative, got {recent_tokens}")
+        for start, end in pins:
+            if not 0 <= start < end:
+                raise ConfigError(
+                    f"a pin must be a token range [start, end) with 0 <= start < end, got [{start}, {end})"
+                )
+        self.block_size, self.recent_tokens = block_size, recent_tokens
+        self.pins = tuple((int(start), int(end)) for start, end in pins)
+        runs: list[list[int]] = []
+        for first, last in sorted([(0, 1), *((start // block_size, -(-end // block_size)) for start, end in pins)]):
+            if runs and first <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], last)
+            else:
+                runs.append([first, last])
+        self.first = np.array([run[0] for run in runs], np.int64)
+        self.last = np.array([run[1] for run in runs], np.int64)
+
+    @property
+    def pinned_blocks(self) -> int:
+        return int((self.last - self.first).sum())
+
+    def tail_start(self, num_tokens: int) -> int:
+        """First token of the tail: ``recent_tokens`` back from the end, then back to a block border."""
+        return max(0, num_tokens - self.recent_tokens) // self.block_size * self.block_size
+
+    def pinned(self, blocks: Ints) -> Bools:
+        """Whether each block is pinned [n]."""
+        run = np.searchsorted(self.first, blocks, side="right") - 1
+        return (run >= 0) & (blocks < self.last[run])
+
+    def of(self, entries: Entries) -> Bools:
+        """Whether each entry must stay raw [n]. (A gist never covers what must, so its first block tells.)"""
+        starts = entries.starts()
+        return (starts >= self.tail_start(entries.num_tokens)) | self.pinned(starts // self.block_size)
+
+    def touches(self, start: int, end: int, num_tokens: int) -> bool:
+        """Whether any of the tokens [start, end) must stay raw."""
+        if end > self.tail_start(num_tokens):
+            return True
+        run = int(np.searchsorted(self.first * self.block_size, end)) - 1
+        return run >= 0 and bool(self.last[run] * self.block_size > start)
+
+    def gaps(self, start: int, end: int) -> list[tuple[int, int, bool]]:
+        """Cut blocks [start, end) at the pins -> (first, end, pinned) in order."""
+        parts: list[tuple[int, int, bool]] = []
+        at = start
+        for first, last in zip(self.first.tolist(), self.last.tolist(), strict=True):
+            first, last = max(first, at), min(last, end)
+            if first >= last:
+                continue
+            if first > at:
+                parts.append((at, first, False))
+            parts.append((first, last, True))
+            at = last
+        if at < end:
+            parts.append((at, end, False))
+        return parts

@@ -1,0 +1,219 @@
+"""WorkingContext: what the model sees of a history, as entries that tile it within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.draft import applied
+from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
+from mc_core.context.growth import grown, rewound
+from mc_core.context.laws import broken_law
+from mc_core.context.plan import Edit, Node, Plan
+from mc_core.context.protection import Protection
+from mc_core.context.room import Harm, make_room
+from mc_core.errors import BudgetError, ConfigError
+
+__all__ = ["Edit", "Node", "Plan", "WorkingContext"]
+
+
+class WorkingContext:
+    """Entries (level, index) in chronological order; metadata on the host, no vectors.
+
+    An entry is a gist node (level >= 1, cost 1), a whole raw block (level 0, cost K), or the open block at the end.
+    It always holds that the entries tile [0, num_tokens), cost at most ``budget``, and leave block 0, the pins and the
+    tail raw. Every change happens whole or, on an error, not at all.
+    """
+
+    def __init__(
+        self, block_size: int, budget: int, recent_tokens: int = 128, pins: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """pins: token ranges [start, end) that stay raw, widened to whole blocks; they may lie ahead of the history.
+
+        BudgetError if pins, tail and one more block cost more than the budget.
+        """
+        if block_size < 2:
+            raise ConfigError(f"block_size must be at least 2, got {block_size}")
+        self.budget = budget
+        self.protection = _affordable(Protection(block_size, recent_tokens, pins), budget)
+        self._entries = Entries.raw(block_size, 0, 0, 0)
+
+    # ---- what stands in it
+
+    @property
+    def entries(self) -> Entries:
+        """All columns, as an immutable value."""
+        return self._entries
+
+    @property
+    def levels(self) -> NDArray[np.int8]:
+        return self._entries.levels
+
+    @property
+    def indices(self) -> Ints:
+        return self._entries.indices
+
+    @property
+    def residency(self) -> NDArray[np.int32]:
+        """Refocuses since each entry came to its level [n]."""
+        return self._entries.residency
+
+    @property
+    def cooldown(self) -> NDArray[np.int8]:
+        """Refocuses for which an entry shall not collapse (> 0) or not expand (< 0) [n]."""
+        return self._entries.cooldown
+
+    @property
+    def num_tokens(self) -> int:
+        return self._entries.num_tokens
+
+    @property
+    def block_size(self) -> int:
+        return self._entries.block_size
+
+    @property
+    def recent_tokens(self) -> int:
+        return self.protection.recent_tokens
+
+    @property
+    def open_length(self) -> int:
+        """Tokens of the open block, 0 .. K - 1."""
+        return self._entries.open_length
+
+    @property
+    def cost(self) -> int:
+        return self._entries.cost
+
+    @property
+    def utilization(self) -> float:
+        return self.cost / self.budget
+
+    @property
+    def tail_start(self) -> int:
+        """First token of the tail; it lies on a block border, and everything from there on is raw."""
+        return self.protection.tail_start(self.num_tokens)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def starts(self) -> Ints:
+        """First token of each entry [n]."""
+        return self._entries.starts()
+
+    def ends(self) -> Ints:
+        """Token after the last of each entry [n]."""
+        return self._entries.ends()
+
+    def entry_costs(self) -> NDArray[np.int32]:
+        """Tokens of a raw block, 1 for a gist [n]."""
+        return self._entries.costs()
+
+    def protected(self) -> Bools:
+        """Whether each entry is pinned or in the tail [n]."""
+        return self.protection.of(self._entries)
+
+    # ---- following the history
+
+    def pin(self, start: int, end: int) -> None:
+        """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
+        pins = [*self.protection.pins, (start, end)]
+        protection = _affordable(Protection(self.block_size, self.recent_tokens, pins), self.budget)
+        if broken_law(self._entries, protection, self.budget) is not None:
+            raise ConfigError(f"tokens [{start}, {end}) cannot be pinned: some of them stand as gists")
+        self.protection = protection
+
+    def extend(self, num_tokens: int, reserve: int = 0, harm: Harm | None = None) -> None:
+        """Follow a history that grew to ``num_tokens``, and leave ``reserve`` of the budget free.
+
+        The newest tokens stand raw, the middle of a bulk is covered by the coarsest nodes. Room is made by collapsing
+        gists first, then raw blocks, oldest first, last those that the focus holds; or by the least ``harm`` first.
+        BudgetError if pins, tail and the coarsest cover cost too much.
+        """
+        if num_tokens < self.num_tokens:
+            raise ConfigError(f"num_tokens must be at least {self.num_tokens}, got {num_tokens}; rewind cuts a history")
+        longer = grown(self._entries, num_tokens, self.protection, self.budget)
+        self._entries = make_room(longer, self.protection, self.budget - reserve, harm)
+
+    def cover(self, num_tokens: int, reserve: int = 0) -> None:
+        """Start over on a history of ``num_tokens``: pins and tail raw, all else as coarse as can be."""
+        nothing = Entries.raw(self.block_size, 0, 0, 0)
+        coarsest = grown(nothing, num_tokens, self.protection, 0)
+        self._entries = make_room(coarsest, self.protection, self.budget - reserve)
+
+    def rewind(self, position: int, reserve: int = 0) -> None:
+        """Follow a history that was cut to ``position`` tokens. ``blocks_to_rewind`` tells which ids that takes."""
+        self._entries = make_room(self._rewound(position), self.protection, self.budget - reserve)
+
+    def blocks_to_rewind(self, position: int) -> Ints:
+        """Blocks that stand raw after a rewind to ``position`` but do not now: their ids are needed, ascending."""
+        after = self._rewound(position)
+        raw_before = self.indices[self.levels == 0]
+        return np.setdiff1d(after.indices[after.levels == 0], raw_before)
+
+    def _rewound(self, position: int) -> Entries:
+        if not 0 <= position <= self.num_tokens:
+            raise ConfigError(f"position must lie in [0, {self.num_tokens}], got {position}")
+        return rewound(self._entries, position, self.protection)
+
+    # ---- editing
+
+    def validate(self, plan: Plan) -> None:
+        """PlanError if the plan cannot be committed."""
+        applied(self._entries, self.protection, plan, self.budget)
+
+    def commit(self, plan: Plan) -> None:
+        """Apply a plan, which ends one refocus: entries that stay grow older by one. PlanError changes nothing."""
+        self._entries = applied(self._entries, self.protection, plan, self.budget)
+
+    # ---- keeping and checking
+
+    def copy(self) -> WorkingContext:
+        """An independent copy (entries are immutable, so it is cheap)."""
+        twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
+        twin._entries = self._entries
+        return twin
+
+    def snapshot(self) -> dict[str, Any]:
+        """All state, as JSON can hold it."""
+        return {
+            "block_size": self.block_size,
+            "budget": self.budget,
+            "recent_tokens": self.recent_tokens,
+            "pins": [list(pin) for pin in self.protection.pins],
+            "num_tokens": self.num_tokens,
+            **{name: getattr(self._entries, name).tolist() for name in COLUMNS},
+        }
+
+    @classmethod
+    def restore(cls, snapshot: Mapping[str, Any]) -> WorkingContext:
+        """The working context that ``snapshot`` was taken of; ConfigError if it is damaged."""
+        try:
+            pins = [(int(start), int(end)) for start, end in snapshot["pins"]]
+            wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins)
+            columns = {name: np.array(snapshot[name], getattr(wc._entries, name).dtype) for name in COLUMNS}
+            wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"the snapshot of a working context is damaged: {error!r}") from error
+        problem = broken_law(wc._entries, wc.protection, wc.budget)
+        if problem is not None:
+            raise ConfigError(f"the snapshot of a working context is damaged: {problem}")
+        return wc
+
+    def check(self) -> None:
+        """AssertionError if the entries break a law; no public operation leaves them so."""
+        problem = broken_law(self._entries, self.protection, self.budget)
+        if problem is not None:
+            raise AssertionError(problem)
+
+
+def _affordable(protection: Protection, budget: int) -> Protection:
+    pinned = protection.pinned_blocks * protection.block_size
+    if pinned + protection.recent_tokens + protection.block_size > budget:
+        raise BudgetError(
+            f"a budget of {budget} cannot hold {pinned} pinned tokens, {protection.recent_tokens} recent tokens and one"
+            f" more block of {protection.block_size}"
+        )
+    return protection

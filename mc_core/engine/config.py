@@ -1,0 +1,40 @@
+"""Limits of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mc_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Everything is counted in tokens or sessions; times are in seconds.
+
+    max_sessions: KV slabs, so turns that decode together. max_queue: turns waiting for a slab; one more is refused.
+    prefill_tokens: prefill and repair work a step, beside the decode batch. ingest_tokens: history read a step.
+    hot_tokens: token ids a session keeps in memory; older ones live in the store (None keeps all).
+    restore_deadline: how long a refocus waits for evicted spans before it goes on without them.
+    refresh_every: ``repair=incremental`` is exact again after this many refocuses, and at each turn's start.
+    segment_blocks: neighbouring raw blocks encoded together under the block mask.
+    """
+
+    max_sessions: int = 16
+    max_queue: int = 64
+    prefill_tokens: int = 256
+    ingest_tokens: int = 32_768
+    hot_tokens: int | None = None
+    restore_deadline: float = 0.5
+    refresh_every: int = 8
+    segment_blocks: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_queue < 0:
+            raise ConfigError(f"max_queue must not be negative, got {self.max_queue}")
+        if self.hot_tokens is not None and self.hot_tokens < 0:
+            raise ConfigError(f"hot_tokens must not be negative, got {self.hot_tokens}")
+        if self.restore_deadline <= 0:
+            raise ConfigError(f"restore_deadline must be positive, got {self.restore_deadline}")

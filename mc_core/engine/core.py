@@ -1,0 +1,100 @@
+"""What every job of the engine shares: the model, the slabs, the store, the limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mc_core.context.working_context import WorkingContext
+from mc_core.engine.config import EngineConfig
+from mc_core.engine.observer import Observer, SilentObserver
+from mc_core.errors import ConfigError
+from mc_core.focus.config import FocusConfig
+from mc_core.kv.layout import Layout, layout_of
+from mc_core.kv.repair import REPAIR_MODES, RepairMode
+from mc_core.kv.session_kv import KVModel
+from mc_core.kv.slab import SlabPool
+from mc_core.models.bundle import Bundle
+from mc_core.models.config import DecoderConfig
+from mc_core.models.sampler import Sampler
+from mc_core.positions.policies import make_policy
+from mc_core.positions.rotary import Rotary
+from mc_core.store import SessionStore
+
+
+@dataclass(frozen=True)
+class EngineCore:
+    """Built once by ``build_core``; the engine thread alone computes with it."""
+
+    bundle: Bundle
+    kv_model: KVModel
+    sampler: Sampler
+    sessions: SessionStore | None
+    config: EngineConfig
+    focus: FocusConfig
+    observer: Observer
+
+    @property
+    def store(self) -> SessionStore:
+        """The store; ConfigError for a core that was built without one."""
+        if self.sessions is None:
+            raise ConfigError("this needs a session store, and there is none")
+        return self.sessions
+
+    def layout(self, wc: WorkingContext) -> Layout:
+        """What the model sees of a working context."""
+        blocks = self.config.segment_blocks if self.kv_model.mode == "block" else None
+        return layout_of(wc, hidden_gists=self.bundle.hidden_gists, segment_blocks=blocks)
+
+
+def build_core(
+    bundle: Bundle,
+    focus: FocusConfig,
+    config: EngineConfig,
+    store: SessionStore | None,
+    *,
+    repair: RepairMode | None = None,
+    positions: str | None = None,
+    observer: Observer | None = None,
+) -> EngineCore:
+    """Check that the settings fit the base model, and allocate the slabs.
+
+    repair, positions: None takes the bundle's own. ConfigError names the setting and the limit.
+    """
+    decoder = bundle.decoder
+    mode, policy_name = repair or bundle.repair, positions or bundle.positions
+    if mode not in REPAIR_MODES:
+        raise ConfigError(f"repair must be one of {REPAIR_MODES}, got {mode!r}")
+    if mode == "block" and not decoder.config.block_mask:
+        raise ConfigError("repair=block is for a base trained with the block mask; use exact or incremental")
+    policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
+    slots = focus.budget + focus.block_size
+    _check_window(decoder.config, slots, policy.absolute, focus.block_size)
+    moves = not policy.absolute and mode != "exact"
+    pool = SlabPool(
+        decoder.config,
+        config.max_sessions,
+        slots,
+        device=decoder.device,
+        dtype=decoder.dtype,
+        keep_unrotated=moves,
+    )
+    rotary = Rotary(decoder.config, decoder.device)
+    model = KVModel(decoder, rotary, policy, pool, mode, config.prefill_tokens)
+    sampler = Sampler(decoder.config.vocab_size, decoder.device)
+    return EngineCore(bundle, model, sampler, store, config, focus, observer or SilentObserver())
+
+
+def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size: int) -> None:
+    """ConfigError if the base model was not trained on the distances that it would meet."""
+    if absolute:
+        if config.sliding_window is not None:
+            raise ConfigError(
+                f"the base model attends within {config.sliding_window} positions only; use positions=compact"
+            )
+        return
+    window = min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
+    if slots > window:
+        raise ConfigError(
+            f"budget + block_size = {slots} positions exceed the base model's window of {window}; "
+            f"the budget can be at most {window - block_size}"
+        )

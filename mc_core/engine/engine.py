@@ -1,0 +1,383 @@
+"""The engine: one thread owns the device and runs every job, a little of each in every step (DESIGN section 6).
+
+A step is: answer what was waited for, one batched decode for all running turns, prefill and repair in chunks under
+a token budget, a slice of each ingest. The event loop of a server never touches the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from mc_core.engine import jobs
+from mc_core.engine.config import EngineConfig
+from mc_core.engine.core import EngineCore
+from mc_core.engine.requests import Turn
+from mc_core.engine.turn import run_turn
+from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
+from mc_core.errors import CancelledTurnError, MegaContextError, QueueFullError
+from mc_core.kv.session_kv import SessionKV, decode_step
+from mc_core.session import Session
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Task:
+    """A job and what it waits for."""
+
+    job: Job
+    session: Session | None = None
+    request: Work | None = None
+    cancelled: bool = False
+    is_turn: bool = False
+    shielded: Callable[[], bool] = field(default=lambda: False)
+
+
+class TurnHandle:
+    """Cancels a turn; safe from any thread, and as often as one likes."""
+
+    def __init__(self, engine: Engine, task: Task) -> None:
+        self._engine, self._task = engine, task
+
+    def cancel(self) -> None:
+        """Stop the turn within one step; its sink then gets Failed(CancelledTurnError) unless it was over."""
+        self._task.cancelled = True
+        self._engine.wake()
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A snapshot of the engine's counters and gauges."""
+
+    running: int
+    waiting: int
+    free_slabs: int
+    slabs: int
+    tasks: int
+    decode_steps: int
+    decoded_tokens: int
+    slab_bytes: int
+
+
+class Engine:
+    """Runs turns, ingests and edits of sessions. Public methods may be called from any thread."""
+
+    def __init__(self, core: EngineCore) -> None:
+        self.core = core
+        self.draining = False
+        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: list[Task] = []
+        self._idle: OrderedDict[SessionKV, Session] = OrderedDict()
+        self._waiting_for_slab: deque[Task] = deque()
+        self._forward_turn = 0
+        self._lock = threading.Lock()
+        self._turns = 0
+        self._decode_steps = 0
+        self._decoded_tokens = 0
+        self._cancelling = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="megacontext-engine", daemon=True)
+
+    @property
+    def config(self) -> EngineConfig:
+        return self.core.config
+
+    # -- any thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new turns, let running ones end within ``seconds``, cancel the rest. Blocks until then."""
+        self.draining = True
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._turns:
+            time.sleep(0.02)
+        self._cancelling = True
+        self.wake()
+
+    def stop(self) -> None:
+        """Cancel what runs, finish what must be stored, end the thread."""
+        self.draining = self._cancelling = self._stopping = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine thread runs."""
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Make the engine look around."""
+        self._inbox.put(None)
+
+    def submit(self, turn: Turn) -> TurnHandle:
+        """Queue a turn. QueueFullError when ``max_sessions + max_queue`` turns are under way."""
+        limit = self.config.max_sessions + self.config.max_queue
+        with self._lock:
+            if self.draining:
+                raise QueueFullError("the engine is draining and takes no new turns")
+            if self._turns >= limit:
+                raise QueueFullError(f"the queue is full: {self._turns} turns under way, max_queue allows {limit}")
+            self._turns += 1
+        job, shielded = run_turn(self.core, turn)
+        task = Task(job, turn.session, is_turn=True, shielded=shielded)
+        self._inbox.put(task)
+        return TurnHandle(self, task)
+
+    def ingest(self, session: Session, ids: np.ndarray) -> Future[int]:
+        """Append ``ids`` to a session's history and stage them to the store -> tokens of history.
+
+        Resolves when the store has them; they count only after ``commit``. No base model runs.
+        """
+        return self._submit_job(jobs.ingest(self.core, session, ids), session)
+
+    def commit(self, session: Session) -> Future[None]:
+        """Acknowledge all of the session's history -> None once it is stored."""
+        return self._submit_job(jobs.commit(self.core, session), session)
+
+    def rollback(self, session: Session) -> Future[None]:
+        """Drop what was not committed."""
+        return self._submit_job(jobs.rollback(self.core, session), session)
+
+    def rewind(self, session: Session, position: int) -> Future[int]:
+        """Cut the history at ``position`` tokens and commit -> tokens of history."""
+        return self._submit_job(jobs.rewind(self.core, session, position), session)
+
+    def release(self, session: Session) -> Future[None]:
+        """Give a session's slab back, before it leaves memory."""
+        return self.call(lambda: self._release(session))
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function on the engine thread between two steps, where sessions stand still."""
+
+        def job() -> Generator[Work, Any, T]:
+            return function()
+            yield Pause(0)
+
+        return self._submit_job(job(), None)
+
+    def stats(self) -> EngineStats:
+        """Cheap and approximate from other threads."""
+        waiting = len(self._waiting_for_slab)
+        return EngineStats(
+            running=max(0, self._turns - waiting),
+            waiting=waiting,
+            free_slabs=self.core.kv_model.pool.free_rows + len(self._idle),
+            slabs=self.config.max_sessions,
+            tasks=len(self._tasks),
+            decode_steps=self._decode_steps,
+            decoded_tokens=self._decoded_tokens,
+            slab_bytes=self.core.kv_model.pool.bytes(),
+        )
+
+    def _submit_job(self, job: Generator[Work, Any, T], session: Session | None) -> Future[T]:
+        future: Future[T] = Future()
+        if self._stopping:
+            future.set_exception(CancelledTurnError("the engine has stopped"))
+            return future
+
+        def run() -> Job:
+            try:
+                result = yield from job
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._inbox.put(Task(run(), session))
+        return future
+
+    # -- engine thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while not (self._stopping and not self._tasks and self._inbox.empty()):
+                self._take_inbox()
+                self._step()
+
+    def _step(self) -> None:
+        self._cancel()
+        self._answer_waits()
+        self._hand_out_slabs()
+        self._decode()
+        self._forward()
+        self._answer_pauses()
+
+    def _take_inbox(self) -> None:
+        """Start new tasks; sleep while every task waits for something outside."""
+        timeout = self._patience()
+        while True:
+            try:
+                task = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            timeout = 0.0
+            if task is not None:
+                self._tasks.append(task)
+                self._resume(task, None)
+
+    def _patience(self) -> float:
+        """Seconds until the engine must look again by itself, 0 when there is work."""
+        if self._stopping or any(
+            (t.cancelled or self._cancelling) and not t.shielded() for t in self._tasks if t.is_turn
+        ):
+            return 0.0
+        now, patience = time.monotonic(), 1.0
+        for task in self._tasks:
+            match task.request:
+                case Wait(future, deadline):
+                    if future.done():
+                        return 0.0
+                    if deadline is not None:
+                        patience = min(patience, max(0.0, deadline - now))
+                case AcquireKV():
+                    if self.core.kv_model.pool.free_rows or self._idle:
+                        return 0.0
+                case _:
+                    return 0.0
+        return patience
+
+    def _resume(self, task: Task, answer: Any) -> None:
+        self._advance(task, lambda: task.job.send(answer))
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        self._advance(task, lambda: task.job.throw(error))
+
+    def _advance(self, task: Task, go: Callable[[], Work]) -> None:
+        try:
+            task.request = go()
+        except StopIteration:
+            self._end(task)
+        except Exception:
+            logger.exception("a job of the engine failed without handling its error")
+            self._end(task)
+        else:
+            if isinstance(task.request, Wait):
+                task.request.future.add_done_callback(lambda _: self.wake())
+            elif isinstance(task.request, AcquireKV):
+                self._claim(task)
+
+    def _claim(self, task: Task) -> None:
+        """A session that still has its slab goes on with it; others queue."""
+        session = task.session
+        if session is not None and session.kv is not None:
+            self._idle.pop(session.kv, None)
+            self._resume(task, session.kv)
+        else:
+            self._waiting_for_slab.append(task)
+
+    def _end(self, task: Task) -> None:
+        self._tasks.remove(task)
+        if task in self._waiting_for_slab:
+            self._waiting_for_slab.remove(task)
+        if task.is_turn:
+            with self._lock:
+                self._turns -= 1
+            session = task.session
+            if session is not None and session.kv is not None:
+                # Idle, but warm: the slab stays until another session needs it.
+                self._idle[session.kv] = session
+
+    def _release(self, session: Session) -> None:
+        if session.kv is not None:
+            self._idle.pop(session.kv, None)
+            session.kv.release()
+            session.kv = None
+
+    def _cancel(self) -> None:
+        for task in [t for t in self._tasks if t.is_turn and (t.cancelled or self._cancelling)]:
+            if not task.shielded():
+                self._fail(task, CancelledTurnError("the turn was cancelled"))
+
+    def _answer_waits(self) -> None:
+        now = time.monotonic()
+        for task in list(self._tasks):
+            if isinstance(task.request, Wait):
+                done = task.request.future.done()
+                if done or (task.request.deadline is not None and now >= task.request.deadline):
+                    self._resume(task, done)
+
+    def _hand_out_slabs(self) -> None:
+        pool = self.core.kv_model.pool
+        while self._waiting_for_slab and (pool.free_rows or self._idle):
+            if not pool.free_rows:
+                _, idlest = self._idle.popitem(last=False)
+                assert idlest.kv is not None
+                idlest.kv.release()
+                idlest.kv = None
+            row = pool.acquire()
+            assert row is not None
+            task = self._waiting_for_slab.popleft()
+            assert task.session is not None
+            task.session.kv = SessionKV(self.core.kv_model, row)
+            self._resume(task, task.session.kv)
+
+    def _decode(self) -> None:
+        """One batched decode for all running turns, and one batched sampling for them and for finished prefills."""
+        decoding = [(t, t.request) for t in self._tasks if isinstance(t.request, Decode)]
+        sampling = [(t, t.request) for t in self._tasks if isinstance(t.request, Sample)]
+        if not decoding and not sampling:
+            return
+        started = time.monotonic()
+        tasks = [task for task, _ in decoding] + [task for task, _ in sampling]
+        try:
+            hidden = [request.hidden[None] for _, request in sampling]
+            if decoding:
+                model = self.core.kv_model
+                ids = torch.tensor([request.token for _, request in decoding], device=model.pool.device)
+                sessions = [request.kv for _, request in decoding]
+                hidden.insert(0, decode_step(model, sessions, [request.index for _, request in decoding], ids))
+            logits = self.core.bundle.decoder.logits(torch.cat(hidden))
+            states = [request.state for _, request in decoding] + [request.state for _, request in sampling]
+            answers = self.core.sampler.sample(logits, states).rows()
+        except Exception as error:
+            for task in tasks:
+                self._fail(task, error)
+            return
+        self._decode_steps += 1
+        self._decoded_tokens += len(tasks)
+        self.core.observer.decoded(len(decoding), time.monotonic() - started)
+        for task, answer in zip(tasks, answers, strict=True):
+            self._resume(task, answer)
+
+    def _forward(self) -> None:
+        """Prefill and repair, in turn, until the step's token budget is spent."""
+        budget = self.config.prefill_tokens
+        while budget > 0:
+            ready = [(t, t.request) for t in self._tasks if isinstance(t.request, Forward)]
+            if not ready:
+                return
+            self._forward_turn += 1
+            task, request = ready[self._forward_turn % len(ready)]
+            budget -= len(request.chunk.ranks)
+            try:
+                hidden = request.kv.run(request.chunk, request.embeddings)
+            except Exception as error:
+                self._fail(task, error)
+            else:
+                self._resume(task, hidden)
+
+    def _answer_pauses(self) -> None:
+        budget = self.config.ingest_tokens
+        for task in list(self._tasks):
+            if isinstance(task.request, Pause) and budget > 0:
+                budget -= task.request.tokens
+                self._resume(task, None)
+
+
+__all__ = ["Engine", "EngineConfig", "EngineStats", "MegaContextError", "TurnHandle"]

@@ -1,0 +1,163 @@
+"""One refocus inside a job: score, plan, restore spans, commit, repair keys and values, evict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.engine.core import EngineCore
+from mc_core.engine.observer import RefocusTrace
+from mc_core.engine.requests import ContextReport
+from mc_core.engine.work import Forward, Wait, Work
+from mc_core.focus.refocus import Proposal
+from mc_core.kv.layout import Layout, layout_of
+from mc_core.session import Session
+
+
+def refocus(
+    core: EngineCore,
+    session: Session,
+    question: NDArray[np.int32],
+    context: ContextReport,
+    request_id: str,
+    reason: str,
+) -> Generator[Work, Any, Tensor | None]:
+    """Refocus a session on ``question`` and repair its slab -> hidden state [d] of the last unit, if computed.
+
+    reason "turn": the last unit is computed, for its logits.
+    """
+    assert session.kv is not None
+    trace = RefocusTrace(session.id, request_id, reason, session.counters.refocuses, {}, started=time.time())
+    clock = Clock(trace.seconds)
+    proposal = session.propose(question)
+    clock.lap("plan")
+    proposal = yield from _restore(core, session, proposal, context, trace)
+    clock.lap("restore")
+    report = session.commit_focus(proposal)
+    hidden = yield from repair(core, session, context, trace, need_last=reason == "turn")
+    clock.lap("kv_repair")
+    trace.spans_evicted = evict(core, session)
+    clock.lap("evict")
+    trace.report = report.attributes()
+    context.refocuses += 1
+    context.swap_rate = report.swap_rate
+    core.observer.refocused(trace)
+    return hidden
+
+
+class Clock:
+    """Splits elapsed time into named laps, in seconds."""
+
+    def __init__(self, laps: dict[str, float]) -> None:
+        self._laps, self._last = laps, time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _restore(
+    core: EngineCore, session: Session, proposal: Proposal, context: ContextReport, trace: RefocusTrace
+) -> Generator[Work, Any, Proposal]:
+    """Bring the ids that the plan needs back from the store, in one round trip; what does not come stays coarse."""
+    needed = proposal.needed_blocks
+    trace.spans_hit = len(proposal.expanded_blocks) - len(needed)
+    if not len(needed):
+        return proposal
+    future = core.store.read_spans(session.id, needed)
+    done = yield Wait(future, time.monotonic() + core.config.restore_deadline)
+    if not done or future.exception() is not None:
+        # Late or failed: the entries stay coarse and the next refocus asks again.
+        trace.spans_missed = len(needed)
+        context.unavailable += len(needed) * session.block_size
+        return proposal.without(needed)
+    batch = future.result()
+    session.tree.restore(batch.blocks, batch.ids)
+    absent = np.concatenate([batch.missing, batch.corrupt])
+    session.counters.spans_fetched += len(batch.blocks)
+    session.counters.spans_missing += len(batch.missing)
+    session.counters.spans_corrupt += len(batch.corrupt)
+    trace.spans_fetched, trace.spans_missed = len(batch.blocks), len(absent)
+    context.spans_fetched += len(batch.blocks)
+    context.unavailable += len(absent) * session.block_size
+    return proposal.without(absent) if len(absent) else proposal
+
+
+def repair(
+    core: EngineCore, session: Session, context: ContextReport, trace: RefocusTrace, *, need_last: bool
+) -> Generator[Work, Any, Tensor | None]:
+    """Bring the slab to the present working context -> hidden state [d] of the last unit, if it was computed."""
+    kv = session.kv
+    assert kv is not None
+    layout = core.layout(session.wc)
+    refresh = need_last or session.counters.refocuses % core.config.refresh_every == 0
+    plan = kv.begin(layout, need_last=need_last, refresh=refresh)
+    trace.kv_reused, trace.kv_recomputed = plan.reused, plan.recomputed
+    context.kv_reused += plan.reused
+    context.kv_recomputed += plan.recomputed
+    hidden: Tensor | None = None
+    last = len(layout) - 1
+    for chunk in plan.chunks:
+        output = yield Forward(kv, chunk, unit_embeddings(core, session, layout, chunk.ranks))
+        if chunk.ranks[-1] == last:
+            hidden = output[-1]
+    return hidden
+
+
+def unit_embeddings(core: EngineCore, session: Session, layout: Layout, ranks: NDArray[np.int64]) -> Tensor:
+    """Input embeddings [T, d] of units: token embeddings, and gists in place of tokens."""
+    levels = layout.levels[ranks]
+    raw = levels == 0
+    ids = np.zeros(len(ranks), np.int64)
+    ids[raw] = token_ids(session, layout.starts[ranks[raw]])
+    vectors = core.bundle.decoder.embed(torch.from_numpy(ids).to(core.kv_model.pool.device))
+    for level in np.unique(levels[~raw]).tolist():
+        rows = np.flatnonzero(levels == level)
+        nodes = layout.starts[ranks[rows]] // session.block_size**level
+        vectors[torch.from_numpy(rows).to(vectors.device)] = session.tree.gists(level, nodes).to(vectors.dtype)
+    return vectors
+
+
+def token_ids(session: Session, positions: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Token ids at positions of the history that stand raw in the working context."""
+    tree, block_size = session.tree, session.block_size
+    blocks = positions // block_size
+    ids = np.empty(len(positions), np.int32)
+    complete = blocks < tree.num_blocks
+    needed, inverse = np.unique(blocks[complete], return_inverse=True)
+    if len(needed):
+        ids[complete] = tree.block_ids(needed)[inverse, positions[complete] % block_size]
+    if not complete.all():
+        first = tree.num_blocks * block_size
+        ids[~complete] = tree.ids(first, tree.num_tokens)[positions[~complete] - first]
+    return ids
+
+
+def evict(core: EngineCore, session: Session) -> int:
+    """Free ids beyond ``hot_tokens`` that the store has acknowledged -> spans evicted."""
+    hot = core.config.hot_tokens
+    if hot is None:
+        return 0
+    evicted = session.tree.evict(hot, session.blocks_to_keep())
+    session.counters.spans_evicted += len(evicted)
+    return len(evicted)
+
+
+def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -> None:
+    """Fill in how the model sees the history now."""
+    wc = session.wc
+    spans = wc.ends() - wc.starts()
+    context.tokens, context.budget, context.cost = session.tokens, wc.budget, wc.cost
+    context.raw = int(spans[wc.levels == 0].sum())
+    coarse = session.tokens - context.raw
+    context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)
+
+
+__all__ = ["evict", "layout_of", "refocus", "repair", "token_ids", "unit_embeddings", "visible_tokens"]

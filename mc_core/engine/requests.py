@@ -1,0 +1,108 @@
+"""What goes into the engine and what comes out: turns, and the events a turn sends to its sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mc_core.models.sampler import SamplingParams
+
+if TYPE_CHECKING:
+    from mc_core.session import Session
+
+FinishReason = Literal["stop", "length"]
+Warmth = Literal["warm", "woken", "restored"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log probability (nats) of one sampled token, and of the most likely alternatives, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a turn: ``prompt`` new ones read, of a history whose ``cached`` older tokens were not read again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass
+class ContextReport:
+    """The truth about a turn's context (``x_megacontext``): what the model saw of the history, as measured.
+
+    ``raw``, ``gisted`` and ``hidden`` count tokens of the history by how the model saw them at the turn's end;
+    ``unavailable`` counts tokens whose span the focus asked for and the store could not give.
+    """
+
+    tokens: int = 0
+    raw: int = 0
+    gisted: int = 0
+    hidden: int = 0
+    unavailable: int = 0
+    budget: int = 0
+    cost: int = 0
+    source: Warmth = "warm"
+    spans_fetched: int = 0
+    kv_reused: int = 0
+    kv_recomputed: int = 0
+    refocuses: int = 0
+    swap_rate: float = 0.0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text of the reply; empty text while a character or a possible stop string is still open."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The turn is complete and the store has acknowledged it."""
+
+    reason: FinishReason
+    usage: Usage
+    context: ContextReport
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The turn failed and left no trace: the session is back at its last acknowledged token."""
+
+    error: Exception
+
+
+Event = Delta | Finished | Failed
+Sink = Callable[[Event], None]
+
+
+@dataclass
+class Turn:
+    """One turn of a session: read ``prompt_ids``, generate a reply, close it with ``suffix_ids``, store all of it.
+
+    ``sink`` is called on the engine thread (after the store's acknowledgement on one of the store's) and must
+    not block; the last event is Finished or Failed, exactly once. ``commit_state`` is called with the reply's
+    text when the turn is about to be stored and may update the session's metadata and prefixes.
+    """
+
+    session: Session
+    prompt_ids: np.ndarray
+    sampling: SamplingParams
+    sink: Sink
+    suffix_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    request_id: str = ""
+    source: Warmth = "warm"
+    commit_state: Callable[[str], None] | None = None

@@ -1,0 +1,160 @@
+"""The allocator: from scores to a plan that keeps the budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mc_core.context.plan import Plan
+from mc_core.context.working_context import WorkingContext
+from mc_core.errors import ConfigError
+from mc_core.focus.allocator_draft import PlanDraft
+from mc_core.focus.config import FocusConfig
+from mc_core.focus.metrics import Swaps
+from mc_core.focus.scores import Scores
+from mc_core.focus.wishes import Wish, wishes_of
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What a plan does. rejections: wishes that were not granted, by reason.
+
+    "threshold": worth too little. "limit": enough was opened in this refocus. "budget": nothing is left that could
+    collapse. "harm": what could collapse is worth too much. "cooldown": what could collapse came a short while ago.
+    "displaced": made room for something better.
+    """
+
+    eligible: int
+    changed: int
+    expands: int
+    collapses: int
+    swap_rate: float
+    rejections: Mapping[str, int] = field(default_factory=dict)
+
+
+class Allocator:
+    """Greedy, and the base of the other kinds, which rank the wishes differently.
+
+    A refocus grants wishes in order of their rank. The first are the look-ahead's targets, each opened by a descent
+    from the entry that covers it down to LOD0. While the budget has room, that is all; after that each is paid with
+    the least harmful collapses, if each of these harms less than the wish is worth, by ``collapse_threshold``. So
+    close scores never swap, and a target yields to a clearly better one only. Room that is left goes to the newest
+    history. Cooldown keeps entries from going back and forth; room for the reserve, and a target that cannot be opened
+    otherwise, overrule it: a new question must not wait for the old one's.
+    """
+
+    kind = "greedy"
+
+    def __init__(self, config: FocusConfig) -> None:
+        self.config = config
+        self.plans = 0
+
+    def plan(self, wc: WorkingContext, scores: Scores, reserve: int) -> tuple[Plan, PlanReport]:
+        """Plan one refocus that leaves ``reserve`` of the budget free. BudgetError if that is impossible."""
+        _check(wc, scores)
+        self._begin(wc, scores)
+        rows = np.searchsorted(wc.starts(), scores.targets * wc.block_size, side="right") - 1
+        harm = scores.harm.astype(np.float32)
+        # What covers a target is worth as much as the target, whatever the lens says of the entry.
+        np.maximum.at(harm, rows, scores.target_scores.astype(np.float32))
+        draft = PlanDraft(wc, harm, wc.budget - reserve)
+        draft.make_room()
+        rejections: Counter[str] = Counter()
+        granted = self._grant(draft, wishes_of(wc, scores, rows, self.config), rejections)
+        self._fill(draft)
+        hold = scores.targets[scores.target_scores > self.config.expand_threshold]
+        plan = Plan(draft.edits, wc.num_tokens, self.config.cooldown, tuple(hold.tolist()))
+        self._remember(wc, granted)
+        self.plans += 1
+        swaps = Swaps.of(wc.entries, wc.protection, plan)
+        report = PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
+        return plan, report
+
+    def snapshot(self) -> dict[str, Any]:
+        """State beside the working context's own, as JSON can hold it."""
+        return {"kind": self.kind, "plans": self.plans}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> bool:
+        """Go on from a snapshot; that of another kind is ignored -> whether it was taken."""
+        taken = snapshot.get("kind") == self.kind
+        if taken:
+            self.plans = int(snapshot["plans"])
+        return taken
+
+    def _ranked(self, wishes: list[Wish]) -> list[Wish]:
+        """Wishes in the order in which they are tried."""
+        return sorted(wishes, key=lambda wish: -wish.utility)
+
+    def _begin(self, wc: WorkingContext, scores: Scores) -> None:
+        """A refocus begins: draw its random numbers, learn from the last one."""
+
+    def _remember(self, wc: WorkingContext, granted: list[Wish]) -> None:
+        """Note what was opened."""
+
+    def _grant(self, draft: PlanDraft, wishes: list[Wish], rejections: Counter[str]) -> list[Wish]:
+        """Try the wishes, ``edits_per_iteration`` places an iteration -> those granted."""
+        config = self.config
+        worthy = [wish for wish in wishes if wish.utility > config.expand_threshold]
+        rejections["threshold"] += len(wishes) - len(worthy)
+        places: set[int] = set()
+        granted: list[Wish] = []
+        for iteration in range(1, config.iterations + 1):
+            postponed: list[Wish] = []
+            for wish in self._ranked(worthy):
+                if wish.place not in places and len(places) >= iteration * config.edits_per_iteration:
+                    postponed.append(wish)
+                    continue
+                reason = self._try(draft, wish)
+                if reason is None:
+                    places.add(wish.place)
+                    granted.append(wish)
+                else:
+                    rejections[reason] += 1
+            worthy = postponed
+            if not worthy:
+                break
+        rejections["limit"] += len(worthy)
+        for reason in [reason for reason, times in rejections.items() if not times]:
+            del rejections[reason]
+        return granted
+
+    def _try(self, draft: PlanDraft, wish: Wish) -> str | None:
+        """Grant a wish if it can be paid -> None, or why not."""
+        if draft.was_collapsed(wish.row):
+            return "displaced"
+        ceiling = wish.utility - self.config.collapse_threshold
+        if wish.block is None:
+            return draft.swap([(wish.level, int(draft.wc.indices[wish.row]))], ceiling, cooling=False)
+        return draft.swap(draft.descent(wish.row, wish.block), ceiling, cooling=True)
+
+    def _fill(self, draft: PlanDraft) -> None:
+        """Spend room up to ``fill`` on the newest blocks that do not stand raw."""
+        wc = draft.wc
+        draft.limit = min(draft.limit, int(self.config.fill * wc.budget))
+        if not draft.fits(1):
+            return
+        starts, ends = wc.starts() // wc.block_size, wc.ends() // wc.block_size
+        for row in np.flatnonzero((wc.levels > 0) & (wc.cooldown >= 0))[::-1].tolist():
+            if draft.was_collapsed(row):
+                continue
+            for block in range(int(ends[row]) - 1, int(starts[row]) - 1, -1):
+                missing = draft.descent(row, block)
+                if not draft.fits(len(missing)):
+                    return
+                draft.swap(missing, -np.inf, cooling=False)
+
+
+def _check(wc: WorkingContext, scores: Scores) -> None:
+    if len(scores.gain) != len(wc) or len(scores.harm) != len(wc):
+        raise ConfigError(
+            f"gain and harm must score the {len(wc)} entries, got {len(scores.gain)} and {len(scores.harm)}"
+        )
+    if len(scores.targets) != len(scores.target_scores):
+        raise ConfigError(f"{len(scores.targets)} targets have {len(scores.target_scores)} scores")
+    end = -(-wc.num_tokens // wc.block_size)
+    if len(scores.targets) and not (scores.targets.min() >= 0 and scores.targets.max() < end):
+        raise ConfigError(f"targets must be blocks in [0, {end}), got {scores.targets.min()} .. {scores.targets.max()}")

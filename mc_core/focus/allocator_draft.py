@@ -1,0 +1,179 @@
+"""A plan in the making: expands and the collapses that pay for them, each step of which can be undone."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.groups import groups_of
+from mc_core.context.plan import Edit, Node
+from mc_core.context.working_context import WorkingContext
+from mc_core.errors import BudgetError
+
+ROUNDING = 1e-6
+
+
+@dataclass(eq=False, slots=True)
+class Siblings:
+    """K siblings that may collapse into (level, index) once all of them stand.
+
+    standing: how many do. harm: the largest of theirs. cooling: one of them came by an expand a short while ago.
+    """
+
+    level: int
+    index: int
+    standing: int
+    harm: float
+    cooling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    edit: Edit
+    siblings: Siblings | None  # what collapsed, or what the expanded entry was one of
+    parent_harm: float = 0.0  # the harm, before, of the siblings that the new parent joined
+
+
+class PlanDraft:
+    """Edits on top of a working context. Expanding comes first, paying by collapses after; what fails is undone."""
+
+    def __init__(self, wc: WorkingContext, harm: NDArray[np.float32], limit: int) -> None:
+        """harm of collapsing each entry [n]; limit: the cost at most."""
+        self.wc, self.limit, self.cost = wc, limit, wc.cost
+        self.size, self.step = wc.block_size, wc.block_size - 1
+        self._levels, self._indices = wc.levels, wc.indices
+        self._starts = wc.starts()
+        self._journal: list[_Step] = []
+        self._expanded: set[Node] = set()
+        self._collapsed: set[Node] = set()
+        self._ticket = count()
+        self._siblings = self._all_siblings(harm)
+        self._heap = [self._key(group) for group in self._siblings.values() if group.standing == self.size]
+        heapq.heapify(self._heap)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return tuple(step.edit for step in self._journal)
+
+    def rows_of(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of the entry that covers each block [m]."""
+        return np.searchsorted(self._starts, blocks * self.size, side="right") - 1
+
+    def was_collapsed(self, row: int) -> bool:
+        """Whether this plan has collapsed the entry of a row."""
+        return self._parent(int(self._levels[row]), int(self._indices[row])) in self._collapsed
+
+    def descent(self, row: int, block: int) -> list[Node]:
+        """The expands that are still missing until a block, covered by the entry of ``row``, stands raw."""
+        nodes = ((level, block // self.size ** (level - 1)) for level in range(int(self._levels[row]), 0, -1))
+        return [node for node in nodes if node not in self._expanded]
+
+    def fits(self, expands: int) -> bool:
+        """Whether so many expands fit without a collapse."""
+        return self.cost + expands * self.step <= self.limit
+
+    def swap(self, nodes: list[Node], ceiling: float, *, cooling: bool) -> str | None:
+        """Expand nodes, and collapse the least harmful siblings until that fits -> None, or why it was not done.
+
+        ceiling: harm of each collapse at most. cooling: siblings that came a short while ago may go, the last of all.
+        """
+        mark = len(self._journal)
+        for node in nodes:
+            self._expand(node)
+        reason = self._pay(ceiling, cooling)
+        if reason is not None:
+            while len(self._journal) > mark:
+                self._undo()
+        return reason
+
+    def make_room(self) -> None:
+        """Collapse until the cost keeps the limit, whatever it harms."""
+        if self._pay(np.inf, cooling=True) is not None:
+            raise BudgetError(
+                f"the working context costs {self.cost} at its coarsest, {self.limit} are left of the budget of"
+                f" {self.wc.budget} after the reserve"
+            )
+
+    def _pay(self, ceiling: float, cooling: bool) -> str | None:
+        while self.cost > self.limit:
+            group = self._least_harmful()
+            if group is None:
+                return "budget"
+            if (group.cooling and not cooling) or group.harm > ceiling + ROUNDING:
+                heapq.heappush(self._heap, self._key(group))
+                return "harm" if group.harm > ceiling + ROUNDING else "cooldown"
+            self._collapse(group)
+        return None
+
+    def _least_harmful(self) -> Siblings | None:
+        while self._heap:
+            group = heapq.heappop(self._heap)[-1]
+            if group.standing == self.size:
+                return group
+        return None
+
+    def _expand(self, node: Node) -> None:
+        group = self._siblings.get(self._parent(*node))
+        if group is not None:
+            group.standing -= 1
+        self._expanded.add(node)
+        self.cost += self.step
+        self._journal.append(_Step(Edit("expand", *node), group))
+
+    def _collapse(self, group: Siblings) -> None:
+        node = (group.level, group.index)
+        above = self._siblings.setdefault(self._parent(*node), Siblings(*self._parent(*node), 0, 0.0, False))
+        self._journal.append(_Step(Edit("collapse", *node), group, above.harm))
+        self._collapsed.add(node)
+        self.cost -= self.step
+        group.standing = 0
+        above.standing += 1
+        above.harm = max(above.harm, group.harm)
+        if above.standing == self.size:
+            heapq.heappush(self._heap, self._key(above))
+
+    def _undo(self) -> None:
+        step = self._journal.pop()
+        node, group = step.edit.node, step.siblings
+        if step.edit.kind == "expand":
+            self._expanded.discard(node)
+            self.cost -= self.step
+            if group is not None:
+                group.standing += 1
+        else:
+            assert group is not None
+            self._collapsed.discard(node)
+            self.cost += self.step
+            above = self._siblings[self._parent(*node)]
+            above.standing, above.harm = above.standing - 1, step.parent_harm
+            group.standing = self.size
+        if group is not None and group.standing == self.size:
+            # It may have left the heap meanwhile; a second key of the same group does no harm.
+            heapq.heappush(self._heap, self._key(group))
+
+    def _parent(self, level: int, index: int) -> Node:
+        return (1, index) if level == 0 else (level + 1, index // self.size)
+
+    def _key(self, group: Siblings) -> tuple[bool, float, int, int, int, Siblings]:
+        """Order of collapse: least harm, then gists before raw blocks, then the oldest."""
+        return group.cooling, group.harm, -group.level, group.index, next(self._ticket), group
+
+    def _all_siblings(self, harm: NDArray[np.float32]) -> dict[Node, Siblings]:
+        """Siblings by parent. All K stand only if nothing below the parent is protected, for what is stands raw."""
+        groups = groups_of(self.wc.entries, self.wc.protected())
+        raw = self._levels[groups.first] == 0
+        standing = np.where(raw, np.where(groups.whole, self.size, 0), groups.counts)
+        columns = (groups.levels, groups.indices, standing, groups.best(harm), groups.best(self.wc.cooldown) > 0)
+        result: dict[Node, Siblings] = {}
+        for level, index, many, worst, cooling in zip(*(column.tolist() for column in columns), strict=True):
+            group = result.get((level, index))
+            if group is None:
+                result[level, index] = Siblings(level, index, many, worst, cooling)
+            else:  # runs of one parent, with a sibling between them that stands deeper
+                group.standing += many
+                group.harm, group.cooling = max(group.harm, worst), group.cooling or cooling
+        return result

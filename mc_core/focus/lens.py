@@ -1,0 +1,37 @@
+"""Lenses by name."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.errors import ConfigError
+from mc_core.focus.config import LENSES, FocusConfig
+from mc_core.focus.lens_learned import HybridLens, LearnedLens, check_net
+from mc_core.focus.lens_lexical import LexicalLens
+from mc_core.focus.lens_plain import RandomLens, RecencyLens
+from mc_core.focus.view import Lens, LensView
+from mc_core.nets.lensnet import LensNet
+
+
+def make_lens(
+    kind: str, config: FocusConfig, lensnet: LensNet | None = None, fold: NDArray[np.int32] | None = None
+) -> Lens:
+    """A lens for one session -> ConfigError for an unknown kind, or a learned one without its network.
+
+    fold: what the lexical index takes each token id for (see ``LexicalIndex``).
+    """
+    if kind == "recency":
+        return RecencyLens()
+    if kind == "random":
+        return RandomLens(config.seed, config.look_ahead)
+    if kind not in LENSES:
+        raise ConfigError(f"lens must be one of {', '.join(LENSES)}, got {kind!r}")
+    lexical = LexicalLens(config.block_size, config.look_ahead, config.neighbours, fold)
+    if kind == "lexical":
+        return lexical
+    learned = LearnedLens(check_net(kind, lensnet), config.block_size, config.look_ahead, config.neighbours)
+    return learned if kind in ("cross", "transformer") else HybridLens(learned, lexical)
+
+
+__all__ = ["Lens", "LensView", "make_lens"]

@@ -1,0 +1,106 @@
+"""Sorted postings of a stretch of blocks: for each term, the blocks that hold it.
+
+A term is a token id, or a pair of neighbouring ids hashed into the upper half of the uint32 range. Blocks are so
+short (K tokens) that how often a term stands in one says little, so a posting is a block number alone (4 bytes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+Terms = NDArray[np.uint32]
+Blocks = NDArray[np.int32]
+
+PAIR = np.uint32(1 << 31)
+_MIX_LEFT, _MIX_RIGHT = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
+
+
+def pair_terms(left: Ids, right: Ids) -> Terms:
+    """Terms of neighbouring tokens, any shape; two pairs share a term by chance once in 2^31."""
+    mixed = (left.astype(np.uint32) * _MIX_LEFT) ^ ((right.astype(np.uint32) + np.uint32(1)) * _MIX_RIGHT)
+    mixed ^= mixed >> np.uint32(15)
+    return (mixed * _MIX_RIGHT) | PAIR
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Postings of blocks [first, end): ``blocks[offsets[i] : offsets[i + 1]]`` hold ``terms[i]``, both ascending."""
+
+    first: int
+    end: int
+    terms: Terms
+    offsets: NDArray[np.int32]
+    blocks: Blocks
+
+    @property
+    def num_blocks(self) -> int:
+        return self.end - self.first
+
+    @property
+    def nbytes(self) -> int:
+        return self.terms.nbytes + self.offsets.nbytes + self.blocks.nbytes
+
+    def find(self, terms: Terms) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(start, count) of the postings of each term, count 0 where it does not occur."""
+        if not len(self.terms):
+            return np.zeros(len(terms), np.int64), np.zeros(len(terms), np.int64)
+        at = np.minimum(np.searchsorted(self.terms, terms), len(self.terms) - 1)
+        start = self.offsets[at].astype(np.int64)
+        return start, np.where(self.terms[at] == terms, self.offsets[at + 1] - start, 0)
+
+    def truncated(self, end: int) -> Segment:
+        """The same postings without blocks from ``end`` on."""
+        keep = self.blocks < end
+        before = np.concatenate([[0], np.cumsum(keep)]).astype(np.int32)
+        offsets = before[self.offsets]
+        used = offsets[1:] > offsets[:-1]
+        bounds = np.concatenate([offsets[:-1][used], offsets[-1:]])
+        return Segment(self.first, end, self.terms[used], bounds, self.blocks[keep])
+
+
+def build(first: int, ids: Ids, previous: int) -> Segment:
+    """Postings of blocks ``ids`` [n, K], the first of them number ``first``; ``previous`` is the id before them.
+
+    Negative ids are no terms. A pair belongs to the block of its second token.
+    """
+    count, size = ids.shape
+    flat = ids.reshape(-1)
+    numbers = np.repeat(np.arange(first, first + count, dtype=np.uint64), size)
+    left = np.concatenate([np.array([previous], np.int32), flat[:-1]])
+    single, paired = flat >= 0, (flat >= 0) & (left >= 0)
+    terms = np.concatenate([flat[single].astype(np.uint64), pair_terms(left[paired], flat[paired]).astype(np.uint64)])
+    postings = (terms << np.uint64(32)) | np.concatenate([numbers[single], numbers[paired]])
+    postings.sort()
+    fresh = np.ones(len(postings), bool)
+    np.not_equal(postings[1:], postings[:-1], out=fresh[1:])
+    postings = postings[fresh]
+    return _packed(first, first + count, postings)
+
+
+def _packed(first: int, end: int, postings: NDArray[np.uint64]) -> Segment:
+    terms = (postings >> np.uint64(32)).astype(np.uint32)
+    starts = np.flatnonzero(np.concatenate([[True], terms[1:] != terms[:-1]])) if len(terms) else np.empty(0, np.int64)
+    blocks = postings.astype(np.uint32).view(np.int32)
+    return Segment(first, end, terms[starts], np.append(starts, len(blocks)).astype(np.int32), blocks)
+
+
+def merge(old: Segment, new: Segment) -> Segment:
+    """Join two neighbouring segments. Sorting again beats scattering runs: numpy's sort is vectorised."""
+    postings = np.concatenate([_unpacked(old), _unpacked(new)])
+    postings.sort()
+    return _packed(old.first, new.end, postings)
+
+
+def _unpacked(segment: Segment) -> NDArray[np.uint64]:
+    terms = np.repeat(segment.terms, np.diff(segment.offsets)).astype(np.uint64)
+    return (terms << np.uint64(32)) | segment.blocks.view(np.uint32)
+
+
+def runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[starts[0], starts[0] + 1, ..(counts[0] of them).., starts[1], ..]."""
+    ends = np.cumsum(counts)
+    return np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if len(ends) else 0)

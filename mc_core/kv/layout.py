@@ -1,0 +1,110 @@
+"""What the model sees of a working context, unit by unit: one unit is one token or one gist, one KV slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.working_context import WorkingContext
+
+LEVEL_SHIFT = 56
+"""A unit's identity packs its level above 56 bits of token or node index."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The visible units in chronological order; ``rank`` is the place in these arrays, all of length n.
+
+    ``identity`` names a unit by level and index. ``segment_start`` and ``segment_end`` are the token range that a
+    history unit is encoded with under the block mask, -1 for the tail and whenever there is no block mask.
+    ``local`` is the canonical position of a history unit, at which its segment is encoded.
+    """
+
+    identity: NDArray[np.int64]
+    levels: NDArray[np.int8]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    segment_start: NDArray[np.int64]
+    segment_end: NDArray[np.int64]
+    local: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @property
+    def tail(self) -> int:
+        """Rank of the first unit that sees everything before it."""
+        history = np.flatnonzero(self.segment_start >= 0)
+        return int(history[-1]) + 1 if len(history) else 0
+
+    @property
+    def is_raw(self) -> NDArray[np.bool_]:
+        return self.levels == 0
+
+
+def identity_of(levels: NDArray[np.int8], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pack (level, token or node index) into one number a unit."""
+    return (levels.astype(np.int64) << LEVEL_SHIFT) | indices
+
+
+def layout_of(context: WorkingContext, *, hidden_gists: bool, segment_blocks: int | None) -> Layout:
+    """The units of a working context.
+
+    hidden_gists: gists are not shown to the model (no trained GistNet). segment_blocks: how many neighbouring raw
+    blocks, at most and aligned, are encoded together under the block mask; None = no block mask.
+    """
+    levels, starts, ends = context.levels, context.starts(), context.ends()
+    raw = levels == 0
+    counts = np.where(raw, ends - starts, 0 if hidden_gists else 1)
+    entry = np.repeat(np.arange(len(levels)), counts)
+    offset = np.arange(len(entry)) - np.repeat(np.cumsum(counts) - counts, counts)
+    unit_raw = raw[entry]
+    unit_starts = starts[entry] + np.where(unit_raw, offset, 0)
+    unit_ends = np.where(unit_raw, unit_starts + 1, ends[entry])
+    indices = np.where(unit_raw, unit_starts, context.indices[entry])
+    if segment_blocks is None:
+        segment_start = segment_end = np.full(len(entry), -1, np.int64)
+        local = np.zeros(len(entry), np.int64)
+    else:
+        entry_start, entry_end = _segments(context, starts, ends, raw, segment_blocks)
+        segment_start, segment_end = entry_start[entry], entry_end[entry]
+        block = context.block_size
+        # Block 0 is encoded at its own positions, every other segment right after it.
+        local = np.where(segment_start == 0, unit_starts, block + np.where(unit_raw, unit_starts - segment_start, 0))
+        local = np.where(segment_start < 0, 0, local)
+    return Layout(
+        identity=identity_of(levels[entry], indices),
+        levels=levels[entry],
+        starts=unit_starts,
+        ends=unit_ends,
+        entry=entry,
+        segment_start=segment_start,
+        segment_end=segment_end,
+        local=local,
+    )
+
+
+def _segments(
+    context: WorkingContext,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    raw: NDArray[np.bool_],
+    segment_blocks: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token range of the segment of each entry; -1 for the tail. Runs of raw blocks are cut at aligned groups."""
+    if not len(starts):
+        return starts, ends
+    block = starts // context.block_size
+    history = starts < context.tail_start
+    begins = np.ones(len(starts), bool)
+    same_group = block[1:] // segment_blocks == block[:-1] // segment_blocks
+    # Block 0 is shared by all segments, so it is a segment by itself.
+    begins[1:] = ~(raw[1:] & raw[:-1] & same_group & (block[:-1] > 0) & (history[1:] == history[:-1]))
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(starts)) - 1
+    number = np.cumsum(begins) - 1
+    segment_start, segment_end = starts[first][number], ends[last][number]
+    return np.where(history, segment_start, -1), np.where(history, segment_end, -1)

@@ -1,0 +1,281 @@
+"""The keys and values of one active session: what is cached, repair to a new layout, and room for decoded tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.kv.attention import CausalAttention, DecodeAttention, SegmentAttention
+from mc_core.kv.layout import Layout
+from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
+from mc_core.kv.slab import SlabPool
+from mc_core.models.decoder import Decoder
+from mc_core.positions.policies import Policy
+from mc_core.positions.rotary import Rotary, Rotation, turn
+
+WIDTH_STEP = 64
+"""Attention reads a slab up to its highest used slot, rounded up to this, so that shapes repeat."""
+
+
+@dataclass(frozen=True)
+class KVModel:
+    """What computing keys and values needs, the same for all sessions."""
+
+    decoder: Decoder
+    rotary: Rotary
+    policy: Policy
+    pool: SlabPool
+    mode: RepairMode
+    chunk_tokens: int = 256
+
+    def rotation(
+        self,
+        levels: NDArray[np.int8],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        ranks: NDArray[np.int64],
+    ) -> Rotation:
+        """(cos, sin) [T, head_dim / 2] of units by the position policy."""
+        positions, sigma, turns = self.policy.placement(levels, starts, ends, ranks)
+        device = self.pool.device
+        return self.rotary.table(
+            torch.from_numpy(positions).to(device),
+            torch.from_numpy(sigma).to(device) if sigma.any() else None,
+            torch.from_numpy(turns).to(device) if self.rotary.level_channels else None,
+        )
+
+    def positions(
+        self,
+        levels: NDArray[np.int8],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        ranks: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Positions of units, for biases that fall with distance."""
+        return self.policy.placement(levels, starts, ends, ranks)[0]
+
+
+class SessionKV:
+    """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode."""
+
+    def __init__(self, model: KVModel, row: int) -> None:
+        self.model, self.row = model, row
+        slots = model.pool.slots
+        self._identity = np.zeros(slots, np.int64)
+        self._ends = np.zeros(slots, np.int64)
+        self._segment_start = np.full(slots, -1, np.int64)
+        self._segment_end = np.full(slots, -1, np.int64)
+        self._computed = np.zeros(slots, bool)
+        self._exact = np.zeros(slots, bool)
+        self._slot = np.zeros(slots, np.int64)
+        self._free = np.ones(slots, bool)
+        self._rank_of_slot = np.full(slots, -1, np.int64)
+        self._n = 0
+        self._layout: Layout | None = None
+        self._approximate = 0
+
+    def __len__(self) -> int:
+        """Units in the slab, computed or about to be."""
+        return self._n
+
+    @property
+    def width(self) -> int:
+        """Slots that attention has to read."""
+        used = np.flatnonzero(~self._free)
+        highest = int(used[-1]) + 1 if len(used) else 1
+        return min(self.model.pool.slots, -(-highest // WIDTH_STEP) * WIDTH_STEP)
+
+    def cached(self) -> Cached:
+        n = self._n
+        return Cached(
+            self._identity[:n],
+            self._segment_start[:n],
+            self._segment_end[:n],
+            self._computed[:n],
+            self._exact[:n],
+        )
+
+    def begin(self, layout: Layout, *, need_last: bool, refresh: bool = False) -> RepairPlan:
+        """Plan the repair to ``layout``, free what goes, move what stays, and reserve slots for what comes."""
+        plan = plan_repair(
+            self.model.mode,
+            self.cached(),
+            layout,
+            chunk_tokens=self.model.chunk_tokens,
+            need_last=need_last,
+            refresh=refresh,
+        )
+        n, kept_slots = len(layout), self._slot[plan.kept_old]
+        exact = self._exact[plan.kept_old] & (plan.kept_new < plan.approximate)
+        dropped = np.setdiff1d(self._slot[: self._n], kept_slots)
+        self._free[:] = True
+        self._free[kept_slots] = False
+        missing = np.ones(n, bool)
+        missing[plan.kept_new] = False
+        fresh = np.flatnonzero(self._free)[: int(missing.sum())]
+        slot = np.empty(n, np.int64)
+        slot[plan.kept_new], slot[missing] = kept_slots, fresh
+        self._free[fresh] = False
+        self._slot[:n] = slot
+        self._identity[:n], self._ends[:n] = layout.identity, layout.ends
+        self._segment_start[:n], self._segment_end[:n] = layout.segment_start, layout.segment_end
+        self._computed[:n] = ~missing
+        self._exact[:n] = False
+        self._exact[plan.kept_new] = exact
+        self._n, self._layout, self._approximate = n, layout, plan.approximate
+        self._rank_of_slot[:] = -1
+        self._rank_of_slot[kept_slots] = plan.kept_new
+        self._invalidate(np.union1d(dropped, fresh))
+        moved = plan.kept_new[plan.kept_old != plan.kept_new]
+        if len(moved) and not self.model.policy.absolute:
+            self._turn_to_place(layout, moved)
+        return plan
+
+    def run(self, chunk: Chunk, embeddings: Tensor) -> Tensor:
+        """Compute the units of a chunk from their input embeddings [T, d] -> final hidden states [T, d]."""
+        assert self._layout is not None
+        layout, ranks, model = self._layout, chunk.ranks, self.model
+        slots = torch.from_numpy(self._slot[ranks]).to(model.pool.device)
+        place = model.rotation(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+        self._rank_of_slot[self._slot[ranks]] = ranks
+        if model.policy.has_bias:
+            positions = model.positions(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+            model.pool.positions[self.row, slots] = torch.from_numpy(positions).to(model.pool.device)
+        attention: SegmentAttention | CausalAttention
+        if chunk.kind == "segment":
+            attention = self._segment_attention(layout, ranks, slots, place)
+        else:
+            attention = self._causal_attention(ranks, slots, place)
+        hidden = model.decoder(embeddings[None], attention)[0]
+        model.pool.bias[self.row, slots] = 0.0
+        self._computed[ranks] = True
+        self._exact[ranks] = ranks < self._approximate
+        if chunk.kind == "segment":
+            self._exact[ranks] = True
+        return hidden
+
+    def append(self, token_index: int) -> tuple[int, int]:
+        """Make room for one decoded token of the tail -> (slot, rank)."""
+        if self._n >= self.model.pool.slots:
+            raise ValueError(f"the slab's {self.model.pool.slots} slots are full; a refocus is due")
+        rank, slot = self._n, int(np.argmax(self._free))
+        self._free[slot] = False
+        self._slot[rank], self._rank_of_slot[slot] = slot, rank
+        self._identity[rank], self._ends[rank] = token_index, token_index + 1
+        self._segment_start[rank] = self._segment_end[rank] = -1
+        self._computed[rank] = True
+        self._exact[rank] = rank == 0 or self._exact[rank - 1]
+        self._n += 1
+        return slot, rank
+
+    def rewind(self, position: int) -> None:
+        """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""
+        keep = int(np.searchsorted(self._ends[: self._n], position, side="right"))
+        gone = self._slot[keep : self._n]
+        self._free[gone] = True
+        self._rank_of_slot[gone] = -1
+        self._invalidate(gone)
+        self._n = keep
+
+    def release(self) -> None:
+        """Give the slab back."""
+        self.model.pool.release(self.row)
+
+    def _invalidate(self, slots: NDArray[np.int64]) -> None:
+        if len(slots):
+            self.model.pool.bias[self.row, torch.from_numpy(slots).to(self.model.pool.device)] = -torch.inf
+
+    def _turn_to_place(self, layout: Layout, ranks: NDArray[np.int64]) -> None:
+        """Rotate kept keys to their new places, from the unrotated copy: no error adds up over many moves."""
+        pool = self.model.pool
+        assert pool.unrotated is not None
+        slots = torch.from_numpy(self._slot[ranks]).to(pool.device)
+        place = self.model.rotation(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+        source = pool.unrotated[:, self.row].index_select(2, slots)
+        pool.keys[:, self.row].index_copy_(2, slots, turn(source, place))
+
+    def _segment_attention(
+        self, layout: Layout, ranks: NDArray[np.int64], slots: Tensor, place: Rotation
+    ) -> SegmentAttention:
+        model, segment = self.model, layout.segment_start
+        device, dtype = model.pool.device, model.decoder.dtype
+        encodes_first = bool(segment[ranks[0]] == 0)
+        first_ranks = np.flatnonzero(segment == 0) if not encodes_first else np.empty(0, np.int64)
+        local = place
+        if not model.policy.absolute:
+            local = model.rotary.table(torch.from_numpy(layout.local[ranks]).to(device))
+        same = segment[ranks][:, None] == segment[ranks][None, :]
+        visible = np.ones((len(ranks), len(first_ranks) + len(ranks)), bool)
+        visible[:, len(first_ranks) :] = same & (ranks[None, :] <= ranks[:, None])
+        first = torch.from_numpy(self._slot[first_ranks]).to(device)
+        mask = self._additive(visible, dtype)
+        if model.policy.has_bias:
+            key_ranks = np.concatenate([first_ranks, ranks])
+            mask = mask[:, None] + self._distance_bias(layout, ranks, key_ranks, dtype)
+        return SegmentAttention(model.pool, self.row, slots, place, local, mask, first)
+
+    def _causal_attention(self, ranks: NDArray[np.int64], slots: Tensor, place: Rotation) -> CausalAttention:
+        model, width = self.model, self.width
+        rank_of_slot = self._rank_of_slot[:width]
+        visible = (rank_of_slot >= 0) & (rank_of_slot <= ranks[:, None])
+        mask = self._additive(visible, model.decoder.dtype)
+        if model.policy.has_bias:
+            at_slots = model.pool.positions[self.row]
+            mask = mask[:, None] + model.policy.bias(at_slots[slots], at_slots[:width]).to(mask.dtype)
+        return CausalAttention(model.pool, self.row, slots, place, mask)
+
+    def _distance_bias(
+        self, layout: Layout, queries: NDArray[np.int64], keys: NDArray[np.int64], dtype: torch.dtype
+    ) -> Tensor:
+        def positions(ranks: NDArray[np.int64]) -> Tensor:
+            at = self.model.positions(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+            return torch.from_numpy(at).to(self.model.pool.device)
+
+        return self.model.policy.bias(positions(queries), positions(keys)).to(dtype)
+
+    def _additive(self, visible: NDArray[np.bool_], dtype: torch.dtype) -> Tensor:
+        """[T, S] bool -> [1, T, S], 0 or -inf."""
+        mask = torch.zeros(visible.shape, dtype=dtype, device=self.model.pool.device)
+        return mask.masked_fill_(torch.from_numpy(~visible).to(mask.device), -torch.inf)[None]
+
+
+def decode_step(model: KVModel, sessions: list[SessionKV], token_indices: list[int], ids: Tensor) -> Tensor:
+    """Read one token of each session (``ids`` [B], at ``token_indices`` of its history) -> hidden states [B, d].
+
+    Sessions may come in any order; the result is in theirs.
+    """
+    pool, device = model.pool, model.pool.device
+    order = sorted(range(len(sessions)), key=lambda i: sessions[i].row)
+    places = [sessions[i].append(token_indices[i]) for i in order]
+    rows = np.array([sessions[i].row for i in order], np.int64)
+    slots = torch.tensor([slot for slot, _ in places], device=device)
+    ranks = np.array([rank for _, rank in places], np.int64)
+    starts = np.array([token_indices[i] for i in order], np.int64)
+    levels = np.zeros(len(order), np.int8)
+    cos, sin = model.rotation(levels, starts, starts + 1, ranks)
+    at = torch.from_numpy(rows).to(device)
+    low, high = int(rows[0]), int(rows[-1]) + 1
+    width = max(session.width for session in sessions)
+    pool.bias[at, slots] = 0.0
+    mask = pool.bias[low:high, None, :width].to(model.decoder.dtype)
+    if model.policy.has_bias:
+        positions = torch.from_numpy(model.positions(levels, starts, starts + 1, ranks)).to(device)
+        pool.positions[at, slots] = positions
+        mask = mask[:, None] + _decode_bias(model, positions, rows - low, low, high, width).to(mask.dtype)
+    attention = DecodeAttention(pool, at, slots, (cos[:, None], sin[:, None]), mask, low)
+    permutation = torch.tensor(order, device=device)
+    hidden = model.decoder(model.decoder.embed(ids[permutation])[:, None], attention)[:, 0]
+    return torch.empty_like(hidden).index_copy_(0, permutation, hidden)
+
+
+def _decode_bias(model: KVModel, positions: Tensor, rows: NDArray[np.int64], low: int, high: int, width: int) -> Tensor:
+    """Distance bias [R, heads, 1, width] of rows low .. high; rows that do not decode get zeros."""
+    heads = model.decoder.config.num_heads
+    bias = torch.zeros(high - low, heads, 1, width, dtype=positions.dtype, device=positions.device)
+    for position, row in zip(positions, rows, strict=True):
+        bias[row] = model.policy.bias(position[None], model.pool.positions[low + row, :width])
+    return bias

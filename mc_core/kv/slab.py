@@ -1,0 +1,76 @@
+"""KV memory: every active session owns one slab of a fixed number of slots, and never more (DESIGN section 5).
+
+A slab's slots are in no order: a unit's place in the sequence lives in its rotated key. So an edit frees the slots
+of what goes and fills free ones, and decode is one shape whatever the history's length.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import torch
+from torch import Tensor
+
+from mc_core.errors import ConfigError
+from mc_core.models.config import DecoderConfig
+
+
+class SlabPool:
+    """Slabs for ``rows`` sessions of ``slots`` slots each.
+
+    keys and values [layers, rows, kv_heads, slots, head_dim]; keys are rotated for their present place.
+    unrotated: the same keys before rotation, kept only when places move (``keep_unrotated``).
+    bias [rows, slots]: 0 where a slot is valid, -inf elsewhere. positions [rows, slots]: for distance biases.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        rows: int,
+        slots: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        keep_unrotated: bool = True,
+    ) -> None:
+        if rows < 1 or slots < 1:
+            raise ConfigError(f"a slab pool needs rows >= 1 and slots >= 1, got {rows} and {slots}")
+        shape = (config.num_layers, rows, config.num_kv_heads, slots, config.head_dim)
+        self.rows, self.slots = rows, slots
+        self.device, self.dtype = torch.device(device), dtype
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.unrotated = torch.zeros(shape, device=device, dtype=dtype) if keep_unrotated else None
+        self.bias = torch.full((rows, slots), -torch.inf, device=device, dtype=dtype)
+        self.positions = torch.zeros((rows, slots), device=device, dtype=torch.float64)
+        # The lowest free row first: rows that decode together stay neighbours, so a batch is one view.
+        self._free = list(range(rows))
+
+    @property
+    def free_rows(self) -> int:
+        return len(self._free)
+
+    def acquire(self) -> int | None:
+        """A free row, or None when all are taken."""
+        return heapq.heappop(self._free) if self._free else None
+
+    def release(self, row: int) -> None:
+        """Give a row back; nothing of it can be attended to any more."""
+        if row in self._free or not 0 <= row < self.rows:
+            raise ValueError(f"row {row} is not in use")
+        self.bias[row] = -torch.inf
+        heapq.heappush(self._free, row)
+
+    def write(self, layer: int, row: int, slots: Tensor, k: Tensor, rotated: Tensor, v: Tensor) -> None:
+        """Store units of one session: k, rotated, v [T, kv_heads, head_dim] into ``slots`` [T]."""
+        self.keys[layer, row].index_copy_(1, slots, rotated.transpose(0, 1).to(self.dtype))
+        self.values[layer, row].index_copy_(1, slots, v.transpose(0, 1).to(self.dtype))
+        if self.unrotated is not None:
+            self.unrotated[layer, row].index_copy_(1, slots, k.transpose(0, 1).to(self.dtype))
+
+    def bytes(self) -> int:
+        """Memory of all slabs."""
+        parts = [self.keys, self.values, self.bias, self.positions]
+        if self.unrotated is not None:
+            parts.append(self.unrotated)
+        return sum(part.nbytes for part in parts)

@@ -1,0 +1,150 @@
+"""Base models on disk: Hugging Face folders in and out, safetensors only (no pickle is ever opened)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mc_core.errors import ConfigError
+from mc_core.models.decoder import Decoder
+from mc_core.models.families import read_config, write_config
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ConfigError if it is missing or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.name} is missing in {path.parent}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"format": "pt"})
+    os.replace(part, path)
+
+
+def load_decoder(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+    """The base model of a folder (``config.json``, ``*.safetensors``), in eval mode.
+
+    ConfigError names the setting that is unsupported, or the tensors that are missing, unexpected or mis-shaped.
+    """
+    folder = Path(path)
+    config = read_config(read_json(folder / "config.json"))
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    expected = {_disk_name(name): tuple(p.shape) for name, p in decoder.state_dict().items()}
+    if config.tie_word_embeddings:
+        del expected["lm_head.weight"]
+    weights: dict[str, Tensor] = {}
+    tied_head: Tensor | None = None
+    wrong: list[str] = []
+    for name, tensor in _tensors(folder):
+        if name.endswith("rotary_emb.inv_freq"):
+            continue  # old checkpoints carry it; it is a function of the config
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            tied_head = tensor
+        elif name not in expected:
+            wrong.append(f"{name} is unexpected")
+        elif tuple(tensor.shape) != expected[name]:
+            wrong.append(f"{name} has shape {tuple(tensor.shape)}, config.json says {expected[name]}")
+        else:
+            # A copy: the file stays mapped otherwise, and a later overwrite of it would reach into the model.
+            weights[_own_name(name)] = tensor.to(device=device, dtype=dtype, copy=True)
+    wrong += [f"{name} is missing" for name in expected if _own_name(name) not in weights and not _named(wrong, name)]
+    if wrong:
+        raise ConfigError(f"the weights in {folder} do not fit config.json: {_summary(wrong)}")
+    _check_tied(tied_head, weights)
+    decoder.load_state_dict(weights, strict=False, assign=True)
+    if config.tie_word_embeddings:
+        decoder.lm_head.weight = decoder.embed_tokens.weight
+    return decoder.eval()
+
+
+def save_decoder(
+    path: Path | str, decoder: Decoder, dtype: torch.dtype | None = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``config.json`` and ``model.safetensors``, a folder that transformers loads as well.
+
+    dtype: of the weights on disk, None keeps the decoder's. extra: further keys for config.json, such as
+    ``eos_token_id``. ConfigError if the family's config.json cannot express the decoder's shape.
+    """
+    folder, dtype = Path(path), dtype or decoder.dtype
+    config = write_config(decoder.config) | {"torch_dtype": str(dtype).removeprefix("torch."), **(extra or {})}
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {_disk_name(name): tensor.to(dtype) for name, tensor in decoder.state_dict().items()}
+    if decoder.config.tie_word_embeddings:
+        del weights["lm_head.weight"]
+    save_tensors(folder / WEIGHTS, weights)
+    write_json(folder / "config.json", config)
+
+
+def _disk_name(name: str) -> str:
+    return name if name.startswith("lm_head.") else f"model.{name}"
+
+
+def _own_name(name: str) -> str:
+    return name.removeprefix("model.")
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's weight files, one in memory at a time."""
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+                    yield name, weights.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{file} cannot be read as safetensors: {error}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).exists():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise ConfigError(f"{INDEX} may name files of its own folder only, got {outside}")
+        return [folder / name for name in names]
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    raise ConfigError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; other weight formats are not read")
+
+
+def _check_tied(head: Tensor | None, weights: Mapping[str, Tensor]) -> None:
+    if head is None:
+        return
+    embedding = weights["embed_tokens.weight"]
+    if head.shape != embedding.shape or not torch.equal(head.to(embedding), embedding):
+        raise ConfigError("tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")
+
+
+def _named(wrong: list[str], name: str) -> bool:
+    return any(line.startswith(f"{name} ") for line in wrong)
+
+
+def _summary(lines: list[str], most: int = 8) -> str:
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more

@@ -1,0 +1,125 @@
+"""GistNet: K vectors -> one gist in the base model's input-embedding space (DESIGN section 3)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mc_core.errors import ConfigError
+from mc_core.nets.layers import BidirectionalLayer, check_heads, without_masked
+from mc_core.positions.rotary import Rotation
+
+GistKind = Literal["mean", "transformer"]
+Pooling = Literal["mean", "query", "cls"]
+Head = Literal["linear", "mlp"]
+CHOICES = {"kind": ("mean", "transformer"), "pooling": ("mean", "query", "cls"), "head": ("linear", "mlp")}
+
+
+class GistNet(nn.Module):
+    """Summarizes K children. Starts as their mean: the learned part is a residual whose scale is 0 at first.
+
+    kind ``mean``: pool, then head, no attention. ``transformer``: 2 or 4 bidirectional layers with their own rotary
+    over the K places, then pool, then head. pooling ``cls`` adds a learned row that the layers fill, ``query`` weighs
+    the rows by a learned query. ConfigError for settings that don't go together.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        block_size: int,
+        kind: GistKind = "transformer",
+        layers: int = 2,
+        heads: int = 4,
+        pooling: Pooling = "mean",
+        head: Head = "linear",
+    ) -> None:
+        super().__init__()
+        _check(dim, block_size, kind, pooling, head)
+        self.dim, self.block_size, self.kind, self.pooling = dim, block_size, kind, pooling
+        self.layers = nn.ModuleList()
+        if kind == "transformer":
+            if layers not in (2, 4):
+                raise ConfigError(f"layers must be 2 or 4, got {layers}")
+            check_heads(dim, heads)
+            self.layers.extend(BidirectionalLayer(dim, heads) for _ in range(layers))
+            cos, sin = _places(block_size + 1, dim // heads)  # one place more than K, for the cls row
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        if pooling == "query":
+            self.query = nn.Parameter(torch.randn(dim) * dim**-0.5)
+        if pooling == "cls":
+            self.cls = nn.Parameter(torch.randn(dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.head: nn.Module = nn.Linear(dim, dim)
+        if head == "mlp":
+            self.head = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, T, d] with T <= K, mask [B, T] bool (True = real; None = all are) -> gists [B, d].
+
+        What stands in masked rows changes nothing; where all rows are masked, the learned part has nothing to add
+        to and the gist is zero. ConfigError if T or d do not fit.
+        """
+        if x.shape[1] > self.block_size or x.shape[2] != self.dim:
+            raise ConfigError(f"x must be [B, <= {self.block_size}, {self.dim}], got {list(x.shape)}")
+        x = without_masked(x, mask)
+        mean = masked_mean(x, mask)
+        if self._adds_nothing():
+            return mean
+        learned = self.head(self.norm(self._pool(x, mask)))
+        # In units of the mean's own norm, so that one scale suits all bases and levels.
+        size = mean.norm(dim=-1, keepdim=True) / learned.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        return mean + self.scale * learned * size
+
+    def _adds_nothing(self) -> bool:
+        """Whether the learned part can be skipped: most bases have no trained GistNet, and ingest is all GistNet.
+
+        Never where gradients are wanted (scale has one at 0), nor off the CPU, where to look would wait for the device.
+        """
+        return not torch.is_grad_enabled() and self.scale.device.type == "cpu" and float(self.scale) == 0.0
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pooling == "cls":
+            x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
+            mask = mask if mask is None else torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+        if self.layers:
+            rotation: Rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
+            for layer in self.layers:
+                x = layer(x, mask, rotation)
+        if self.pooling == "cls":
+            return x[:, 0]
+        if self.pooling == "query":
+            logits = x @ self.query
+            if mask is not None:
+                logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+            return (logits.softmax(-1)[..., None] * x).sum(1)
+        return masked_mean(x, mask)
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x [B, T, d] whose masked rows are zero, mask [B, T] bool -> the mean [B, d] of the real rows, zero of none."""
+    return x.mean(1) if mask is None else x.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+def _check(dim: int, block_size: int, kind: str, pooling: str, head: str) -> None:
+    for name, value in (("kind", kind), ("pooling", pooling), ("head", head)):
+        if value not in CHOICES[name]:
+            raise ConfigError(f"{name} must be one of {CHOICES[name]}, got {value!r}")
+    if dim < 1:
+        raise ConfigError(f"dim must be at least 1, got {dim}")
+    if block_size < 2:
+        raise ConfigError(f"block_size must be at least 2, got {block_size}")
+    if kind == "mean" and pooling == "cls":
+        raise ConfigError("pooling=cls needs kind=transformer: without layers nothing fills the cls row")
+
+
+def _places(count: int, head_dim: int) -> Rotation:
+    rates = 1.0 / (100.0 ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    angles = torch.arange(count, dtype=torch.float32)[:, None] * rates
+    return angles.cos(), angles.sin()

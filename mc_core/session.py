@@ -1,0 +1,298 @@
+"""A session: the whole history of one conversation, its working context, and what the store has of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.context.working_context import WorkingContext
+from mc_core.errors import ConfigError, StoreError
+from mc_core.focus.allocator import make_allocator
+from mc_core.focus.config import FocusConfig
+from mc_core.focus.lens import Lens, LensView, make_lens
+from mc_core.focus.refocus import Proposal, Refocuser, RefocusReport
+from mc_core.kv.session_kv import SessionKV
+from mc_core.models.bundle import Bundle
+from mc_core.restore import restore_tree
+from mc_core.store import SessionRecord, SessionStore, StoredSession
+from mc_core.tree.tree import MegaContextTree, TreeConfig
+
+QUESTION_TOKENS = 256
+"""The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
+
+
+@dataclass
+class Counters:
+    """Totals over a session's life; they survive restarts."""
+
+    turns: int = 0
+    refocuses: int = 0
+    spans_fetched: int = 0
+    spans_missing: int = 0
+    spans_corrupt: int = 0
+    spans_evicted: int = 0
+
+
+@dataclass(eq=False)
+class Session:
+    """Changed by the engine thread alone; the server reads its plain fields.
+
+    ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
+    rollback. ``kv`` is there while the session owns a slab.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    tokenizer: str
+    gist_fingerprint: str
+    tree: MegaContextTree
+    wc: WorkingContext
+    lens: Lens
+    refocuser: Refocuser
+    focus_config: FocusConfig
+    fence: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    implicit: bool = False
+    prefixes: list[tuple[str, int]] = field(default_factory=list)
+    created: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
+    committed_tokens: int = 0
+    counters: Counters = field(default_factory=Counters)
+    kv: SessionKV | None = None
+    staged: dict[int, int] = field(default_factory=dict)
+    stored_blocks: int = 0
+    sequence: int = 0
+    last_report: RefocusReport | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of history, acknowledged or not."""
+        return self.tree.num_tokens
+
+    @property
+    def block_size(self) -> int:
+        return self.wc.block_size
+
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Add tokens to the end of the history: tree, lens and working context."""
+        appended = self.tree.append(ids)
+        if appended.new_blocks:
+            first = appended.first_block
+            blocks = np.arange(first, first + appended.new_blocks)
+            self.lens.append(first, self.tree.block_ids(blocks))
+        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval)
+
+    def pin(self, start: int, end: int) -> None:
+        """Keep tokens [start, end) raw for good."""
+        self.wc.pin(start, end)
+
+    def rewind(self, position: int) -> None:
+        """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
+        if position == self.tokens:
+            return
+        self.tree.rewind(position)
+        self.lens.rewind(self.tree.num_blocks)
+        self.wc.rewind(position, reserve=self.focus_config.refocus_interval)
+        if self.kv is not None:
+            self.kv.rewind(position)
+        for level in list(self.staged):
+            self.staged[level] = min(self.staged[level], self.tree.count(level))
+        self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+
+    def blocks_to_rewind(self, position: int) -> NDArray[np.int64]:
+        """Complete blocks whose ids a rewind to ``position`` needs: the one that is cut, and the new tail's."""
+        block, inside = divmod(position, self.block_size)
+        cut = [block] if inside and block < self.tree.num_blocks else []
+        return np.union1d(self.wc.blocks_to_rewind(position), np.array(cut, np.int64))
+
+    def blocks_to_keep(self) -> NDArray[np.int64]:
+        """Blocks that must not be evicted: raw ones, unstored ones, and what a rollback would need."""
+        tail = max(0, self.committed_tokens - self.wc.recent_tokens) // self.block_size
+        rollback = np.arange(tail, min(self.committed_tokens // self.block_size + 1, self.tree.num_blocks))
+        unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
+        return np.concatenate([self.raw_blocks(), rollback, unstored])
+
+    def propose(self, question: NDArray[np.int32]) -> Proposal:
+        """Score the working context against the newest tokens of ``question`` and plan its edits."""
+        tail = question[-QUESTION_TOKENS:]
+        view = LensView(
+            wc=self.wc,
+            tree=self.tree,
+            tail_ids=tail,
+            cursor=self.tokens,
+            entry_vectors=self._entry_vectors,
+            tail_vectors=lambda: self._embed(tail),
+        )
+        return self.refocuser.propose(view, self.wc, reserve=self.focus_config.refocus_interval)
+
+    def commit_focus(self, proposal: Proposal) -> RefocusReport:
+        """Apply a plan to the working context."""
+        self.last_report = self.refocuser.commit(self.wc, proposal)
+        self.counters.refocuses += 1
+        return self.last_report
+
+    def raw_blocks(self) -> NDArray[np.int64]:
+        """Complete blocks that stand raw in the working context."""
+        raw = (self.wc.levels == 0) & (self.wc.indices < self.tree.num_blocks)
+        return self.wc.indices[raw]
+
+    def focus(self) -> dict[str, Any]:
+        """The working context as entries, with its budget (DESIGN section 8, ``/focus``)."""
+        wc, report = self.wc, self.last_report
+        scores = self.refocuser.scores_of(wc)
+        columns = (wc.levels, wc.starts(), wc.ends(), wc.entry_costs(), scores, wc.residency)
+        names = ("level", "start", "end", "cost", "score", "residency")
+        entries = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        return {
+            "tokens": self.tokens,
+            "budget": wc.budget,
+            "cost": wc.cost,
+            "utilization": wc.utilization,
+            "swap_rate": report.swap_rate if report else 0.0,
+            "entries": entries,
+        }
+
+    def record(self) -> SessionRecord:
+        """What a commit stores beside spans and gists."""
+        open_start = self.tree.num_blocks * self.block_size
+        return SessionRecord(
+            session_id=self.id,
+            tenant=self.tenant,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            block_size=self.block_size,
+            gist_dim=self.tree.dim,
+            gist_dtype="float16",
+            gist_keys=self.tree.config.lens_keys,
+            key_dim=self.tree.config.lens_key_dim if self.tree.config.lens_keys else 0,
+            tokens=self.tokens,
+            metadata=self.metadata,
+            implicit=self.implicit,
+            tail=self.tree.ids(open_start, self.tokens),
+            state={
+                "context": self.wc.snapshot(),
+                "allocator": self.refocuser.snapshot(),
+                "counters": vars(self.counters).copy(),
+                "budget": self.wc.budget,
+                "gists": self.gist_fingerprint,
+            },
+            prefixes=tuple(self.prefixes),
+            fence=self.fence,
+        )
+
+    def _embed(self, ids: NDArray[np.int32]) -> Tensor:
+        return self.tree.embed(torch.from_numpy(ids.astype(np.int64)).to(self.tree.config.device))
+
+    def _entry_vectors(self) -> Tensor:
+        """One vector an entry: a gist, or the mean of a raw block's embeddings (the LOD1 gist when it is complete)."""
+        wc, tree = self.wc, self.tree
+        vectors = torch.zeros(len(wc.levels), tree.dim, device=tree.config.device)
+        complete = (wc.levels > 0) | (wc.indices < tree.num_blocks)
+        shown = np.maximum(wc.levels, 1)
+        for level in np.unique(shown[complete]).tolist():
+            rows = np.flatnonzero(complete & (shown == level))
+            vectors[torch.from_numpy(rows)] = tree.gists(level, wc.indices[rows]).to(vectors.dtype)
+        if not complete.all():
+            vectors[-1] = tree.embeddings(int(wc.starts()[-1]), tree.num_tokens).mean(0)
+        return vectors
+
+
+class SessionFactory:
+    """Makes sessions for one bundle: new ones, and those that a store gives back."""
+
+    def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
+        self.bundle, self.focus = bundle, focus
+        net = bundle.lensnet if focus.lens in ("cross", "transformer", "hybrid") else None
+        self.key_net = net.key_net if net is not None else None
+        self.tree_config = TreeConfig(
+            block_size=focus.block_size,
+            # As the store keeps them, so that a session that was restored goes on exactly as it stood.
+            gist_dtype=torch.float16,
+            device=str(bundle.device),
+            lens_keys=net.config.keys if net is not None else 0,
+            lens_key_dim=net.config.key_dim if net is not None else 64,
+        )
+
+    def create(
+        self,
+        session_id: str,
+        tenant: str,
+        *,
+        model: str,
+        metadata: Mapping[str, Any] | None = None,
+        budget: int | None = None,
+        pins: Sequence[tuple[int, int]] = (),
+        implicit: bool = False,
+    ) -> Session:
+        """A session without history. A budget other than the default must not exceed it (ConfigError)."""
+        focus = self._with_budget(budget)
+        wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins)
+        session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
+        session.metadata, session.implicit = dict(metadata or {}), implicit
+        return session
+
+    def load(self, stored: StoredSession, store: SessionStore) -> Session:
+        """A session as its last commit left it, under the lease of ``stored``.
+
+        Blocks on the store: not for the engine thread. StoreError if the tokenizer or the gists do not fit the bundle.
+        """
+        record = stored.record
+        if record.tokenizer != self.bundle.tokenizer.fingerprint:
+            raise StoreError(f"session {record.session_id} was written with another tokenizer ({record.tokenizer})")
+        if record.state["gists"] != self.bundle.gist_fingerprint:
+            raise StoreError(f"session {record.session_id} has gists of another base model or GistNet")
+        focus = self._with_budget(int(record.state["budget"]))
+        if record.block_size != focus.block_size:
+            raise StoreError(f"session {record.session_id} has block_size {record.block_size}, not {focus.block_size}")
+        wc = WorkingContext.restore(record.state["context"])
+        session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
+        session.fence, session.implicit = stored.fence, record.implicit
+        session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
+        session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
+        session.counters = Counters(**record.state["counters"])
+        session.refocuser.restore(record.state["allocator"])
+        session.tree = restore_tree(session, record, store)
+        session.committed_tokens, session.stored_blocks = record.tokens, record.blocks
+        session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}
+        return session
+
+    def empty_tree(self) -> MegaContextTree:
+        return MegaContextTree(self.tree_config, self.bundle.gistnet, self.bundle.embed, self.key_net)
+
+    def _with_budget(self, budget: int | None) -> FocusConfig:
+        if budget is None or budget == self.focus.budget:
+            return self.focus
+        if budget > self.focus.budget:
+            raise ConfigError(f"budget can be at most the server's {self.focus.budget}, got {budget}")
+        return replace(self.focus, budget=budget)
+
+    def _assemble(
+        self,
+        session_id: str,
+        tenant: str,
+        model: str,
+        focus: FocusConfig,
+        tree: MegaContextTree,
+        wc: WorkingContext,
+    ) -> Session:
+        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.fold)
+        return Session(
+            id=session_id,
+            tenant=tenant,
+            model=model,
+            tokenizer=self.bundle.tokenizer.fingerprint,
+            gist_fingerprint=self.bundle.gist_fingerprint,
+            tree=tree,
+            wc=wc,
+            lens=lens,
+            refocuser=Refocuser(focus, lens, make_allocator(focus)),
+            focus_config=focus,
+        )

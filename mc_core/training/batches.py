@@ -1,0 +1,161 @@
+"""Batches of a step: a function of (settings, seed, step) alone, so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from mc_core.errors import ConfigError
+from mc_core.training.samples import BLOCK, Difficulty, Layout, Sample, SampleMaker
+
+TASKS = ("text", "recall", "copy", "drill")
+FIELDS = ("ids", "weights", "marks")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the curriculum.
+
+    share: of all steps; length: tokens of a sequence at most; tail: tokens of its tail, least and most; recall, copy
+    and drill (recall without any text around it): shares of sequences, the rest is text; facts, digits: see
+    ``Difficulty``; block_mask: share of batches under it; wide_segments: share of batches with history segments of
+    four blocks; sequences: of a batch, 0 = as many as the tokens of a step allow.
+    """
+
+    share: float
+    length: int
+    tail: tuple[int, int]
+    recall: float
+    copy: float
+    facts: tuple[int, int]
+    digits: tuple[int, int] = (3, 7)
+    block_mask: float = 0.65
+    wide_segments: float = 0.0
+    sequences: int = 0
+    drill: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"stage share must lie in (0, 1], got {self.share}")
+        shares = (self.recall, self.copy, self.drill)
+        if sum(shares) > 1 + 1e-9 or min(shares) < 0:
+            raise ConfigError(f"stage recall + copy + drill must lie in [0, 1], got {shares}")
+        if not 2 * BLOCK <= self.tail[0] <= self.tail[1] or self.length < self.tail[1] + 2 * BLOCK:
+            raise ConfigError(
+                f"stage tail must be at least {2 * BLOCK} and leave {2 * BLOCK} tokens of length {self.length}, "
+                f"got {self.tail}"
+            )
+
+
+@dataclass
+class Batch:
+    """ids, targets [B, T] int64; weights [B, T]; marks [B, T] (of the targets); tasks [B] index into TASKS.
+
+    Targets are the inputs' next tokens. ``tail_start`` and ``segment`` describe the block mask; ``block_mask`` says
+    whether it applies.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    weights: Tensor
+    marks: Tensor
+    tasks: Tensor
+    tail_start: int
+    segment: int
+    block_mask: bool
+
+
+def stage_of(stages: tuple[Stage, ...], step: int, steps: int) -> Stage:
+    """The stage that ``step`` of ``steps`` falls into."""
+    end, total = 0.0, sum(stage.share for stage in stages)
+    for stage in stages:
+        end += stage.share / total * steps
+        if step < end:
+            return stage
+    return stages[-1]
+
+
+def make_batch(
+    maker: SampleMaker, stage: Stage, batch_tokens: int, history_weight: float, seed: int, step: int
+) -> Batch:
+    """The batch of one step, about ``batch_tokens`` tokens.
+
+    history_weight: weight of history tokens under the block mask, where they see next to nothing.
+    """
+    rng = np.random.default_rng([seed, step])
+    masked = bool(rng.random() < stage.block_mask)
+    layout, segment = _layout(rng, stage)
+    count = stage.sequences or max(1, batch_tokens // stage.length)
+    tasks = [_task(rng, stage) for _ in range(count)]
+    longer = Layout(layout.length + 1, layout.tail_start)
+    made = [_sample(rng, maker, stage, longer, task, masked) for task in tasks]
+    samples, tasks = [sample for sample, _ in made], [task for _, task in made]
+    ids, weights, marks = (torch.from_numpy(np.stack([getattr(s, name) for s in samples])) for name in FIELDS)
+    weights = weights[:, 1:].clone()
+    if masked:
+        weights[:, : layout.tail_start - 1] *= history_weight
+    where = torch.tensor([TASKS.index(task) for task in tasks])
+    return Batch(ids[:, :-1], ids[:, 1:], weights, marks[:, 1:], where, layout.tail_start, segment, masked)
+
+
+def _layout(rng: Generator, stage: Stage) -> tuple[Layout, int]:
+    """Lengths vary by up to a block: a served context ends anywhere in one. Segments are wide only where one fits."""
+    segment = 4 * BLOCK if rng.random() < stage.wide_segments else BLOCK
+    length = stage.length - int(rng.integers(BLOCK))
+    tail = int(rng.integers(stage.tail[0], stage.tail[1] + 1))
+    room = length - tail - BLOCK
+    segment = BLOCK if room < segment else segment
+    return Layout(length, BLOCK + max(1, room // segment) * segment), segment
+
+
+def _task(rng: Generator, stage: Stage) -> str:
+    draw = rng.random()
+    for task, share in (("recall", stage.recall), ("copy", stage.copy), ("drill", stage.drill)):
+        if draw < share:
+            return task
+        draw -= share
+    return "text"
+
+
+def _sample(
+    rng: Generator, maker: SampleMaker, stage: Stage, layout: Layout, task: str, masked: bool
+) -> tuple[Sample, str]:
+    """A sample of the task, and the task; text instead where what was drawn does not fit the layout."""
+    difficulty = Difficulty(stage.facts, stage.digits)
+    sample: Sample | None = None
+    if task == "drill" and not masked:
+        sample = maker.drill(rng, layout.length, difficulty)
+    elif task == "copy":
+        sample = maker.copy(rng, layout)
+    elif task in ("recall", "drill"):
+        # Under the block mask a drill's facts must stand in the history and its questions in the tail.
+        style = 0.0 if task == "drill" else None
+        made = maker.recall(rng, layout, difficulty, style=style)
+        # One fact alone takes the least room.
+        made = made or maker.recall(rng, layout, Difficulty((1, 1), stage.digits), turns=1, style=style)
+        sample = made[0] if made else None
+    if sample is None:
+        sample, task = maker.text(rng, layout), "text"
+    return sample[: layout.length], task
+
+
+def check_stages(maker: SampleMaker, stages: tuple[Stage, ...], seed: int, tries: int = 40) -> None:
+    """ConfigError if a stage has recall sequences and hardly any question fits one: it would teach no recall."""
+    rng = np.random.default_rng([seed, 5])
+    for stage in stages:
+        if not stage.recall:
+            continue
+        tasks = [
+            _sample(rng, maker, stage, Layout(layout.length + 1, layout.tail_start), "recall", True)[1]
+            for layout, _ in (_layout(rng, stage) for _ in range(tries))
+        ]
+        if tasks.count("recall") < tries / 4:
+            raise ConfigError(
+                f"stage length {stage.length} with tail {stage.tail} is too short for questions under this tokenizer "
+                f"({tasks.count('recall')} of {tries} fit): a vocabulary of more than "
+                f"{maker.encoder.tokenizer.get_vocab_size()} tokens, or longer stages, are needed"
+            )

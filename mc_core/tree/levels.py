@@ -1,0 +1,83 @@
+"""The gists of all complete nodes, one pool a level, and how new ones are made: in batches, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from mc_core.nets.gistnet import GistNet
+from mc_core.tree.config import TreeConfig
+from mc_core.tree.pool import Pool
+
+MAX_NODES = 4096
+MAX_VALUES = 1 << 24
+"""Nodes, and numbers in their children, of one GistNet call at most: a long document is read in bounded memory."""
+
+
+class GistLevels:
+    """Level l >= 1 holds the gists of nodes 0, 1, ... in order."""
+
+    def __init__(self, config: TreeConfig, gistnet: GistNet) -> None:
+        self._config, self._gistnet = config, gistnet
+        self._pools: list[Pool] = []
+
+    @property
+    def highest(self) -> int:
+        """The highest level that has a node, 0 if none."""
+        return sum(len(pool) > 0 for pool in self._pools)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(pool.nbytes for pool in self._pools)
+
+    def count(self, level: int) -> int:
+        """Nodes at ``level``."""
+        return len(self._pools[level - 1]) if level <= len(self._pools) else 0
+
+    def __getitem__(self, level: int) -> Pool:
+        if not 1 <= level <= len(self._pools):
+            raise IndexError(f"level must lie in [1, {len(self._pools)}], got {level}")
+        return self._pools[level - 1]
+
+    def append(self, level: int, rows: Tensor) -> None:
+        """Add gists [n, d] to a level, which may be the next one up."""
+        if level > len(self._pools):
+            self._pools.append(Pool((self._gistnet.dim,), self._config.gist_dtype, self._config.device))
+        self._pools[level - 1].append(rows)
+
+    def truncate(self, blocks: int) -> None:
+        """Keep what ``blocks`` complete blocks make; levels that have less yet stay as they are."""
+        for pool in self._pools:
+            pool.truncate(min(blocks, len(pool)))
+            blocks //= self._config.block_size
+
+    def complete(
+        self, first: int, end: int, embeddings: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
+    ) -> tuple[dict[int, tuple[int, int]], int]:
+        """Make all nodes that blocks [first, end) complete -> (first, count) of new nodes a level, GistNet calls.
+
+        embeddings: token range -> [n, d]; on_blocks is shown the block vectors [n, K, d] of new LOD1 nodes.
+        """
+        nodes: dict[int, tuple[int, int]] = {}
+        calls, level = 0, 1
+        while end > first:
+            nodes[level] = (first, end - first)
+            read = embeddings if level == 1 else self[level - 1].view
+            calls += self._summarize(level, first, end, read, on_blocks)
+            level, first, end = level + 1, self.count(level + 1), end // self._config.block_size
+        return nodes, calls
+
+    def _summarize(
+        self, level: int, first: int, end: int, read: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
+    ) -> int:
+        k, dim = self._config.block_size, self._gistnet.dim
+        most = max(1, min(MAX_NODES, MAX_VALUES // (k * dim)))
+        parts = range(first, end, most)
+        for at in parts:
+            stop = min(end, at + most)
+            children = read(at * k, stop * k).float().reshape(stop - at, k, dim)
+            self.append(level, self._gistnet(children))
+            if level == 1:
+                on_blocks(children)
+        return len(parts)

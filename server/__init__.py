@@ -1,0 +1,1 @@
+"""The server around mc_core: HTTP, stores, telemetry, command line."""

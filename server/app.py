@@ -1,0 +1,44 @@
+"""Builds the application: routes, limits, and a life span. Nothing is global; a process may hold several."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from server.build import build_state, close_state
+from server.front import Front
+from server.handlers import install_handlers
+from server.limits import BodyLimit
+from server.routes import chat, completions, ingest, models, operations, sessions
+from server.settings import Settings
+from server.state import ServerState
+
+
+def build_app(settings: Settings, build: Callable[[Settings], ServerState] = build_state) -> FastAPI:
+    """An app that loads the model and opens the store when it starts, and gives both back when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state = await asyncio.to_thread(build, settings)
+        app.state.server = state
+        state.engine.start()
+        chores = [asyncio.create_task(state.metrics.watch_loop()), asyncio.create_task(state.host.keep_leases())]
+        try:
+            yield
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            await close_state(state)
+
+    app = FastAPI(title="MegaContext server", lifespan=lifespan)
+    for module in (chat, completions, models, sessions, ingest, operations):
+        app.include_router(module.router)
+    # The last one added is the first that a request meets.
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
+    app.add_middleware(Front)
+    install_handlers(app)
+    return app

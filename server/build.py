@@ -1,0 +1,162 @@
+"""Puts the server together: model, store, engine, sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from prometheus_client import Gauge
+
+from mc_core.engine.config import EngineConfig
+from mc_core.engine.core import build_core
+from mc_core.engine.engine import Engine
+from mc_core.errors import ConfigError
+from mc_core.focus.config import FocusConfig
+from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.session import SessionFactory
+from mc_core.store import SessionStore
+from server.auth import Keys
+from server.chat_template import ChatTemplate
+from server.sessions import SessionHost
+from server.settings import Settings
+from server.state import ServerState
+from server.stores import open_store
+from server.telemetry import names
+from server.telemetry.metrics import Metrics
+from server.telemetry.timed_store import timed_store
+from server.turns import TurnService
+
+logger = logging.getLogger(__name__)
+FOCUS_FIELDS = (
+    "budget",
+    "recent_tokens",
+    "expand_threshold",
+    "collapse_threshold",
+    "edits_per_iteration",
+    "iterations",
+    "cooldown",
+    "refocus_interval",
+    "look_ahead",
+    "allocator",
+    "seed",
+)
+"""Settings that are fields of FocusConfig by the same name."""
+
+
+def build_state(settings: Settings) -> ServerState:
+    """Load the model, open the store, allocate the slabs. ConfigError says what does not fit."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    bundle = load_bundle(settings.model, *_placement(settings), block_size=settings.block_size)
+    metrics = Metrics()
+    store = open_store(settings.store)
+    try:
+        state = _assemble(settings, bundle, metrics, timed_store(store, metrics.store))
+    except BaseException:
+        store.close()
+        raise
+    _watch(state)
+    if bundle.hidden_gists:
+        lens = state.engine.core.focus.lens
+        logger.warning(
+            "%s has no GistNet that passed its evaluation: gists are hidden, lens %s", state.model_name, lens
+        )
+    return state
+
+
+async def close_state(state: ServerState) -> None:
+    """Let running turns end, then stop the engine and close the store."""
+    await asyncio.to_thread(state.engine.drain, state.settings.drain_seconds)
+    await state.turns.join()
+    await state.host.close()
+    await asyncio.to_thread(state.engine.stop)
+    await asyncio.to_thread(state.store.close)
+
+
+def _assemble(settings: Settings, bundle: Bundle, metrics: Metrics, store: SessionStore) -> ServerState:
+    focus = focus_of(settings, bundle)
+    core = build_core(
+        bundle,
+        focus,
+        _engine(settings),
+        store,
+        repair=None if settings.repair == "auto" else settings.repair,
+        positions=None if settings.positions == "auto" else settings.positions,
+        observer=metrics,
+    )
+    engine = Engine(core)
+    name = settings.model_name or bundle.name
+    host = SessionHost(
+        SessionFactory(bundle, focus),
+        engine,
+        store,
+        model=name,
+        max_resident=settings.max_resident_sessions,
+        max_implicit=settings.max_implicit_sessions,
+    )
+    template = None
+    if bundle.tokenizer.chat_template is not None:
+        template = ChatTemplate(bundle.tokenizer, bundle.tokenizer.special_tokens)
+    return ServerState(
+        settings=settings,
+        model_name=name,
+        created=int(time.time()),
+        bundle=bundle,
+        engine=engine,
+        store=store,
+        host=host,
+        turns=TurnService(host, engine, template),
+        template=template,
+        keys=Keys(settings.api_key),
+        metrics=metrics,
+    )
+
+
+def _placement(settings: Settings) -> tuple[str, torch.dtype]:
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return device, getattr(torch, dtype)
+
+
+def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:
+    """What was asked for, else what the bundle was made with, else the default."""
+    defaults = {name: getattr(settings, name) for name in FOCUS_FIELDS}
+    asked = {name: value for name, value in defaults.items() if name in settings.model_fields_set}
+    fixed = {"block_size": bundle.block_size, "lens": bundle.lens if settings.lens == "auto" else settings.lens}
+    chosen: dict[str, Any] = {**defaults, **bundle.manifest.focus, **asked, **fixed}
+    try:
+        return FocusConfig(**chosen)
+    except TypeError as error:
+        raise ConfigError(f"focus in bundle.json has settings that there are not: {error}") from error
+
+
+def _engine(settings: Settings) -> EngineConfig:
+    return EngineConfig(
+        max_sessions=settings.max_sessions,
+        max_queue=settings.max_queue,
+        prefill_tokens=settings.prefill_tokens,
+        hot_tokens=settings.hot_tokens,
+        restore_deadline=settings.restore_deadline,
+    )
+
+
+def _watch(state: ServerState) -> None:
+    """Gauges that are read when they are scraped."""
+    gauges: dict[str, tuple[str, Callable[[], float]]] = {
+        names.SESSIONS_RESIDENT: ("Sessions in memory", lambda: state.host.resident),
+        names.SLABS: ("KV slabs", lambda: state.engine.stats().slabs),
+        names.SLABS_FREE: ("KV slabs that no turn uses", lambda: state.engine.stats().free_slabs),
+        names.SLAB_BYTES: ("Memory of all KV slabs", lambda: state.engine.stats().slab_bytes),
+        names.TURNS_RUNNING: ("Turns that hold a slab", lambda: state.engine.stats().running),
+        names.TURNS_WAITING: ("Turns that wait for a slab", lambda: state.engine.stats().waiting),
+    }
+    for name, (text, read) in gauges.items():
+        Gauge(name, text, registry=state.metrics.registry).set_function(read)

@@ -1,0 +1,59 @@
+"""``megacontext``: serve, chat, ingest, train, evaluate. Commands import models and servers when they run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
+from server.commands.options import with_options
+from server.commands.serve import serve
+from server.commands.talk import chat, ingest
+from server.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"megacontext {version('megacontext')}")
+        except PackageNotFoundError:
+            typer.echo("megacontext, run from a source tree that is not installed")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """MegaContext: conversations that never run out of context."""
+
+
+app.command("serve")(with_options(Settings, serve))
+app.command("chat")(chat)
+app.command("ingest")(ingest)
+train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
+app.add_typer(train, name="train")
+
+
+@train.callback()
+def _train() -> None:
+    """Train models of your own."""
+
+
+evaluate = typer.Typer(cls=LazyEvaluateGroup, no_args_is_help=True, help="Measure models.")
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.callback()
+def _evaluate() -> None:
+    """Measure models."""
+
+
+if __name__ == "__main__":
+    app()

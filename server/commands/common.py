@@ -1,0 +1,33 @@
+"""What the commands share: options of a client, and errors as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+Url = Annotated[str, typer.Option("--url", envvar="MEGACONTEXT_URL", help="the server's address")]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="MEGACONTEXT_API_KEY", help="the server's key, if it has any")
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What went wrong on purpose, as one line on stderr and exit status 1; anything else keeps its traceback."""
+    from clients.megacontext_client import ClientError
+    from mc_core.errors import MegaContextError
+
+    try:
+        yield
+    except (ClientError, MegaContextError, OSError) as error:
+        typer.echo(f"megacontext: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def first_key(api_key: str | None) -> str | None:
+    """The environment may hold the server's whole list of keys; a client needs one of them."""
+    return api_key.split(",")[0].strip() if api_key else None

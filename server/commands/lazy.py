@@ -1,0 +1,38 @@
+"""The ``train`` and ``evaluate`` groups, whose options come from the trainer: it is imported when they are used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+
+class LazyGroup(TyperGroup):
+    """Knows its commands by name, and where each is made ("module:function"); builds one when it is asked for."""
+
+    makers: ClassVar[dict[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.makers)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.makers:
+            return None
+        module, _, function = self.makers[cmd_name].partition(":")
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(getattr(import_module(module), function)())
+        return typer.main.get_command(single)
+
+
+class LazyTrainGroup(LazyGroup):
+    """``megacontext train``."""
+
+    makers: ClassVar[dict[str, str]] = {"base": "server.commands.train:base_command"}
+
+
+class LazyEvaluateGroup(LazyGroup):
+    """``megacontext evaluate``."""
+
+    makers: ClassVar[dict[str, str]] = {"base": "server.commands.evaluate:base_command"}

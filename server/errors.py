@@ -1,0 +1,84 @@
+"""One place where errors become words: an HTTP status and OpenAI's error object, in a body or in a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mc_core.errors import (
+    BudgetError,
+    CancelledTurnError,
+    ConfigError,
+    QueueFullError,
+    SpanMissingError,
+    StoreError,
+)
+from mc_core.store import LeaseHeldError, UnknownSessionError
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status of an answer that nobody waits for any more."""
+
+
+@dataclass
+class ApiError(Exception):
+    """What a client is told. ``param`` names the field at fault; ``retry_after`` is in seconds."""
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def not_found(message: str, code: str) -> ApiError:
+    return ApiError(404, message, code=code)
+
+
+def too_large(what: str, limit: int) -> ApiError:
+    return ApiError(413, f"{what} is larger than the limit of {limit} bytes", code="request_too_large")
+
+
+def draining() -> ApiError:
+    return ApiError(503, "the server is shutting down", "server_error", "draining", retry_after=5)
+
+
+def to_api_error(error: BaseException) -> ApiError:
+    """Any error -> what the client is told. What is not known stays inside: no text, no traceback, no path."""
+    match error:
+        case ApiError():
+            return error
+        case UnknownSessionError():
+            return not_found(str(error), "session_not_found")
+        case LeaseHeldError():
+            return ApiError(503, str(error), "server_error", "session_busy", retry_after=error.retry_after)
+        case QueueFullError():
+            return ApiError(429, str(error), "rate_limit_error", "queue_full", retry_after=2)
+        case BudgetError():
+            return bad_request(str(error), "budget", "budget_exceeded")
+        case ConfigError():
+            return bad_request(str(error))
+        case SpanMissingError():
+            return ApiError(500, str(error), "server_error", "span_missing")
+        case StoreError():
+            return ApiError(
+                503, "the session store failed; nothing was lost", "server_error", "store_error", retry_after=5
+            )
+        case CancelledTurnError():
+            return ApiError(503, "the turn was cancelled", "server_error", "cancelled", retry_after=5)
+        case _:
+            return ApiError(500, "internal error", "server_error", "internal_error")

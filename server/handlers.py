@@ -1,0 +1,51 @@
+"""Errors become responses here, whoever raises them."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from mc_core.errors import MegaContextError
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, to_api_error
+from server.validation import explain
+
+logger = logging.getLogger(__name__)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Let the app answer its errors as OpenAI's error objects."""
+    for kind in (RequestValidationError, HTTPException, ClientDisconnect, ApiError, MegaContextError):
+        app.add_exception_handler(kind, _handle)
+
+
+def respond(error: BaseException, request_id: str) -> Response:
+    """The response to an error; what is the server's fault goes to the log."""
+    known = _known(error)
+    if known.status >= 500:
+        logger.error("request %s failed: %s", request_id, known.code, exc_info=error)
+    return JSONResponse(known.body(), known.status, headers=known.headers())
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    return respond(error, getattr(request.state, "request_id", "?"))
+
+
+def _known(error: BaseException) -> ApiError:
+    match error:
+        case RequestValidationError():
+            return explain(error.errors())
+        case ClientDisconnect():
+            return ApiError(CLIENT_CLOSED_REQUEST, "the client went away", code="client_closed_request")
+        case HTTPException():
+            # An error of ours may travel as one through code that lets only these pass.
+            cause = error.__cause__
+            if isinstance(cause, ApiError):
+                return cause
+            return ApiError(error.status_code, str(error.detail), code="http_error")
+        case _:
+            return to_api_error(error)

@@ -1,0 +1,120 @@
+"""What chat and text completions share: sampling fields, usage, ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mc_core.engine.requests import ContextReport, Finished
+from mc_core.models.sampler import SamplingParams
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1_000
+MAX_BIASES = 1_024
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+
+class StrictModel(BaseModel):
+    """A body in which a field that is not honoured is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, protected_namespaces=())
+
+
+class StreamOptions(StrictModel):
+    include_usage: bool = False
+
+
+class SamplingFields(StrictModel):
+    """OpenAI's sampling parameters, plus top_k, min_p, repetition_penalty and ignore_eos."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
+        None
+    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    ignore_eos: bool = False
+    session_id: str | None = Field(None, min_length=1, max_length=128)
+
+    @field_validator("top_k")
+    @classmethod
+    def _no_top_k(cls, value: int | None) -> int | None:
+        return 0 if value == -1 else value
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> SamplingFields:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed when stream is true")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, default_max_tokens: int, logprobs: int | None) -> SamplingParams:
+        """What the engine needs; a field that was not given keeps the engine's default."""
+        names = (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+            "logit_bias",
+        )
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return SamplingParams(
+            **given,
+            seed=self.seed,
+            stop=tuple(stops),
+            max_tokens=self.reply_limit or default_max_tokens,
+            logprobs=logprobs,
+            ignore_eos=self.ignore_eos,
+        )
+
+    @property
+    def reply_limit(self) -> int | None:
+        return self.max_tokens
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def now() -> int:
+    return int(time.time())
+
+
+def usage(finished: Finished) -> dict[str, Any]:
+    """OpenAI's usage object: the prompt is all the history that stood before the reply."""
+    counts = finished.usage
+    prompt = counts.cached_tokens + counts.prompt_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": counts.completion_tokens,
+        "total_tokens": prompt + counts.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+    }
+
+
+def context(report: ContextReport, session_id: str | None) -> dict[str, Any]:
+    """``x_megacontext``: what the model saw of the history."""
+    rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in dataclasses.asdict(report).items()}
+    return {"session_id": session_id, **rounded}

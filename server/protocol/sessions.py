@@ -1,0 +1,70 @@
+"""Bodies of /v1/sessions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from mc_core.session import Session
+from mc_core.store import SessionInfo
+from server.protocol.common import StrictModel
+
+MAX_METADATA_BYTES = 16_384
+
+
+class CreateSession(StrictModel):
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    system: str | None = Field(None, min_length=1)
+    budget: int | None = Field(None, ge=1)
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # Not every Python object that JSON makes can be written as JSON again.
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
+            raise ValueError(f"metadata is larger than {MAX_METADATA_BYTES} bytes")
+        return value
+
+
+class IngestText(StrictModel):
+    text: str
+
+
+class Rewind(StrictModel):
+    position: int = Field(ge=0)
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """A session in memory."""
+    return {
+        "id": session.id,
+        "object": "session",
+        "model": session.model,
+        "tokens": session.committed_tokens,
+        "budget": session.wc.budget,
+        "cost": session.wc.cost,
+        "utilization": session.wc.utilization,
+        "sequence": session.sequence,
+        "turns": session.counters.turns,
+        "created": int(session.created),
+        "updated": int(session.updated),
+        "metadata": session.metadata,
+        "implicit": session.implicit,
+    }
+
+
+def summarize(info: SessionInfo) -> dict[str, Any]:
+    """A session as the store lists it."""
+    return {
+        "id": info.session_id,
+        "object": "session",
+        "model": info.model,
+        "tokens": info.tokens,
+        "sequence": info.sequence,
+        "created": int(info.created),
+        "updated": int(info.updated),
+        "metadata": dict(info.metadata),
+        "implicit": info.implicit,
+    }

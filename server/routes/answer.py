@@ -1,0 +1,62 @@
+"""How a turn is answered, streamed or whole, by every API."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from fastapi import Request, Response
+
+from mc_core.engine.requests import Failed
+from server.errors import CLIENT_CLOSED_REQUEST, bad_request, not_found
+from server.protocol.common import SamplingFields
+from server.state import ServerState
+from server.streaming import Format, TurnResponse, whole
+from server.turns import TurnStream
+
+GRACE = 0.25
+"""Seconds in which a failure still becomes an HTTP status; after that the stream begins, and tells it as an event."""
+
+
+def check_model(state: ServerState, model: str) -> None:
+    """ApiError 404 for a model that is not served here."""
+    if model != state.model_name:
+        raise not_found(f"the model {model!r} does not exist; this server has {state.model_name!r}", "model_not_found")
+
+
+def check_request(state: ServerState, body: SamplingFields) -> None:
+    """ApiError for what only the model can tell to be wrong."""
+    check_model(state, body.model)
+    size = state.bundle.decoder.config.vocab_size
+    strange = [token for token in body.logit_bias or {} if not 0 <= token < size]
+    if strange:
+        raise bad_request(f"logit_bias names token {strange[0]}, but the vocabulary has {size}", "logit_bias")
+
+
+async def answer(
+    state: ServerState, request: Request, stream: TurnStream, form: Format, body: SamplingFields
+) -> Response:
+    """Stream the turn as server-sent events, or wait for all of it."""
+    watch = state.metrics.watch_turn()
+    if not body.stream:
+        result = await whole(stream, form, request.receive, watch)
+        if result is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(orjson.dumps(result), media_type="application/json")
+    try:
+        await asyncio.wait_for(stream.started.wait(), GRACE)
+    except TimeoutError:
+        pass
+    except BaseException:
+        stream.cancel()
+        raise
+    if (failure := stream.failure()) is not None:
+        watch(Failed(failure), 0.0)
+        raise failure
+    return TurnResponse(
+        stream,
+        form,
+        include_usage=body.include_usage,
+        keep_alive=state.settings.keep_alive_seconds,
+        observe=watch,
+    )

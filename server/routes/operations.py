@@ -1,0 +1,41 @@
+"""/health, /ready and /metrics: for orchestrators and dashboards, without a key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from server.state import ServerState, state_of
+
+router = APIRouter()
+State = Annotated[ServerState, Depends(state_of)]
+
+
+@router.get("/health")
+async def health(state: State, response: Response) -> dict[str, Any]:
+    """Live: the process answers and the engine's thread runs."""
+    response.status_code = 200 if state.engine.alive else 500
+    return {"status": "ok" if state.engine.alive else "dead"}
+
+
+@router.get("/ready")
+async def ready(state: State, response: Response) -> dict[str, Any]:
+    """Ready for new turns, or the reasons why not."""
+    reasons = []
+    if not state.engine.alive:
+        reasons.append("the engine has stopped")
+    if state.engine.draining:
+        reasons.append("draining: the server is shutting down")
+    store = await asyncio.wrap_future(state.store.healthy())
+    if not store.ok:
+        reasons.append(f"store: {store.detail}")
+    response.status_code = 503 if reasons else 200
+    return {"status": "not ready" if reasons else "ready", "reasons": reasons}
+
+
+@router.get("/metrics")
+async def metrics(state: State) -> Response:
+    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,72 @@
+"""Runs the application under uvicorn, with structured logs and a graceful end on SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import build_app
+from server.build import build_state
+from server.logs import configure_logs
+from server.settings import Settings
+from server.state import ServerState
+
+logger = logging.getLogger(__name__)
+LAST_WORDS = 5
+"""Seconds that answers have to leave after the last turn was stopped."""
+
+
+class DrainingServer(uvicorn.Server):
+    """Drains at the first signal: it listens on and refuses new work with 503, while running requests go on.
+
+    It ends when they have ended; after ``drain_seconds``, or at a second signal, what still runs is cancelled and told.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_seconds = app, drain_seconds
+        self._deadline: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.started:
+            super().handle_exit(sig, frame)
+            return
+        patience = self._drain_seconds if self._deadline is None else 0.0
+        self._deadline = time.monotonic() + patience
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._deadline is not None and not self.should_exit:
+            if not self._state.engine.draining:
+                logger.info("draining for up to %s s", self._drain_seconds)
+                self._state.engine.draining = True
+            overdue = time.monotonic() >= self._deadline
+            if overdue:
+                self._state.turns.cancel_all()
+            self.should_exit = overdue or not self.server_state.tasks
+        return await super().on_tick(counter)
+
+    @property
+    def _state(self) -> ServerState:
+        state: ServerState = self._app.state.server
+        return state
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Running turns get ``drain_seconds`` to end; new ones are answered 503."""
+    configure_logs()
+    # Before uvicorn starts, so that settings that do not fit are told in one line.
+    state = build_state(settings)
+    app = build_app(settings, lambda _: state)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=LAST_WORDS,
+    )
+    DrainingServer(config, app, settings.drain_seconds).run()

@@ -1,0 +1,254 @@
+"""Sessions in memory: loaded when asked for, one user at a time, the longest idle ones leave first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mc_core.engine.engine import Engine
+from mc_core.engine.requests import Warmth
+from mc_core.errors import StoreError
+from mc_core.session import Session, SessionFactory
+from mc_core.store import FencedError, SessionInfo, SessionPage, SessionStore, UnknownSessionError
+from server.futures import settled
+
+logger = logging.getLogger(__name__)
+PRUNE_EVERY = 64
+"""Implicit sessions are counted, and the oldest beyond the limit deleted, once in so many creations."""
+
+
+@dataclass
+class Slot:
+    """A place for one session. ``users`` counts who holds or waits for the lock, so that nobody unloads it then.
+
+    interrupt: stops whoever holds the lock. deleting: nobody gets the session any more.
+    """
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    session: Session | None = None
+    users: int = 0
+    interrupt: Callable[[], None] | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A session, held by one request."""
+
+    session: Session
+    source: Warmth
+    slot: Slot
+
+    def on_delete(self, stop: Callable[[], None]) -> None:
+        """What to call when the session is to be deleted while it is held."""
+        self.slot.interrupt = stop
+
+
+Key = tuple[str, str]
+
+
+class SessionHost:
+    """Gives out sessions by (tenant, id). A bare id opens nothing: the tenant is part of every look-up."""
+
+    def __init__(
+        self,
+        factory: SessionFactory,
+        engine: Engine,
+        store: SessionStore,
+        *,
+        model: str,
+        max_resident: int,
+        max_implicit: int,
+    ) -> None:
+        self.factory, self.engine, self.store, self.model = factory, engine, store, model
+        self._max_resident, self._max_implicit = max_resident, max_implicit
+        self._owner = f"server-{secrets.token_hex(8)}"
+        self._slots: OrderedDict[Key, Slot] = OrderedDict()
+        self._implicit_created = 0
+        self._trimming = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def resident(self) -> int:
+        """Sessions in memory."""
+        return sum(slot.session is not None for slot in self._slots.values())
+
+    async def create(
+        self, tenant: str, *, metadata: dict[str, Any], budget: int | None = None, implicit: bool = False
+    ) -> Session:
+        """A new session, stored and empty."""
+        session_id = f"sess_{secrets.token_hex(12)}"
+        session = self.factory.create(
+            session_id, tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
+        )
+        stored = await settled(self.store.create(session.record()))
+        opened = await settled(self.store.open(session_id, tenant, self._owner))
+        session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated
+        self._slots[tenant, session_id] = Slot(session=session)
+        self._bound()
+        if implicit:
+            self._implicit_created += 1
+            if self._implicit_created % PRUNE_EVERY == 0:
+                self._spawn(self._prune(tenant))
+        return session
+
+    @asynccontextmanager
+    async def use(self, session_id: str, tenant: str) -> AsyncIterator[Lease]:
+        """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name."""
+        key = (tenant, session_id)
+        with self._queued(key) as slot:
+            async with slot.lock:
+                if slot.deleting:
+                    raise UnknownSessionError(session_id)
+                source: Warmth = "warm"
+                if slot.session is None:
+                    slot.session, source = await self._load(session_id, tenant), "restored"
+                if self._slots.get(key) is slot:
+                    self._slots.move_to_end(key)
+                try:
+                    yield Lease(slot.session, source, slot)
+                except FencedError:
+                    # Somebody else owns it now, or it is gone; what is in memory is worth nothing.
+                    await self._forget(slot)
+                    raise
+                finally:
+                    slot.interrupt = None
+
+    @contextmanager
+    def _queued(self, key: Key) -> Iterator[Slot]:
+        """Be counted as a user of a slot, which goes when it holds nothing for nobody."""
+        slot = self._slots.setdefault(key, Slot())
+        slot.users += 1
+        try:
+            yield slot
+        finally:
+            slot.users -= 1
+            if slot.session is None and not slot.users and self._slots.get(key) is slot:
+                del self._slots[key]
+            self._bound()
+
+    def peek(self, session_id: str, tenant: str) -> Session | None:
+        """The session if it is in memory, without holding it: for reading its plain fields."""
+        slot = self._slots.get((tenant, session_id))
+        return slot.session if slot is not None else None
+
+    def busy(self, session_id: str, tenant: str) -> bool:
+        """Whether a request holds or waits for the session."""
+        slot = self._slots.get((tenant, session_id))
+        return slot is not None and slot.users > 0
+
+    async def info(self, session_id: str, tenant: str) -> SessionInfo:
+        """The committed record; UnknownSessionError if there is none."""
+        return await settled(self.store.record(session_id, tenant))
+
+    async def list(self, tenant: str, limit: int, after: str | None) -> SessionPage:
+        return await settled(self.store.list(tenant, limit, after))
+
+    async def delete(self, session_id: str, tenant: str) -> None:
+        """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
+        await self.info(session_id, tenant)
+        with self._queued((tenant, session_id)) as slot:
+            slot.deleting = True
+            if slot.interrupt is not None:
+                slot.interrupt()
+            try:
+                async with slot.lock:
+                    await self._forget(slot)
+                    await settled(self.store.delete(session_id, tenant))
+            finally:
+                slot.deleting = False
+
+    async def match(self, tenant: str, hashes: Sequence[str]) -> tuple[str, str] | None:
+        """(session id, hash) of the free implicit session that holds the longest prefix, hashes longest first."""
+        found = await settled(self.store.find_prefix(tenant, self.model, hashes)) if hashes else None
+        if found is None or self.busy(found.session_id, tenant):
+            return None
+        return found.session_id, found.hash
+
+    async def close(self) -> None:
+        """Give up all leases; every session is stored already."""
+        for task in list(self._background):
+            await asyncio.gather(task, return_exceptions=True)
+        for slot in self._slots.values():
+            await self._forget(slot)
+        self._slots.clear()
+
+    async def keep_leases(self) -> None:
+        """Renew the leases of all sessions in memory, until cancelled; drop those that somebody else took over."""
+        while True:
+            await asyncio.sleep(self.store.lease_seconds / 3)
+            held = {s.session.id: (s, s.session.fence) for s in self._slots.values() if s.session is not None}
+            try:
+                lost = await settled(self.store.renew({name: fence for name, (_, fence) in held.items()}))
+            except StoreError:
+                logger.warning("leases could not be renewed", exc_info=True)
+                continue
+            for slot in (held[name][0] for name in lost):
+                if not slot.users:
+                    await self._drop(slot)
+
+    async def _load(self, session_id: str, tenant: str) -> Session:
+        stored = await settled(self.store.open(session_id, tenant, self._owner))
+        try:
+            return await asyncio.to_thread(self.factory.load, stored, self.store)
+        except Exception:
+            await settled(self.store.release(session_id, stored.fence))
+            raise
+
+    async def _forget(self, slot: Slot) -> None:
+        session, slot.session = slot.session, None
+        if session is not None:
+            await settled(self.engine.release(session))
+            await settled(self.store.release(session.id, session.fence))
+
+    def _bound(self) -> None:
+        if self.resident > self._max_resident and not self._trimming:
+            self._trimming = True
+            self._spawn(self._trim())
+
+    async def _trim(self) -> None:
+        """Unload the longest idle sessions; they are stored."""
+        try:
+            for slot in list(self._slots.values()):
+                if self.resident <= self._max_resident:
+                    return
+                if slot.users == 0 and slot.session is not None:
+                    await self._drop(slot)
+        finally:
+            self._trimming = False
+
+    async def _drop(self, slot: Slot) -> None:
+        """Unload a session that nobody uses."""
+        assert slot.session is not None
+        with self._queued((slot.session.tenant, slot.session.id)):
+            async with slot.lock:
+                await self._forget(slot)
+
+    async def _prune(self, tenant: str) -> None:
+        """Delete the oldest implicit sessions beyond the limit: they are a cache of what their clients hold."""
+        kept, after = 0, None
+        while True:
+            page = await self.list(tenant, 100, after)
+            for info in page.sessions:
+                kept += info.implicit
+                if info.implicit and kept > self._max_implicit and not self.busy(info.session_id, tenant):
+                    await self.delete(info.session_id, tenant)
+            after = page.next
+            if after is None:
+                return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("keeping sessions within bounds failed", exc_info=task.exception())

@@ -1,0 +1,83 @@
+"""All settings of the server, each by flag (``--name``) or environment (``MEGACONTEXT_NAME``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "megacontext-tiny"
+
+
+class Settings(BaseSettings):
+    """Sizes are in tokens unless a name says bytes; times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="MEGACONTEXT_", extra="forbid", frozen=True, protected_namespaces=())
+
+    model: Path = Field(BUNDLED_MODEL, description="bundle or Hugging Face folder to serve")
+    model_name: str | None = Field(None, description="name in /v1/models; the folder's name by default")
+    device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of weights and KV; auto: float32 on the CPU, bfloat16 on a GPU"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores by default")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_key: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list, description="bearer key, repeatable (comma-separated in the environment); none: open"
+    )
+
+    store: str = Field("sqlite:///data/megacontext.sqlite", description="where sessions live: sqlite:///FILE")
+    hot_tokens: int = Field(
+        262_144, ge=0, description="token ids a session keeps in memory; older ones stay in the store"
+    )
+    max_resident_sessions: int = Field(64, ge=1, description="sessions in memory; the longest idle ones leave first")
+    max_implicit_sessions: int = Field(
+        1_000, ge=1, description="stored sessions of requests without a session id, per key"
+    )
+
+    block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
+    budget: int = Field(1024, ge=64, description="W: cost of a working context at most")
+    recent_tokens: int = Field(128, ge=1, description="newest tokens that are always raw")
+    lens: str = Field(
+        "auto", description="what scores the history: lexical, recency, random, cross, transformer, hybrid"
+    )
+    allocator: str = Field("greedy", description="greedy, stochastic_greedy or bandit")
+    expand_threshold: float = Field(0.1, ge=0, le=1, description="gain from which an entry is worth expanding")
+    collapse_threshold: float = Field(0.1, ge=0, le=1, description="how much a swap must gain over the harm it does")
+    edits_per_iteration: int = Field(4, ge=1, description="places that one iteration of a refocus opens at most")
+    iterations: int = Field(2, ge=1, description="iterations of a refocus")
+    cooldown: int = Field(2, ge=0, le=127, description="refocuses in which an entry is not put back")
+    look_ahead: int = Field(8, ge=0, description="places that the lens proposes from all history")
+    refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
+    positions: str = Field("auto", description="position policy; the bundle's own by default")
+    repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
+    seed: int = Field(0, description="of stochastic allocators and lenses")
+
+    max_sessions: int = Field(16, ge=1, description="turns decoded together; each owns W + K slots of KV")
+    max_queue: int = Field(64, ge=0, description="turns that may wait; one more gets 429")
+    prefill_tokens: int = Field(256, ge=1, description="prefill and repair beside each decode step")
+    max_tokens: int = Field(1024, ge=1, description="length of a reply when a request names none")
+    restore_deadline: float = Field(0.5, gt=0, description="how long a refocus waits for evicted spans")
+
+    max_body_bytes: int = Field(64 << 20, ge=1024, description="JSON bodies; one byte more gets 413")
+    max_ingest_bytes: int = Field(4 << 30, ge=1024, description="streamed ingest bodies; one byte more gets 413")
+    keep_alive_seconds: float = Field(10.0, gt=0, description="silence after which a stream gets a comment")
+    drain_seconds: float = Field(30.0, ge=0, description="how long running turns may go on after SIGTERM")
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_empty(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if any(not key.get_secret_value() for key in value):
+            raise ValueError("an api key must not be empty")
+        return value

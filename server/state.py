@@ -1,0 +1,51 @@
+"""What the routes need, built once: one object instead of globals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from mc_core.engine.engine import Engine
+from mc_core.models.bundle import Bundle
+from mc_core.store import SessionStore
+from server.auth import Keys
+from server.chat_template import ChatTemplate
+from server.errors import draining
+from server.sessions import SessionHost
+from server.settings import Settings
+from server.telemetry.metrics import Metrics
+from server.turns import TurnService
+
+
+@dataclass
+class ServerState:
+    settings: Settings
+    model_name: str
+    created: int
+    bundle: Bundle
+    engine: Engine
+    store: SessionStore
+    host: SessionHost
+    turns: TurnService
+    template: ChatTemplate | None
+    keys: Keys
+    metrics: Metrics
+
+
+def state_of(request: Request) -> ServerState:
+    """FastAPI dependency: the server's state."""
+    state: ServerState = request.app.state.server
+    return state
+
+
+def tenant_of(request: Request) -> str:
+    """FastAPI dependency: the caller's tenant, as its key told."""
+    tenant: str = request.state.tenant
+    return tenant
+
+
+def accepting(request: Request) -> None:
+    """FastAPI dependency of routes that begin new work: 503 while the server drains."""
+    if state_of(request).engine.draining:
+        raise draining()

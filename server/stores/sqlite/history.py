@@ -1,0 +1,97 @@
+"""Reading and staging a session's rows in the SQLite store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.errors import ConfigError, StoreError
+from mc_core.store import GistBatch, Indices, SpanBatch
+from server.stores.codec import RowFormat, Rows
+from server.stores.sqlite.rows import RowReader, load_lineage
+from server.stores.sqlite.sessions import find, held, note_staged
+
+Payload = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Rows first, first + 1, ... of ``level``, to be staged under a lease; ``payload``: field name -> [n, ...]."""
+
+    session_id: str
+    fence: int
+    level: int
+    first: int
+    payload: Payload
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(values.nbytes for values in self.payload.values())
+
+
+def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float) -> None:
+    """Writes the rows; see SessionStore on which rows may be written."""
+    row = held(connection, staging.session_id, staging.fence)
+    level, first = staging.level, staging.first
+    form, committed = RowFormat.of(row.info, level), row.info.rows(level)
+    if not 0 <= first <= row.rows(level):
+        raise StoreError(f"rows of level {level} must be written without gaps: next is {row.rows(level)}, got {first}")
+    if set(staging.payload) != set(form.payload):
+        raise ConfigError(f"level {level} of this session keeps {form.payload}, got {tuple(staging.payload)}")
+    rows = form.encode(first, staging.payload)
+    reader = RowReader(connection, row.info, load_lineage(connection, row.id), level)
+    _check_committed(reader, first, rows[: max(0, committed - first)], level)
+    keys = reader.keys(first + np.arange(len(rows), dtype=np.int64)).tolist()
+    connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", zip(keys, rows, strict=True))
+    note_staged(connection, row, level, max(committed, first + len(rows)), lease_seconds)
+
+
+def _check_committed(reader: RowReader, first: int, rows: list[bytes], level: int) -> None:
+    """Sound committed rows must equal ``rows``; a missing or corrupt one may be written again."""
+    indices, stored = reader.some(first + np.arange(len(rows), dtype=np.int64))
+    _, sound = reader.decode(indices, stored)
+    for index, data, good in zip(indices.tolist(), stored, sound.tolist(), strict=True):
+        if good and data != rows[index - first]:
+            raise StoreError(f"row {index} of level {level} is committed with other content: commit the rewind first")
+
+
+def read_spans(connection: sqlite3.Connection, session_id: str, wanted: Indices | range) -> SpanBatch:
+    """Spans of some blocks (ascending, distinct) or, in bulk, of a range of blocks."""
+    table, found, missing, corrupt = _read(connection, session_id, 0, wanted)
+    return SpanBatch(found, table["ids"].astype(np.int32), missing, corrupt)
+
+
+def read_gists(connection: sqlite3.Connection, session_id: str, level: int, wanted: range) -> GistBatch:
+    """Gists of a range of nodes."""
+    if level < 1:
+        raise ConfigError(f"level of a gist must be at least 1, got {level}")
+    table, found, missing, corrupt = _read(connection, session_id, level, wanted)
+    native = table.dtype["gist"].base.newbyteorder("=")
+    keys = table["keys"].astype(native) if "keys" in (table.dtype.names or ()) else None
+    return GistBatch(found, table["gist"].astype(native), keys, missing, corrupt)
+
+
+def _read(
+    connection: sqlite3.Connection, session_id: str, level: int, wanted: Indices | range
+) -> tuple[Rows, Indices, Indices, Indices]:
+    """(sound rows, their indices, missing indices, corrupt indices) among the rows that may be seen."""
+    row = find(connection, session_id)
+    reader = RowReader(connection, row.info, load_lineage(connection, row.id), level)
+    limit = row.rows(level)
+    if isinstance(wanted, range):
+        stop = max(wanted.start, min(wanted.stop, limit))
+        indices, data = reader.span(wanted.start, stop)
+        wanted = np.arange(wanted.start, wanted.stop, dtype=np.int64)
+    else:
+        indices, data = reader.some(wanted[(wanted >= 0) & (wanted < limit)])
+    table, sound = reader.decode(indices, data)
+    missing = np.setdiff1d(wanted, indices, assume_unique=True)
+    if sound.all():  # no copy of a long history in the common case
+        return table, indices, missing, indices[:0]
+    return table[sound], indices[sound], missing, indices[~sound]

@@ -1,0 +1,23 @@
+"""Listings of the SQLite store."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from mc_core.errors import ConfigError
+from mc_core.store import MAX_LIST, SessionPage, decode_cursor, encode_cursor
+from server.stores.sqlite.sessions import INFO_FIELDS, info_of
+
+
+def page(connection: sqlite3.Connection, tenant: str, limit: int, after: str | None) -> SessionPage:
+    """See SessionStore.list."""
+    if not 1 <= limit <= MAX_LIST:
+        raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
+    query = f"SELECT {', '.join(INFO_FIELDS)} FROM sessions WHERE tenant = ?"
+    values: list[object] = [tenant]
+    if after is not None:
+        query += " AND (created, session_id) < (?, ?)"
+        values.extend(decode_cursor(after))
+    query += " ORDER BY created DESC, session_id DESC LIMIT ?"
+    found = [info_of(row) for row in connection.execute(query, (*values, limit + 1))]
+    return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)

@@ -1,0 +1,130 @@
+"""The file of the SQLite store: lock, schema, version, connections."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from mc_core.errors import StoreError
+
+APPLICATION_ID = 0x4D435458  # "MCTX"
+SCHEMA_VERSION = 1
+
+# One table holds the rows of all sessions and levels. The key packs (storage, level, index), so that a range of rows is
+# a range of the primary key and a row costs no second index.
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, model TEXT NOT NULL,
+    tokenizer TEXT NOT NULL, block_size INTEGER NOT NULL, gist_dim INTEGER NOT NULL, gist_dtype TEXT NOT NULL,
+    gist_keys INTEGER NOT NULL, key_dim INTEGER NOT NULL, tokens INTEGER NOT NULL, metadata TEXT NOT NULL,
+    implicit INTEGER NOT NULL, sequence INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
+    fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, staged TEXT);
+CREATE INDEX sessions_newest ON sessions (tenant, created, session_id);
+CREATE TABLE states (session INTEGER PRIMARY KEY, tail BLOB NOT NULL, state TEXT NOT NULL);
+CREATE TABLE prefixes (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
+    hash TEXT NOT NULL, position INTEGER NOT NULL, implicit INTEGER NOT NULL);
+CREATE UNIQUE INDEX prefixes_own ON prefixes (session, hash, position);
+CREATE INDEX prefixes_find ON prefixes (tenant, model, hash) WHERE implicit;
+CREATE TABLE lineage (
+    session INTEGER NOT NULL, ordinal INTEGER NOT NULL, storage INTEGER NOT NULL, end_block INTEGER,
+    PRIMARY KEY (session, ordinal)) WITHOUT ROWID;
+CREATE INDEX lineage_storage ON lineage (storage);
+CREATE TABLE rows (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
+INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
+"""
+
+
+class FileLock:
+    """An exclusive lock on the store file, held by a lock file beside it; the kernel drops it when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = open(f"{path}.lock", "ab")  # noqa: SIM115 - held for the store's life
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise StoreError(f"{path} is in use by another server; one file serves one server at a time") from error
+
+    def release(self) -> None:
+        """Gives the lock back; the lock file stays, since removing it would let two holders in."""
+        self._file.close()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode (transactions are explicit) that may change threads."""
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=256
+    )
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -16384")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Creates the schema in a new file, refuses a file that is not ours or newer, and ends all leases.
+
+    The file lock says that no other server is alive, so every lease and staged row on record is a dead server's.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != APPLICATION_ID:
+        raise StoreError(f"{path} is a database, but no MegaContext store")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has store schema {version}; this server knows up to {SCHEMA_VERSION}: upgrade the server"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute("PRAGMA synchronous = FULL")
+    if not tables:
+        setup = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {setup} COMMIT;")
+    connection.execute("UPDATE sessions SET owner = '', lease_until = 0, staged = NULL")
+
+
+def open_file(path: Path, connections: int) -> tuple[FileLock, list[sqlite3.Connection]]:
+    """Locks, checks and opens the file. Raises StoreError, and leaves nothing open then."""
+    opened: list[sqlite3.Connection] = []
+    lock: FileLock | None = None
+    try:
+        lock = FileLock(path)
+        opened.append(connect(path))
+        prepare(opened[0], path)
+        opened.extend(connect(path) for _ in range(connections - 1))
+    except (sqlite3.Error, OSError, StoreError) as error:
+        for connection in opened:
+            connection.close()
+        if lock:
+            lock.release()
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"can't open the store file {path}: {error}") from error
+    return lock, opened
+
+
+class FileIdentity:
+    """Notices that the file was removed or replaced: SQLite would go on writing into a file that nobody can open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._stat()
+
+    def check(self) -> None:
+        """Raises StoreError if the path no longer names the file that was opened."""
+        try:
+            same = self._stat() == self._identity
+        except OSError as error:
+            raise StoreError(f"the store file {self._path} is gone: {error.strerror}") from error
+        if not same:
+            raise StoreError(f"the store file {self._path} was replaced by another file")
+
+    def _stat(self) -> tuple[int, int]:
+        status = os.stat(self._path)
+        return status.st_dev, status.st_ino

@@ -1,0 +1,251 @@
+"""Session records of the SQLite store: create, open, commit, fork, delete; each inside the writer's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from mc_core.errors import ConfigError, StoreError
+from mc_core.store import (
+    MAX_LEVEL,
+    FencedError,
+    LeaseHeldError,
+    SessionInfo,
+    SessionRecord,
+    StoredSession,
+    UnknownSessionError,
+)
+from server.stores.sqlite import prefixes
+from server.stores.sqlite.rows import (
+    Lineage,
+    Segment,
+    cut,
+    drop_rows,
+    load_lineage,
+    new_storage,
+    next_number,
+    rewind_lineage,
+    save_lineage,
+    shared_blocks,
+)
+
+INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
+FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", "gist_dim", "gist_dtype", "gist_keys", "key_dim")
+_SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged FROM sessions "
+
+
+@dataclass(frozen=True)
+class Row:
+    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit."""
+
+    info: SessionInfo
+    id: int
+    fence: int
+    owner: str
+    lease_until: float
+    staged: Mapping[int, int]
+
+    def rows(self, level: int) -> int:
+        """Rows at ``level`` that are committed or staged."""
+        return self.staged.get(level, self.info.rows(level))
+
+
+def info_of(values: tuple[Any, ...]) -> SessionInfo:
+    """SessionInfo from the columns INFO_FIELDS."""
+    columns = dict(zip(INFO_FIELDS, values, strict=True))
+    metadata, implicit = json.loads(columns.pop("metadata")), bool(columns.pop("implicit"))
+    return SessionInfo(**columns, metadata=metadata, implicit=implicit)
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    number, fence, owner, until, staged = values[len(INFO_FIELDS) :]
+    levels = {int(level): count for level, count in json.loads(staged).items()} if staged else {}
+    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels)
+
+
+def find(connection: sqlite3.Connection, session_id: str, tenant: str | None = None) -> Row:
+    """The session's row; UnknownSessionError if there is none, or if it is another tenant's (None: any tenant)."""
+    values = connection.execute(_SELECT + "WHERE session_id = ?", (session_id,)).fetchone()
+    row = _row(values) if values else None
+    if row is None or (tenant is not None and row.info.tenant != tenant):
+        raise UnknownSessionError(session_id)
+    return row
+
+
+def held(connection: sqlite3.Connection, session_id: str, fence: int) -> Row:
+    """The session's row if ``fence`` is its lease; FencedError otherwise, and for a deleted session."""
+    try:
+        row = find(connection, session_id)
+    except UnknownSessionError as error:
+        raise FencedError(f"session {session_id!r} was deleted") from error
+    if row.fence != fence or not fence:
+        raise FencedError(f"session {session_id!r} was opened by another owner (lease {row.fence}, not {fence})")
+    return row
+
+
+def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> SessionRecord:
+    """The whole committed record."""
+    tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
+    info = {name: getattr(row.info, name) for name in INFO_FIELDS}
+    pairs = prefixes.load(connection, row.id)
+    return SessionRecord(
+        **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
+    )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A record made ready for the file outside the transaction: its JSON is text already."""
+
+    record: SessionRecord
+    metadata: str
+    state: str
+
+    @classmethod
+    def of(cls, record: SessionRecord) -> Draft:
+        """Raises ConfigError if state or metadata are not JSON-able."""
+        texts = []
+        for name in ("metadata", "state"):
+            try:
+                texts.append(json.dumps(getattr(record, name), allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{name} must be JSON-able: {error}") from error
+        return cls(record, *texts)
+
+
+def create(connection: sqlite3.Connection, draft: Draft, lineage: Lineage = ()) -> SessionRecord:
+    """Stores a new session over ``lineage`` (closed segments) and a storage of its own."""
+    now = time.time()
+    record = replace(draft.record, created=draft.record.created or now, updated=now, sequence=0, fence=0)
+    columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": draft.metadata}
+    names, marks = ", ".join(INFO_FIELDS), ", ".join("?" * len(INFO_FIELDS))
+    insert = f"INSERT INTO sessions ({names}, fence, owner, lease_until) VALUES ({marks}, 0, '', 0)"
+    try:
+        session = connection.execute(insert, tuple(columns.values())).lastrowid
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"session id {record.session_id!r} is taken") from error
+    assert session is not None
+    _save_state(connection, session, draft)
+    prefixes.save(connection, session, record)
+    save_lineage(connection, session, [*lineage, Segment(new_storage(connection), None)])
+    return record
+
+
+def _save_state(connection: sqlite3.Connection, session: int, draft: Draft) -> None:
+    tail = draft.record.tail.astype("<i4").tobytes()
+    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (session, tail, draft.state))
+
+
+def open_session(
+    connection: sqlite3.Connection, session_id: str, tenant: str, owner: str, lease_seconds: float
+) -> StoredSession:
+    """Takes the lease, and drops rows staged under the one before."""
+    row, now = find(connection, session_id, tenant), time.time()
+    if row.owner not in ("", owner) and row.lease_until > now:
+        raise LeaseHeldError(session_id, row.lease_until - now)
+    fence = next_number(connection, "fence")
+    update = "UPDATE sessions SET fence = ?, owner = ?, lease_until = ?, staged = NULL WHERE id = ?"
+    connection.execute(update, (fence, owner, now + lease_seconds, row.id))
+    _tidy(connection, row, load_lineage(connection, row.id)[-1:], row.info.blocks)
+    return StoredSession(load_record(connection, row, fence), fence)
+
+
+def renew(connection: sqlite3.Connection, leases: Mapping[str, int], lease_seconds: float) -> tuple[str, ...]:
+    """Extends the leases; returns those that are lost."""
+    update, lost = "UPDATE sessions SET lease_until = ? WHERE session_id = ? AND fence = ? AND fence > 0", []
+    for session_id, fence in leases.items():
+        if not connection.execute(update, (time.time() + lease_seconds, session_id, fence)).rowcount:
+            lost.append(session_id)
+    return tuple(lost)
+
+
+def release(connection: sqlite3.Connection, session_id: str, fence: int) -> None:
+    """Ends the lease, unless it is over already."""
+    update = "UPDATE sessions SET owner = '', lease_until = 0 WHERE session_id = ? AND fence = ?"
+    connection.execute(update, (session_id, fence))
+
+
+def note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int, lease_seconds: float) -> None:
+    """Records that ``level`` has ``count`` rows now, and renews the lease."""
+    staged = json.dumps({**row.staged, level: count})
+    update = "UPDATE sessions SET staged = ?, lease_until = ? WHERE id = ?"
+    connection.execute(update, (staged, time.time() + lease_seconds, row.id))
+
+
+def commit(connection: sqlite3.Connection, draft: Draft, lease_seconds: float) -> int:
+    """Replaces the record; see SessionStore.commit."""
+    record = draft.record
+    row = held(connection, record.session_id, record.fence)
+    _check_fixed(row.info, record)
+    _check_complete(row, record)
+    now, sequence = time.time(), row.info.sequence + 1
+    update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, sequence = ?, updated = ?, lease_until = ?,
+                staged = NULL WHERE id = ?"""
+    values = (record.tokens, draft.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
+    connection.execute(update, values)
+    _save_state(connection, row.id, draft)
+    prefixes.save(connection, row.id, record)
+    shrank = record.blocks < row.info.blocks
+    if shrank or any(count > record.rows(level) for level, count in row.staged.items()):
+        lineage = load_lineage(connection, row.id)
+        if shrank:
+            save_lineage(connection, row.id, rewind_lineage(connection, row.id, lineage, record.blocks))
+        _tidy(connection, row, lineage, record.blocks)
+    return sequence
+
+
+def _check_fixed(info: SessionInfo, record: SessionRecord) -> None:
+    for name in FIXED_FIELDS:
+        old, new = getattr(info, name), getattr(record, name)
+        if old != new:
+            raise StoreError(f"{name} of session {info.session_id!r} is fixed: {old!r}, not {new!r}")
+
+
+def _check_complete(row: Row, record: SessionRecord) -> None:
+    for level in range(MAX_LEVEL + 1 if record.gist_dim else 1):
+        there, needed = row.rows(level), record.rows(level)
+        if there < needed:
+            raise StoreError(
+                f"session {record.session_id!r}: {record.tokens} tokens need {needed} rows of level {level}, "
+                f"only {there} were written"
+            )
+
+
+def fork(connection: sqlite3.Connection, session_id: str, tenant: str, draft: Draft) -> SessionRecord:
+    """Stores a new session that shares the rows of ``session_id`` up to its own length."""
+    row = find(connection, session_id, tenant)
+    _check_fixed(row.info, draft.record)
+    if draft.record.tokens > row.info.tokens:
+        raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {draft.record.tokens}")
+    return create(connection, draft, cut(load_lineage(connection, row.id), draft.record.blocks))
+
+
+def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:
+    """Deletes the session, and the rows that no fork shares."""
+    row = find(connection, session_id, tenant)
+    lineage = load_lineage(connection, row.id)
+    for table in ("states", "prefixes", "lineage"):
+        connection.execute(f"DELETE FROM {table} WHERE session = ?", (row.id,))
+    connection.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
+    _tidy(connection, row, lineage, 0)
+
+
+def _tidy(connection: sqlite3.Connection, row: Row, lineage: Lineage, blocks: int) -> None:
+    """Drops the rows of these storages that neither the session, which has ``blocks`` now, nor a fork needs.
+
+    Another session may still write to one of them; then its rows, also those it has only staged, stay.
+    """
+    for part in lineage:
+        needed = max(blocks, shared_blocks(connection, part.storage, row.id))
+        drop_rows(connection, part.storage, needed, row.info.block_size)
+
+
+def probe(connection: sqlite3.Connection) -> int:
+    """Writes something, to see whether writing works."""
+    return next_number(connection, "probe")

@@ -1,0 +1,243 @@
+"""SqliteStore: sessions in one SQLite file (WAL), one writer thread with group commit, a few reader threads."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.errors import ConfigError
+from mc_core.store import (
+    Floats,
+    GistBatch,
+    Ids,
+    Indices,
+    PrefixMatch,
+    SessionPage,
+    SessionRecord,
+    SpanBatch,
+    StoredSession,
+    StoreHealth,
+)
+from server.stores.lanes import Lanes, Operation, settle
+from server.stores.sqlite import history, listing, prefixes, sessions
+from server.stores.sqlite.history import Staging
+from server.stores.sqlite.schema import FileIdentity, open_file
+from server.stores.sqlite.sessions import Draft
+from server.stores.sqlite.writer import Writer
+
+Connection = sqlite3.Connection
+T = TypeVar("T")
+MAX_RANGE = 1 << 26
+
+
+class SqliteStore:
+    """A ``SessionStore`` (see there for what each method promises) in one SQLite file; its folder must exist.
+
+    One process serves a file: a second one is refused with StoreError (a lock file, ``<path>.lock``), so leases of an
+    earlier process end when the file is opened. Commits and everything else that is durable are on disk (fsync of the
+    write-ahead log, ``synchronous = FULL``) before their futures resolve; queued operations of many sessions share one
+    transaction. ``max_pending`` bounds the bytes of writes that wait; ``readers`` threads read beside the writer.
+    """
+
+    def __init__(
+        self, path: str | Path, *, lease_seconds: float = 30.0, readers: int = 2, max_pending: int = 1 << 30
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self._path = Path(path).absolute()
+        self._lock, connections = open_file(self._path, 1 + readers)
+        self._closing = threading.Lock()
+        self._closed = False
+        self._reads: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._lanes = Lanes(self._dispatch, max_pending)
+        self._writer = Writer(connections[0], FileIdentity(self._path), self._lanes.done)
+        self._readers = [
+            threading.Thread(target=self._serve_reads, args=(connection,), name="store-reader", daemon=True)
+            for connection in connections[1:]
+        ]
+        for thread in self._readers:
+            thread.start()
+
+    def create(self, record: SessionRecord) -> Future[SessionRecord]:
+        def prepared() -> Callable[[Connection], SessionRecord]:
+            if record.tokens:
+                raise ConfigError(f"a new session must be empty, got tokens = {record.tokens}")
+            draft = Draft.of(record)
+            return lambda connection: sessions.create(connection, draft)
+
+        return self._write(prepared, record.session_id, durable=True)
+
+    def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
+        def run(connection: Connection) -> StoredSession:
+            return sessions.open_session(connection, session_id, tenant, owner, self.lease_seconds)
+
+        return self._write(lambda: run, session_id, durable=True)
+
+    def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
+        held = dict(leases)
+        return self._write(lambda: lambda connection: sessions.renew(connection, held, self.lease_seconds), None)
+
+    def release(self, session_id: str, fence: int) -> Future[None]:
+        return self._write(lambda: lambda connection: sessions.release(connection, session_id, fence), session_id)
+
+    def write_spans(self, session_id: str, fence: int, first_block: int, ids: Ids) -> Future[None]:
+        return self._stage(lambda: Staging(session_id, fence, 0, first_block, {"ids": _int32(ids)}), session_id)
+
+    def write_gists(
+        self, session_id: str, fence: int, level: int, first_index: int, gists: Floats, keys: Floats | None = None
+    ) -> Future[None]:
+        def staging() -> Staging:
+            if level < 1:
+                raise ConfigError(f"level of a gist must be at least 1, got {level}")
+            payload = {"gist": np.array(gists)} | ({} if keys is None else {"keys": np.array(keys)})
+            return Staging(session_id, fence, level, first_index, payload)
+
+        return self._stage(staging, session_id)
+
+    def commit(self, record: SessionRecord) -> Future[int]:
+        def prepared() -> Callable[[Connection], int]:
+            draft = Draft.of(record)
+            return lambda connection: sessions.commit(connection, draft, self.lease_seconds)
+
+        return self._write(prepared, record.session_id, durable=True)
+
+    def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
+        wanted = np.unique(np.asarray(blocks, np.int64))
+        return self._read(lambda connection: history.read_spans(connection, session_id, wanted), session_id)
+
+    def read_span_range(self, session_id: str, first: int, count: int) -> Future[SpanBatch]:
+        return self._read(
+            lambda connection: history.read_spans(connection, session_id, _range(first, count)), session_id
+        )
+
+    def read_gist_range(self, session_id: str, level: int, first: int, count: int) -> Future[GistBatch]:
+        return self._read(
+            lambda connection: history.read_gists(connection, session_id, level, _range(first, count)), session_id
+        )
+
+    def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
+        def run(connection: Connection) -> SessionRecord:
+            return sessions.load_record(connection, sessions.find(connection, session_id, tenant))
+
+        return self._read(run, session_id)
+
+    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
+        return self._read(lambda connection: listing.page(connection, tenant, limit, after), None)
+
+    def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
+        def prepared() -> Callable[[Connection], SessionRecord]:
+            draft = Draft.of(record)
+            return lambda connection: sessions.fork(connection, session_id, tenant, draft)
+
+        return self._write(prepared, session_id, durable=True)
+
+    def delete(self, session_id: str, tenant: str) -> Future[None]:
+        return self._write(
+            lambda: lambda connection: sessions.delete(connection, session_id, tenant), session_id, durable=True
+        )
+
+    def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
+        keys = tuple(hashes)
+        return self._read(lambda connection: prefixes.find(connection, tenant, model, keys), None)
+
+    def healthy(self) -> Future[StoreHealth]:
+        answer: Future[StoreHealth] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def tell(probe: Future[int]) -> None:
+            error = probe.exception()
+            answer.set_result(StoreHealth(error is None, str(error or ""), self._lanes.pending_bytes))
+
+        probe = self._write(lambda: lambda connection: sessions.probe(connection), None, durable=True)
+        probe.add_done_callback(tell)
+        return answer
+
+    def close(self) -> None:
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._lanes.drain()
+            for _ in self._readers:
+                self._reads.put(None)
+            for thread in self._readers:
+                thread.join()
+            self._writer.stop()
+            self._lock.release()
+
+    def _stage(self, staging: Callable[[], Staging], session_id: str) -> Future[None]:
+        try:
+            rows = staging()  # copied now: the caller may reuse its buffers
+        except ConfigError as error:
+            return _refused(error)
+
+        def run(connection: Connection) -> None:
+            history.stage(connection, rows, self.lease_seconds)
+
+        return self._lanes.submit(Operation(run, session_id, writes=True, size=rows.size))
+
+    def _write(
+        self, prepared: Callable[[], Callable[[Connection], T]], lane: str | None, durable: bool = False
+    ) -> Future[T]:
+        """Queues a write. ``prepared`` runs now, in the caller's thread; what it raises ends in the future as well."""
+        try:
+            run = prepared()
+        except ConfigError as error:
+            return _refused(error)
+        return self._lanes.submit(Operation(run, lane, writes=True, durable=durable))
+
+    def _read(self, run: Callable[[Connection], T], lane: str | None) -> Future[T]:
+        return self._lanes.submit(Operation(run, lane))
+
+    def _dispatch(self, operation: Operation) -> None:
+        if operation.writes:
+            self._writer.put(operation)
+        else:
+            self._reads.put(operation)
+
+    def _serve_reads(self, connection: Connection) -> None:
+        while operation := self._reads.get():
+            result, error = _attempt(operation, connection)
+            self._lanes.done(operation)
+            settle(operation, result, error)
+        connection.close()
+
+
+def _attempt(operation: Operation, connection: Connection) -> tuple[object, Exception | None]:
+    """Runs a read within one snapshot of the file."""
+    try:
+        connection.execute("BEGIN")
+        try:
+            return operation.run(connection), None
+        finally:
+            connection.execute("ROLLBACK")
+    except Exception as error:
+        return None, error
+
+
+def _refused(error: ConfigError) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _range(first: int, count: int) -> range:
+    if first < 0 or not 0 <= count <= MAX_RANGE:
+        raise ConfigError(f"a range must start at 0 or later and hold 0 to {MAX_RANGE} rows, got {first}, {count}")
+    return range(first, first + count)
+
+
+def _int32(ids: NDArray[Any]) -> NDArray[np.int32]:
+    """A private int32 copy of token ids. Raises ConfigError if a number doesn't fit."""
+    ids = np.asarray(ids)
+    copy = ids.astype(np.int32)
+    if ids.dtype.kind not in "iu" or (ids.dtype != np.int32 and not np.array_equal(copy, ids)):
+        raise ConfigError(f"ids must be int32 token ids, got {ids.dtype}")
+    return copy

@@ -1,0 +1,103 @@
+"""What a fresh machine runs: make targets, pins, container files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("target", ["serve", "chat", "test", "test-slow", "lint", "format", "bench"])
+def test_make_targets_set_up_the_environment(target: str, tmp_path: Path) -> None:
+    """Law: on a fresh checkout every target first makes the environment, from the pins."""
+    plan = subprocess.run(
+        ["make", "-n", "-f", ROOT / "Makefile", target],
+        cwd=_fresh(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    install = plan.index("install --disable-pip-version-check -c constraints.txt -e '.[dev]'")
+    assert plan.index("-m venv .venv") < install
+    assert len(plan[install:].strip().splitlines()) > 1
+
+
+def test_benchmarks_of_make_exist() -> None:
+    """Law: make bench names modules that are there."""
+    named = re.search(r"^BENCHES \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert all((ROOT / "bench" / f"{name}.py").is_file() for name in named[1].split())
+
+
+def test_ci_fails_when_a_step_fails(tmp_path: Path) -> None:
+    """Law: .ci/run runs lint and test, in that order, and stops with a failure at the first one."""
+    folder = _fresh(tmp_path)
+    (folder / ".ci").mkdir()
+    script = folder / ".ci" / "run"
+    script.write_bytes((ROOT / ".ci" / "run").read_bytes())
+    script.chmod((ROOT / ".ci" / "run").stat().st_mode)
+    for failing, ran in (("none", "lint test"), ("lint", "lint"), ("test", "lint test")):
+        (folder / "Makefile").write_text(
+            f"lint test:\n\t@echo $@ >> ran\n\t@test $@ != {failing}\n.PHONY: lint test\n", encoding="utf-8"
+        )
+        (folder / "ran").unlink(missing_ok=True)
+        done = subprocess.run([script], cwd=tmp_path, capture_output=True, check=False)
+        assert (done.returncode == 0) == (failing == "none")
+        assert (folder / "ran").read_text().split() == ran.split()
+
+
+def test_pins_satisfy_the_project() -> None:
+    """Law: every direct dependency is pinned, to a version in its range; no pin names where it comes from."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pinned = {canonicalize_name(name): Version(version) for name, version in pins.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_compose_serves() -> None:
+    """Law: the compose file's command exists, its settings are settings, its data outlives the container."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    service = compose["services"]["megacontext-cpu"]
+    assert service["command"] == ["megacontext", "serve"]
+    assert CliRunner().invoke(app, [*service["command"][1:], "--help"]).exit_code == 0
+    known = {f"MEGACONTEXT_{name}".upper() for name in Settings.model_fields}
+    assert set(service["environment"]) <= known
+    volume, _, mount = service["volumes"][0].partition(":")
+    assert (volume in compose["volumes"], mount) == (True, "/data")
+    assert int(service["stop_grace_period"].removesuffix("s")) > service["environment"]["MEGACONTEXT_DRAIN_SECONDS"]
+
+
+def test_image_has_what_it_copies() -> None:
+    """Law: each path that the image copies from the project passes .dockerignore, and its settings are settings."""
+    text = (ROOT / "Dockerfile").read_text()
+    ignore = (ROOT / ".dockerignore").read_text().split()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert f"!{source}" in ignore
+    known = {f"MEGACONTEXT_{name}".upper() for name in Settings.model_fields}
+    assert set(re.findall(r"MEGACONTEXT_\w+(?==)", text)) <= known
+    assert "USER megacontext" in text
+
+
+def _fresh(folder: Path) -> Path:
+    """A checkout's set-up files without an environment."""
+    fresh = folder / "checkout"
+    fresh.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        (fresh / name).write_bytes((ROOT / name).read_bytes())
+    return fresh

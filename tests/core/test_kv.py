@@ -1,0 +1,220 @@
+"""KV slabs and repair, against a fresh dense forward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mc_core.context.working_context import Edit, Plan, WorkingContext
+from mc_core.errors import PlanError
+from mc_core.kv.layout import Layout, layout_of
+from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
+from mc_core.kv.slab import SlabPool
+from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder import Decoder
+from mc_core.positions.policies import make_policy
+from mc_core.positions.rotary import Rotary
+from kv_oracle import fresh_forward
+
+K, W = 16, 256
+CONFIG = DecoderConfig(
+    family="qwen3",
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    qk_norm="weighted",
+    block_mask=True,
+)
+POLICIES = ("compact", "simple", "gaussian", "gaussian_alibi")
+
+
+def make_model(mode: str, policy: str = "compact", rows: int = 1) -> KVModel:
+    torch.manual_seed(0)
+    decoder = Decoder(CONFIG).eval().requires_grad_(False)
+    chosen = make_policy(policy, CONFIG, K, 0.5)
+    pool = SlabPool(CONFIG, rows, W + K, keep_unrotated=not chosen.absolute)
+    return KVModel(decoder, Rotary(CONFIG), chosen, pool, mode, chunk_tokens=40)
+
+
+def embed(layout: Layout) -> torch.Tensor:
+    """An embedding for each unit that depends on its identity alone."""
+    table = torch.randn(997, CONFIG.hidden_size, generator=torch.Generator().manual_seed(1))
+    return table[torch.from_numpy(layout.identity % 997)]
+
+
+def repair(kv: SessionKV, layout: Layout, **options: bool) -> tuple[torch.Tensor | None, int]:
+    """Run a whole repair -> (hidden state of the last unit if computed, units recomputed)."""
+    plan = kv.begin(layout, **{"need_last": True, **options})
+    vectors, hidden = embed(layout), None
+    for chunk in plan.chunks:
+        out = kv.run(chunk, vectors[torch.from_numpy(chunk.ranks)])
+        if chunk.ranks[-1] == len(layout) - 1:
+            hidden = out[-1]
+    return hidden, plan.recomputed
+
+
+def edit_at_random(wc: WorkingContext, rng: np.random.Generator) -> None:
+    """Grow, shrink or edit a working context; what breaks an invariant is refused and leaves it as it was."""
+    action = rng.integers(4)
+    if action == 0:
+        wc.extend(wc.num_tokens + int(rng.integers(1, 3 * K)), reserve=K)
+    elif action == 1 and wc.num_tokens > 1:
+        wc.rewind(int(rng.integers(max(1, wc.num_tokens - 2 * K), wc.num_tokens)))
+    else:
+        for _ in range(4):
+            row = int(rng.integers(len(wc.levels)))
+            level, index = int(wc.levels[row]), int(wc.indices[row])
+            edit = Edit("expand", level, index) if rng.random() < 0.5 else Edit("collapse", level + 1, index // K)
+            if edit.kind == "collapse" and level == 0:
+                edit = Edit("collapse", 1, index)
+            try:
+                wc.commit(Plan((edit,), wc.num_tokens))
+            except PlanError:
+                continue
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", ["exact", "block"])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), hidden_gists=st.booleans(), segment_blocks=st.sampled_from([1, 4]))
+def test_repair_equals_a_fresh_forward(
+    mode: str, policy: str, seed: int, hidden_gists: bool, segment_blocks: int
+) -> None:
+    """After any sequence of edits, ``exact`` and ``block`` repair hold what a fresh forward over the WC computes."""
+    rng = np.random.default_rng(seed)
+    model = make_model(mode, policy)
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(int(rng.integers(1, 40 * K)), reserve=K)
+    segments = segment_blocks if mode == "block" else None
+    for _ in range(6):
+        layout = layout_of(wc, hidden_gists=hidden_gists, segment_blocks=segments)
+        hidden, _ = repair(kv, layout)
+        expected = fresh_forward(model, layout, embed(layout))
+        torch.testing.assert_close(hidden, expected[-1], atol=1e-4, rtol=1e-4)
+        before = wc.num_tokens
+        edit_at_random(wc, rng)
+        if wc.num_tokens < before:
+            kv.rewind(wc.num_tokens)
+
+
+@pytest.mark.parametrize("mode", ["exact", "block", "incremental"])
+def test_decode_equals_a_fresh_forward(mode: str) -> None:
+    """Tokens decoded one by one in a batch of sessions, each with its own history, equal a fresh forward of each."""
+    model = make_model(mode, rows=3)
+    sessions, layouts = [], []
+    for tokens in (5, 90, 700):
+        wc = WorkingContext(K, W, recent_tokens=2 * K)
+        wc.extend(tokens, reserve=K)
+        kv = SessionKV(model, model.pool.acquire())
+        segments = 1 if mode == "block" else None
+        layouts.append(layout_of(wc, hidden_gists=True, segment_blocks=segments))
+        repair(kv, layouts[-1])
+        sessions.append((kv, wc))
+    ids = torch.tensor([[3, 1, 4], [1, 5, 9], [2, 6, 5]])
+    order = [2, 0, 1]
+    for step in range(3):
+        indices = [sessions[i][1].num_tokens + step for i in order]
+        hidden = decode_step(model, [sessions[i][0] for i in order], indices, ids[step][torch.tensor(order)])
+        for place, i in enumerate(order):
+            kv, wc = sessions[i]
+            grown = WorkingContext(K, W, recent_tokens=2 * K)
+            grown.extend(wc.num_tokens, reserve=K)
+            vectors = torch.cat([embed(layouts[i]), model.decoder.embed(ids[: step + 1, i])])
+            expected = fresh_forward(model, _with_tokens(layouts[i], wc.num_tokens, step + 1), vectors)
+            torch.testing.assert_close(hidden[place], expected[-1], atol=1e-4, rtol=1e-4)
+
+
+def _with_tokens(layout: Layout, start: int, count: int) -> Layout:
+    """A layout with ``count`` decoded tokens at its end."""
+    tokens = np.arange(start, start + count)
+    return Layout(
+        identity=np.concatenate([layout.identity, tokens]),
+        levels=np.concatenate([layout.levels, np.zeros(count, np.int8)]),
+        starts=np.concatenate([layout.starts, tokens]),
+        ends=np.concatenate([layout.ends, tokens + 1]),
+        entry=np.concatenate([layout.entry, np.full(count, layout.entry[-1] + 1)]),
+        segment_start=np.concatenate([layout.segment_start, np.full(count, -1)]),
+        segment_end=np.concatenate([layout.segment_end, np.full(count, -1)]),
+        local=np.concatenate([layout.local, np.zeros(count, np.int64)]),
+    )
+
+
+def test_block_repair_recomputes_the_edited_block_and_the_tail_alone() -> None:
+    """Under the block mask an edit costs the edited block and the tail, whatever else stands in the context."""
+    model = make_model("block")
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(9 * K, reserve=K)
+    repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1))
+    wc.commit(Plan((Edit("collapse", 1, 2),), wc.num_tokens))
+    _, collapsed = repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1))
+    wc.commit(Plan((Edit("expand", 1, 2),), wc.num_tokens))
+    _, expanded = repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1))
+    tail = wc.num_tokens - wc.tail_start
+    assert (collapsed, expanded) == (tail, tail + K)
+
+
+def test_an_unchanged_context_costs_nothing() -> None:
+    """A refocus that edits nothing recomputes nothing, in every mode."""
+    for mode in ("exact", "block", "incremental"):
+        model = make_model(mode)
+        kv = SessionKV(model, model.pool.acquire())
+        wc = WorkingContext(K, W, recent_tokens=2 * K)
+        wc.extend(30 * K, reserve=K)
+        layout = layout_of(wc, hidden_gists=True, segment_blocks=1 if mode == "block" else None)
+        repair(kv, layout)
+        _, recomputed = repair(kv, layout, need_last=False)
+        assert recomputed == 0
+
+
+def test_incremental_repair_is_exact_again_after_a_refresh() -> None:
+    """``incremental`` keeps values of an older view after an edit (so it differs), and a refresh makes it exact."""
+    model = make_model("incremental")
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(12 * K, reserve=K)
+    repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=None), refresh=True)
+    wc.commit(Plan((Edit("collapse", 1, 3),), wc.num_tokens))
+    layout = layout_of(wc, hidden_gists=True, segment_blocks=None)
+    expected = fresh_forward(model, layout, embed(layout))[-1]
+    approximate, few = repair(kv, layout)
+    exact, many = repair(kv, layout, refresh=True)
+    assert few == K + 1
+    assert many == len(layout) - 3 * K
+    assert not torch.allclose(approximate, expected, atol=1e-4)
+    torch.testing.assert_close(exact, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_interrupted_repair_is_finished_by_the_next() -> None:
+    """Units that were planned but not computed are not taken for cached."""
+    model = make_model("block")
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(12 * K, reserve=K)
+    layout = layout_of(wc, hidden_gists=True, segment_blocks=1)
+    plan = kv.begin(layout, need_last=True)
+    kv.run(plan.chunks[0], embed(layout)[torch.from_numpy(plan.chunks[0].ranks)])
+    hidden, recomputed = repair(kv, layout)
+    assert recomputed == len(layout) - len(plan.chunks[0].ranks)
+    torch.testing.assert_close(hidden, fresh_forward(model, layout, embed(layout))[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_slabs_are_bounded_and_come_back() -> None:
+    """A pool hands out each row once, and a released row holds nothing that can be attended to."""
+    pool = SlabPool(CONFIG, 2, 8)
+    first, second = pool.acquire(), pool.acquire()
+    assert {first, second} == {0, 1}
+    assert pool.acquire() is None
+    pool.bias[0] = 0.0
+    pool.release(0)
+    assert torch.isinf(pool.bias[0]).all()
+    with pytest.raises(ValueError, match="not in use"):
+        pool.release(0)

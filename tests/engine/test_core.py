@@ -1,0 +1,57 @@
+"""Settings that do not fit the base model are refused when the engine is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from conftest import FOCUS, Lab
+from support import write_model
+
+from mc_core.engine.config import EngineConfig
+from mc_core.engine.core import build_core
+from mc_core.errors import ConfigError, StoreError
+from mc_core.focus.config import FocusConfig
+from mc_core.models.bundle import Bundle, load_bundle
+
+CONFIG = EngineConfig(max_sessions=1)
+
+
+def with_config(bundle: Bundle, **changes: object) -> Bundle:
+    """The bundle with another description of its decoder."""
+    decoder = bundle.decoder.__class__(dataclasses.replace(bundle.decoder.config, **changes))  # type: ignore[arg-type]
+    return dataclasses.replace(bundle, decoder=decoder)
+
+
+def test_block_repair_needs_a_base_trained_for_it(tmp_path: Path) -> None:
+    """repair=block on a stock base is a ConfigError, and its own choice is another mode."""
+    stock = load_bundle(write_model(tmp_path / "stock", block_mask=False))
+    with pytest.raises(ConfigError, match="block mask"):
+        build_core(stock, FOCUS, CONFIG, None, repair="block")
+    assert build_core(stock, FOCUS, CONFIG, None).kv_model.mode != "block"
+
+
+def test_the_budget_must_fit_the_window(bundle: Bundle) -> None:
+    """W + K positions beyond what the base was trained on are refused, and the largest budget is named."""
+    with pytest.raises(ConfigError, match="at most 992"):
+        build_core(bundle, FocusConfig(budget=1024), CONFIG, None)
+    narrow = with_config(bundle, sliding_window=200)
+    with pytest.raises(ConfigError, match="window of 200"):
+        build_core(narrow, FOCUS, CONFIG, None)
+    with pytest.raises(ConfigError, match="compact"):
+        build_core(narrow, FOCUS, CONFIG, None, positions="simple")
+
+
+def test_turning_by_level_needs_a_base_trained_so(bundle: Bundle) -> None:
+    """gaussian_lod2d on a stock base is a clear error at load."""
+    with pytest.raises(ConfigError, match="level"):
+        build_core(bundle, FOCUS, CONFIG, None, positions="gaussian_lod2d")
+
+
+def test_a_session_of_another_model_is_refused(lab: Lab) -> None:
+    """Gists belong to the base and GistNet that made them; a session is not opened with others."""
+    lab.session("a", 100)
+    lab.factory.bundle = dataclasses.replace(lab.bundle, gist_fingerprint="other")
+    with pytest.raises(StoreError, match="gists of another"):
+        lab.reopen("a")

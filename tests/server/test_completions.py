@@ -1,0 +1,66 @@
+"""Text completions and the model list."""
+
+import openai
+import pytest
+from support import wait_until
+
+MODEL = "tiny"
+
+
+def test_text_and_token_prompts_agree(client, tokenizer):
+    """A prompt as token ids gives the reply of the same prompt as text."""
+    ask = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    text = client.completions.create(prompt="It was the best of times", **ask)
+    ids = tokenizer.encode("It was the best of times")
+    assert text.object == "text_completion"
+    assert text.usage.prompt_tokens == len(ids)
+    assert client.completions.create(prompt=ids.tolist(), **ask).choices[0].text == text.choices[0].text
+
+
+def test_streamed_and_whole_agree(client):
+    """The deltas put together are the whole text, and the last chunk says why it ended."""
+    ask = {"model": MODEL, "prompt": "It was", "max_tokens": 12, "seed": 2, "logprobs": 2}
+    whole = client.completions.create(**ask)
+    chunks = list(client.completions.create(stream=True, stream_options={"include_usage": True}, **ask))
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert chunks[-1].usage.completion_tokens == 12
+    tokens = [token for c in chunks if c.choices and c.choices[0].logprobs for token in c.choices[0].logprobs.tokens]
+    assert tokens == whole.choices[0].logprobs.tokens
+    assert len(whole.choices[0].logprobs.top_logprobs[0]) == 2
+
+
+def test_a_session_can_be_continued_as_text(client, http, session):
+    """With a session, a completion goes on at the end of its history and stays in it."""
+    http.post(f"/v1/sessions/{session}/ingest", json={"text": "It was the best of times, "})
+    before = http.get(f"/v1/sessions/{session}").json()["tokens"]
+    reply = client.completions.create(
+        model=MODEL, prompt="it was", max_tokens=6, extra_body={"session_id": session, "ignore_eos": True}
+    )
+    after = http.get(f"/v1/sessions/{session}").json()["tokens"]
+    assert reply.usage.prompt_tokens_details.cached_tokens == before
+    assert after == reply.model_extra["x_megacontext"]["tokens"] > before
+
+
+def test_a_completion_alone_leaves_nothing_behind(client, http):
+    """Without a session, a completion's history is deleted behind it."""
+    reply = client.completions.create(model=MODEL, prompt="It was", max_tokens=2)
+    session = reply.model_extra["x_megacontext"]["session_id"]
+    wait_until(lambda: http.get(f"/v1/sessions/{session}").status_code == 404)
+
+
+@pytest.mark.parametrize("prompt", ["", [], [100_000], [-1]])
+def test_impossible_prompts(client, prompt):
+    """An empty prompt and ids outside the vocabulary are refused with the field's name."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=MODEL, prompt=prompt, max_tokens=2)
+    assert refused.value.param.startswith("prompt")
+
+
+def test_models(client):
+    """The list names the one model, and it can be asked for by its name alone."""
+    listed = client.models.list().data
+    assert [model.id for model in listed] == [MODEL]
+    assert client.models.retrieve(MODEL).object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("another")

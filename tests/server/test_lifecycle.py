@@ -1,0 +1,137 @@
+"""The server as a process: it drains on SIGTERM, resumes its sessions, and says what does not fit."""
+
+import concurrent.futures
+import json
+import signal
+import threading
+
+import httpx
+import pytest
+from support import ServerProcess, ServerThread, running, settings_for, wait_until
+from typer.testing import CliRunner
+
+from server.cli import app
+
+MODEL = "tiny"
+ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]
+TEXT = "The keeper of the lighthouse counted the waves, and told nobody. " * 100
+
+
+def stream_of(address, started=None, headers=None, **fields):
+    """Lines of a streamed chat; ``started`` is set at the first text."""
+    body = {"model": MODEL, "messages": ASK, "stream": True, **fields}
+    lines = []
+    with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, headers=headers, timeout=60) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            lines.append(line)
+            if started is not None and line.startswith("data: ") and '"content":""' not in line:
+                started.set()
+    return lines
+
+
+def test_a_restart_resumes_every_session(model_dir, tmp_path):
+    """After a stop, sessions are there as they were, and the next turn continues them."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", hot_tokens=256)
+    body = {"model": MODEL, "messages": ASK, "max_tokens": 8, "temperature": 0}
+    with running(settings) as address, httpx.Client(base_url=address) as http:
+        session = http.post("/v1/sessions", json={"metadata": {"n": 1}, "system": "Be brief."}).json()["id"]
+        http.post(f"/v1/sessions/{session}/ingest", content=TEXT)
+        first = http.post("/v1/chat/completions", json={**body, "session_id": session}).json()
+        focus = http.get(f"/v1/sessions/{session}/focus").json()
+        seen = http.get(f"/v1/sessions/{session}").json()
+    with running(settings) as address, httpx.Client(base_url=address) as http:
+        restored = http.get(f"/v1/sessions/{session}").json()
+        kept = ("id", "tokens", "metadata", "sequence", "created")
+        assert {key: restored[key] for key in kept} == {key: seen[key] for key in kept}
+        again = http.get(f"/v1/sessions/{session}/focus").json()
+        shape = [[(e["level"], e["start"], e["end"]) for e in each["entries"]] for each in (focus, again)]
+        assert shape[0] == shape[1]
+        second = http.post("/v1/chat/completions", json={**body, "session_id": session}).json()
+        assert second["x_megacontext"]["tokens"] > first["x_megacontext"]["tokens"] == restored["tokens"]
+        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == restored["tokens"]
+
+
+def test_a_turn_after_a_restart_is_as_without_one(model_dir, tmp_path):
+    """A greedy reply does not depend on whether the server was restarted before it."""
+    replies = []
+    for restart in (False, True):
+        settings = settings_for(model_dir, tmp_path / f"{restart}.sqlite", repair="exact")
+        with running(settings) as address:
+            session = httpx.post(f"{address}/v1/sessions", json={}).json()["id"]
+            httpx.post(f"{address}/v1/sessions/{session}/ingest", content=TEXT)
+            ask = {"model": MODEL, "max_tokens": 24, "temperature": 0, "session_id": session, "messages": ASK}
+            if not restart:
+                replies.append(httpx.post(f"{address}/v1/chat/completions", json=ask).json())
+        if restart:
+            with running(settings) as address:
+                replies.append(httpx.post(f"{address}/v1/chat/completions", json=ask).json())
+    assert replies[0]["choices"] == replies[1]["choices"]
+    assert [reply["x_megacontext"]["source"] for reply in replies] == ["woken", "restored"]
+
+
+def test_sigterm(model_dir, tmp_path):
+    """While a stream runs on, new work is answered 503 with Retry-After and /ready says why; then the process ends
+    with status 0. Its logs are JSON lines with request ids, and hold neither text nor keys."""
+    key = {"authorization": "Bearer secret-key-1"}
+    with ServerProcess(model_dir, tmp_path / "s.sqlite", drain_seconds=60, api_key="secret-key-1") as server:
+        http = httpx.Client(base_url=server.address, headers={**key, "x-request-id": "id-17"})
+        wrong = http.post("/v1/sessions", json={}, headers={"authorization": "Bearer secret-key-2"})
+        assert wrong.status_code == 401
+        started = threading.Event()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(stream_of, server.address, started, key, max_tokens=700, ignore_eos=True)
+            assert started.wait(20)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: http.get("/ready").status_code == 503)
+            assert "draining" in http.get("/ready").json()["reasons"][0]
+            for path, body in (("/v1/chat/completions", {"model": MODEL, "messages": ASK}), ("/v1/sessions", {})):
+                refused = http.post(path, json=body)
+                assert refused.status_code == 503
+                assert int(refused.headers["retry-after"]) >= 1
+                assert refused.json()["error"]["code"] == "draining"
+            lines = running.result(timeout=60)
+        assert lines[-2:] == ["data: [DONE]", ""]
+        output, _ = server.process.communicate(timeout=30)
+        assert server.process.returncode == 0
+    records = [json.loads(line) for line in output.decode().splitlines()]
+    assert {record["status"] for record in records if record.get("request_id") == "id-17"} == {401, 503}
+    for secret in ("lighthouse", "secret-key"):
+        assert secret not in output.decode()
+
+
+def test_streams_that_outlive_the_drain_are_told(model_dir, tmp_path):
+    """A stream that is still running when the drain ends gets an error event, never a false end."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", drain_seconds=0.5)
+    with ServerThread(settings) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        started = threading.Event()
+        running = pool.submit(stream_of, server.address, started, max_tokens=10**6, ignore_eos=True)
+        assert started.wait(20)
+        server.sigterm()
+        lines = [line for line in running.result(timeout=30) if line]
+        assert lines[-2] == "event: error"
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "cancelled"
+        assert "data: [DONE]" not in lines
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "/nowhere"], "/nowhere"),
+        (["--budget", "100"], "budget"),
+        (["--budget", "100000"], "window"),
+        (["--lens", "magic"], "lens"),
+        (["--store", "mysql://x"], "store"),
+        (["--repair", "sometimes"], "repair"),
+        (["--block-size", "33"], "block_size"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_in_a_line(model_dir, tmp_path, flags, words):
+    """A setting that cannot work ends the start with a message that names it, not with a traceback."""
+    base = ["serve", "--model", str(model_dir), "--store", f"sqlite:///{tmp_path}/s.sqlite", "--port", "0"]
+    done = CliRunner().invoke(app, [*base, *flags])
+    assert done.exit_code != 0
+    assert words in done.output
+    assert "Traceback" not in done.output

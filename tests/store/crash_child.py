@@ -1,0 +1,52 @@
+"""Writes turns to several sessions without end and prints each acknowledged commit; killed by test_store_crash.py."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+from store_harness import make_gists, make_record
+
+from mc_core.store import SessionRecord, SessionStore
+from server.stores import open_store
+
+SESSIONS = 4
+
+
+def ids_of(session: str, count: int) -> np.ndarray:
+    """The one history that a session ever has, cut to ``count`` tokens."""
+    return np.random.default_rng(sum(session.encode())).integers(0, 50_000, 2_000_000, dtype=np.int32)[:count]
+
+
+def turn(store: SessionStore, record: SessionRecord, ids: np.ndarray) -> SessionRecord:
+    """Stages the rows of one turn, block by block, and queues its commit; the future prints when it is acknowledged."""
+    name, size, fence = record.session_id, record.block_size, record.fence
+    for block in range(record.blocks, len(ids) // size):
+        store.write_spans(name, fence, block, ids[block * size : (block + 1) * size].reshape(1, size))
+    for level in range(1, 11):
+        gists = make_gists(ids, size, level, record.rows(level))
+        if len(gists):
+            store.write_gists(name, fence, level, record.rows(level), gists)
+    record = replace(record, tokens=len(ids), tail=ids[len(ids) // size * size :], state={"tokens": len(ids)})
+    future = store.commit(record)
+    future.add_done_callback(lambda done: print(name, len(ids), done.result(), flush=True))
+    return record
+
+
+def main(url: str) -> None:
+    store = open_store(url)
+    records = {}
+    for name in (f"s{number}" for number in range(SESSIONS)):
+        store.create(make_record(name)).exception()  # a later round finds it there
+        records[name] = store.open(name, "alice", "child").result().record
+    histories = {name: ids_of(name, 2_000_000) for name in records}
+    lengths = np.random.default_rng()
+    while True:
+        futures = []
+        for name, record in records.items():
+            records[name] = turn(store, record, histories[name][: record.tokens + int(lengths.integers(1, 60))])
+            futures.append(store.record(name, "alice"))
+        futures[0].result()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

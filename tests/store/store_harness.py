@@ -1,0 +1,103 @@
+"""What the store suite needs of an implementation, and small helpers. A new store adds its harness to HARNESSES."""
+
+import sqlite3
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mc_core.store import MAX_LEVEL, SessionRecord, SessionStore
+from server.stores import open_store
+
+
+class SqliteHarness:
+    """A SQLite store in a folder of its own, and a way at its raw rows while it is closed."""
+
+    name = "sqlite"
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = Path(self._folder.name) / "sessions.sqlite"
+        self.url = f"sqlite:///{self.path}"
+
+    def open(self, lease_seconds: float = 30.0) -> SessionStore:
+        return open_store(self.url, lease_seconds=lease_seconds)
+
+    def cleanup(self) -> None:
+        self._folder.cleanup()
+
+    def raw_row(self, session_id: str, level: int, index: int) -> bytes:
+        """The stored bytes of a row of a session that was never forked or rewound."""
+        return self._execute("SELECT data FROM rows WHERE key = ?", self._key(session_id, level, index))[0][0]
+
+    def put_row(self, session_id: str, level: int, index: int, data: bytes | None) -> None:
+        """Replaces the bytes of a row behind the store's back; None removes it."""
+        key = self._key(session_id, level, index)
+        if data is None:
+            self._execute("DELETE FROM rows WHERE key = ?", key)
+        else:
+            self._execute("UPDATE rows SET data = ? WHERE key = ?", data, key)
+
+    def count_everything(self) -> int:
+        """Rows of every kind that belong to any session."""
+        tables = ("sessions", "states", "prefixes", "lineage", "rows")
+        return sum(self._execute(f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+
+    def _key(self, session_id: str, level: int, index: int) -> int:
+        query = "SELECT l.storage FROM lineage l JOIN sessions s ON s.id = l.session WHERE s.session_id = ?"
+        storage = self._execute(query, session_id)[0][0]
+        return (storage << 36) | (level << 32) | index
+
+    def _execute(self, statement: str, *values: object) -> list[tuple]:
+        connection = sqlite3.connect(self.path)
+        with connection:
+            rows = connection.execute(statement, values).fetchall()
+        connection.close()
+        return rows
+
+
+HARNESSES = {harness.name: harness for harness in (SqliteHarness,)}
+
+
+def make_record(session_id: str = "s", **fields: object) -> SessionRecord:
+    """A record with small blocks and gists, so that a few tokens have several levels."""
+    defaults = {"tenant": "alice", "model": "base", "tokenizer": "abc", "block_size": 4, "gist_dim": 2}
+    return SessionRecord(session_id=session_id, **{**defaults, "gist_dtype": "float32", **fields})
+
+
+def make_gists(ids: np.ndarray, block_size: int, level: int, first: int) -> np.ndarray:
+    """Gists [n, 2] of the complete nodes first.. of ``level``: exact in float32, and different for different ids."""
+    span = block_size**level
+    if len(ids) < (first + 1) * span:
+        return np.zeros((0, 2), np.float32)
+    nodes = ids[first * span : len(ids) // span * span].reshape(-1, span).astype(np.int64)
+    weighted = nodes * (1 + np.arange(span) % 97)
+    return np.stack([nodes.sum(1), weighted.sum(1) % (1 << 20)], 1).astype(np.float32)
+
+
+def fill(store: SessionStore, record: SessionRecord, ids: np.ndarray, commit: bool = True) -> SessionRecord:
+    """Writes rows for all of ``ids`` (a longer history than the record's) and commits."""
+    size = record.block_size
+    new = ids[record.blocks * size : len(ids) // size * size].reshape(-1, size)
+    store.write_spans(record.session_id, record.fence, record.blocks, new)
+    for level in range(1, MAX_LEVEL + 1):
+        gists = make_gists(ids, size, level, record.rows(level))
+        if len(gists):
+            store.write_gists(record.session_id, record.fence, level, record.rows(level), gists)
+    record = replace(record, tokens=len(ids), tail=ids[len(ids) // size * size :])
+    if commit:
+        store.commit(record).result()
+    return record
+
+
+def begin(store: SessionStore, session_id: str = "s", owner: str = "me", **fields: object) -> SessionRecord:
+    """Creates a session and opens it."""
+    record = make_record(session_id, **fields)
+    store.create(record).result()
+    return store.open(session_id, record.tenant, owner).result().record
+
+
+def some_ids(count: int, seed: int = 0) -> np.ndarray:
+    """Seeded token ids."""
+    return np.random.default_rng(seed).integers(0, 50_000, count, dtype=np.int32)

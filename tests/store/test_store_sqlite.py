@@ -1,0 +1,161 @@
+"""What only the SQLite store promises: its file, its lock, its disk."""
+
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from store_harness import SqliteHarness, begin, fill, make_record, some_ids
+
+from mc_core.errors import ConfigError, StoreError
+from server.stores import open_store
+from server.stores.sqlite import SqliteStore
+
+
+@pytest.fixture
+def place():
+    harness = SqliteHarness()
+    yield harness
+    harness.cleanup()
+
+
+def test_one_file_serves_one_process(place):
+    """Law: a second store on the file is refused, in this process and in another; after close it may open."""
+    store = place.open()
+    with pytest.raises(StoreError, match="in use"):
+        place.open()
+    code = "import sys; from server.stores import open_store; open_store(sys.argv[1])"
+    child = subprocess.run([sys.executable, "-c", code, place.url], capture_output=True, text=True, check=False)
+    assert child.returncode == 1
+    assert "in use" in child.stderr
+    store.close()
+    place.open().close()
+
+
+def test_foreign_and_newer_files_are_refused_and_left_alone(place):
+    """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
+    place.open().close()
+    place._execute("PRAGMA user_version = 2")
+    with pytest.raises(StoreError, match="schema 2"):
+        place.open()
+    for name, content in (("text", b"hello " * 1000), ("no-folder/file", None)):
+        path = place.path.parent / name
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(StoreError, match=r"can't open"):
+            SqliteStore(path)
+        assert not content or path.read_bytes() == content
+    other = place.path.with_name("other.db")
+    sqlite3.connect(other).execute("CREATE TABLE notes (x)").connection.close()
+    with pytest.raises(StoreError, match="no MegaContext store"):
+        SqliteStore(other)
+
+
+def test_a_full_disk_fails_the_turn_and_heals(place):
+    """Law: when the disk takes no more, commits fail with StoreError and health says so; later all is as before."""
+    store = place.open()
+    record = fill(store, begin(store), some_ids(40))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = max(path.stat().st_size for path in place.path.parent.iterdir()) + 4096
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        big = np.concatenate([some_ids(40), some_ids(4 * 40_000)])
+        with pytest.raises(StoreError):
+            fill(store, record, big)
+        with pytest.raises(StoreError):
+            store.commit(replace(record, state={"pad": "x" * 1_000_000})).result()
+        assert not store.healthy().result().ok
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.healthy().result().ok
+    assert store.record("s", "alice").result().tokens == 40
+    fill(store, record, big)
+    assert np.array_equal(store.read_span_range("s", 0, 40_010).result().ids.ravel(), big)
+    store.close()
+
+
+def test_a_removed_file_is_noticed(place):
+    """Law: nothing is acknowledged into a file that nobody can open again."""
+    store = place.open()
+    record = begin(store)
+    place.path.rename(place.path.with_name("moved"))
+    with pytest.raises(StoreError, match="gone"):
+        store.commit(record).result()
+    assert "gone" in store.healthy().result().detail
+    store.close()
+
+
+def test_a_refused_call_does_not_harm_its_batch(place):
+    """Law: many sessions share a transaction; one that is fenced fails alone, all others are durable."""
+    store = place.open()
+    records = [begin(store, f"s{number}", gist_dim=0) for number in range(60)]
+    futures = []
+    for number, record in enumerate(records):
+        fence = record.fence + (1000 if number % 3 == 0 else 0)
+        store.write_spans(record.session_id, fence, 0, np.full((1, 4), number, np.int32))
+        futures.append(store.commit(replace(record, tokens=4, fence=fence)))
+    failed = [number for number, future in enumerate(futures) if future.exception()]
+    assert failed == list(range(0, 60, 3))
+    store.close()
+    store = place.open()
+    tokens = [store.record(record.session_id, "alice").result().tokens for record in records]
+    assert tokens == [0 if number % 3 == 0 else 4 for number in range(60)]
+    store.close()
+
+
+def test_many_threads_at_once(place):
+    """Law: the store is safe from any thread; each session sees its own order."""
+    store, errors = place.open(), []
+
+    def work(name):
+        try:
+            record = begin(store, name, gist_dim=0)
+            for block in range(40):
+                store.write_spans(name, record.fence, block, np.full((1, 4), block, np.int32))
+                read = store.read_span_range(name, 0, block + 1)
+                commit = store.commit(replace(record, tokens=4 * (block + 1)))
+                assert read.result().ids[:, 0].tolist() == list(range(block + 1))
+                assert commit.result() == block + 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"t{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    store.close()
+
+
+def test_writes_that_wait_are_bounded(place):
+    """Law: beyond max_pending a write fails at once, and so does the commit that needs it."""
+    store = SqliteStore(place.path, max_pending=20_000)
+    record = begin(store, gist_dim=0)
+    hold = sqlite3.connect(place.path)
+    hold.execute("BEGIN IMMEDIATE")  # the writer thread waits for this lock
+    writes = [store.write_spans("s", record.fence, 100 * i, some_ids(400).reshape(100, 4)) for i in range(40)]
+    refused = [write for write in writes if write.done() and "behind" in str(write.exception())]
+    commit = store.commit(replace(record, tokens=16_000))
+    hold.close()
+    assert refused
+    with pytest.raises(StoreError, match="level 0"):
+        commit.result()
+    assert store.healthy().result().pending_bytes == 0
+    store.close()
+
+
+def test_urls(place, tmp_path, monkeypatch):
+    """Law: sqlite:/// takes relative and absolute files, a bare path works, any other scheme is named in the error."""
+    monkeypatch.chdir(tmp_path)
+    open_store("sqlite:///here.sqlite").close()
+    open_store("there.sqlite").close()
+    open_store(f"sqlite:///{tmp_path}/abs.sqlite").close()
+    assert {path.name for path in tmp_path.glob("*.sqlite")} == {"here.sqlite", "there.sqlite", "abs.sqlite"}
+    with pytest.raises(ConfigError, match="mongodb"):
+        open_store("mongodb://host")
+    assert make_record().blocks == 0

@@ -1,0 +1,207 @@
+"""Makers for tests of the server: a tiny model of random weights with a chat template, and a server that runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import torch
+import uvicorn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder import Decoder
+from mc_core.models.loading import save_decoder
+from server.settings import Settings
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+EOS = 2
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PROSE = [
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness.",
+    "Größe, naïve café, 東京 🙂; the magic number of the lighthouse is 4711.",
+    "system user assistant\nWhat do you remember of the first chapter? The keeper never told anyone.",
+] * 4
+VOCABULARY = 384
+
+
+def write_tokenizer(folder: Path, template: str | None = CHATML) -> Tokenizer:
+    """A byte-level BPE with ChatML control tokens: any text is encoded, and a reply of random ids is text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=CONTROL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(PROSE, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    if template is not None:
+        settings["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer
+
+
+def write_model(folder: Path, *, template: str | None = CHATML, block_mask: bool = True, layers: int = 2) -> Path:
+    """A Qwen3-shaped model of random weights, the same each time, in a folder as ``--model`` takes it."""
+    write_tokenizer(folder, template)
+    shape = DecoderConfig(
+        "qwen3",
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        qk_norm="weighted",
+        tie_word_embeddings=False,
+        block_mask=block_mask,
+    )
+    torch.manual_seed(0)
+    save_decoder(folder, Decoder(shape), extra={"eos_token_id": EOS})
+    return folder
+
+
+def small(model: Path, store: Path, **others: object) -> dict[str, object]:
+    """Settings with small limits, so that tests reach them."""
+    chosen: dict[str, object] = {
+        "model": model,
+        "store": f"sqlite:///{store}",
+        "budget": 384,
+        "recent_tokens": 64,
+        "max_sessions": 2,
+        "max_queue": 2,
+        "keep_alive_seconds": 0.1,
+        "drain_seconds": 2.0,
+        "threads": 1,
+    }
+    return {**chosen, **others}
+
+
+def settings_for(model: Path, store: Path, **others: object) -> Settings:
+    """The same as an object."""
+    return Settings(**small(model, store, **others))  # type: ignore[arg-type]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerThread:
+    """The real application under uvicorn, in a thread of this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        from server.app import build_app
+        from server.serve import DrainingServer
+
+        app = build_app(settings)
+        config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=5)
+        self.server = DrainingServer(config, app, settings.drain_seconds)
+        self.address = f"http://127.0.0.1:{config.port}"
+        self.thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self) -> ServerThread:
+        self.thread.start()
+        wait_until(lambda: self.server.started or not self.thread.is_alive())
+        assert self.server.started, "the server did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+    def sigterm(self) -> None:
+        """What the signal does."""
+        self.server.handle_exit(signal.SIGTERM, None)
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """Serve in a thread -> the server's address."""
+    with ServerThread(settings) as server:
+        yield server.address
+
+
+class ServerProcess:
+    """``megacontext serve`` as its own process, to be stopped and killed."""
+
+    def __init__(self, model: Path, store: Path, **others: object) -> None:
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        settings = small(model, store, port=self.port, **others)
+        flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "server.cli", "serve", *flags]
+        self.process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def __enter__(self) -> ServerProcess:
+        try:
+            wait_until(self._answers, 60)
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            print(self.output)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    def stop(self, how: signal.Signals) -> int:
+        """Send a signal and wait -> exit status."""
+        self.process.send_signal(how)
+        output, _ = self.process.communicate(timeout=60)
+        self.output = output.decode(errors="replace")
+        return int(self.process.returncode)
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended: {self.process.stdout.read().decode()}")  # type: ignore[union-attr]
+        try:
+            return httpx.get(f"{self.address}/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _environment() -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEGACONTEXT_")}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+def wait_until(true: object, seconds: float = 20.0) -> None:
+    """Until a condition holds; AssertionError if that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def gauge(address: str, name: str) -> float:
+    """One value of /metrics; ``name`` with its labels, if it has any."""
+    for line in httpx.get(f"{address}/metrics").text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rpartition(" ")[2])
+    raise AssertionError(f"/metrics has no {name}")
