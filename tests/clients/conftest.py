@@ -4,9 +4,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from wire_server import KEY, Wire, serving
 
 from clients.megacontext_client import MegaContext
+from wire_server import KEY, Wire, serving
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from wire_server import CONTEXT, KEY, TEXT, Wire
 
 from clients.megacontext_client import APIError, AsyncMegaContext, MegaContext, StreamEndedError
+from wire_server import CONTEXT, KEY, TEXT, Wire
 
 
 @pytest.fixture

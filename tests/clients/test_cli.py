@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 from typer.testing import CliRunner
-from wire_server import KEY, Wire
 
 from server.cli import app
 from server.commands.options import build, fields_of, with_options
 from server.settings import Settings
+from wire_server import KEY, Wire
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 
 import pytest
-from wire_server import CONTEXT, KEY, TEXT, Wire
 
 from clients.megacontext_client import APIConnectionError, APIError, MegaContext, StreamEndedError, Usage
+from wire_server import CONTEXT, KEY, TEXT, Wire
 
 
 def test_sessions(client: MegaContext, wire: Wire) -> None:

@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from wire_server import CONTEXT, TEXT, Wire
 
 from clients.megacontext_client import ChatResult, MegaContext, Usage
 from clients.terminal import Terminal, status_line
+from wire_server import CONTEXT, TEXT, Wire
 
 
 def talk(client: MegaContext, *lines: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kv_oracle import fresh_forward
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import PlanError
 from mc_core.kv.layout import Layout, layout_of
@@ -17,7 +18,6 @@ from mc_core.models.config import DecoderConfig
 from mc_core.models.decoder import Decoder
 from mc_core.positions.policies import make_policy
 from mc_core.positions.rotary import Rotary
-from kv_oracle import fresh_forward
 
 K, W = 16, 256
 CONFIG = DecoderConfig(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import write_model
 
 from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
@@ -21,6 +20,7 @@ from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.models.sampler import SamplingParams
 from mc_core.session import Session, SessionFactory
 from server.stores.sqlite import SqliteStore
+from support import write_model
 
 FOCUS = FocusConfig(budget=384, recent_tokens=64)
 

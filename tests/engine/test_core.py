@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from conftest import FOCUS, Lab
-from support import write_model
 
+from conftest import FOCUS, Lab
 from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle, load_bundle
+from support import write_model
 
 CONFIG = EngineConfig(max_sessions=1)
 

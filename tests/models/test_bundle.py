@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_tokenizers import write
 
 from mc_core.errors import ConfigError
 from mc_core.models.bundle import lensnet_arguments, load_bundle, make_gistnet, make_lensnet, save_networks
@@ -13,6 +12,7 @@ from mc_core.models.config import DecoderConfig
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
 from mc_core.models.manifest import Manifest, current_versions
+from tiny_tokenizers import write
 
 DIM, K = 32, 16
 SHAPE = DecoderConfig("qwen3", 512, DIM, 64, 1, 4, 2, 8, qk_norm="weighted", tie_word_embeddings=True)

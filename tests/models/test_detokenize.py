@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import KINDS, TEXT, write
 
 from mc_core.models.detokenize import Detokenizer, StopMatcher
 from mc_core.models.tokenizer import Tokenizer
+from tiny_tokenizers import KINDS, TEXT, write
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import KINDS, PLAIN_ADDED, SPECIAL, TEXT, write
 
 from mc_core.errors import ConfigError
 from mc_core.models.tokenizer import Tokenizer
+from tiny_tokenizers import KINDS, PLAIN_ADDED, SPECIAL, TEXT, write
 
 CONTROLS = [*SPECIAL, *(text for text in PLAIN_ADDED if text.strip())]
 LOSSLESS = ["byte_level", "sentencepiece"]

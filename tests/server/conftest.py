@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from support import running, settings_for, write_model
 
 from mc_core.models.tokenizer import Tokenizer
+from support import running, settings_for, write_model
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import json
 import httpx
 import openai
 import pytest
+
 from support import EOS
 
 MODEL = "tiny"

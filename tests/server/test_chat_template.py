@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CHATML, CONTROL, write_tokenizer
 
 from mc_core.errors import ConfigError
 from mc_core.models.tokenizer import Tokenizer
 from server.chat_template import ChatTemplate, Message
 from server.errors import ApiError
+from support import CHATML, CONTROL, write_tokenizer
 
 # As published: a system prompt of its own where none is given.
 QWEN2 = (

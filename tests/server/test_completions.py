@@ -2,6 +2,7 @@
 
 import openai
 import pytest
+
 from support import wait_until
 
 MODEL = "tiny"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import wait_until
 
 from server.text_pieces import batches
+from support import wait_until
 
 MODEL = "tiny"
 

@@ -7,10 +7,10 @@ import threading
 
 import httpx
 import pytest
-from support import ServerProcess, ServerThread, running, settings_for, wait_until
 from typer.testing import CliRunner
 
 from server.cli import app
+from support import ServerProcess, ServerThread, running, settings_for, wait_until
 
 MODEL = "tiny"
 ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]

@@ -1,9 +1,10 @@
-"""Without a session id, the server finds the session that a list of messages continues; it is a cache, never a guess."""
+"""Without a session id, the server finds the session that a list of messages continues: a cache, never a guess."""
 
 import concurrent.futures
 
 import httpx
 import pytest
+
 from support import running, settings_for
 
 MODEL = "tiny"

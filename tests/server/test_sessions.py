@@ -5,6 +5,7 @@ import itertools
 
 import httpx
 import pytest
+
 from support import running, settings_for
 
 MODEL = "tiny"

@@ -9,13 +9,13 @@ import time
 
 import httpx
 import pytest
-from support import gauge, running, settings_for, wait_until
 
 from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usage
 from mc_core.errors import StoreError
 from server.protocol.chat import ChatFormat
 from server.streaming import TurnResponse
 from server.turns import TurnStream
+from support import gauge, running, settings_for, wait_until
 
 MODEL = "tiny"
 ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]

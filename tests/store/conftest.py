@@ -1,6 +1,7 @@
 """Fixtures of the store suite: every test runs on every store."""
 
 import pytest
+
 from store_harness import HARNESSES
 
 

@@ -4,10 +4,10 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from store_harness import make_gists, make_record
 
 from mc_core.store import SessionRecord, SessionStore
 from server.stores import open_store
+from store_harness import make_gists, make_record
 
 SESSIONS = 4
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_harness import make_record
 
 from mc_core.errors import ConfigError
 from server.stores.codec import RowFormat
+from store_harness import make_record
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from crash_child import SESSIONS, ids_of
 from store_harness import make_gists
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from store_harness import begin, fill, make_gists, make_record, some_ids
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import FencedError, LeaseHeldError, SessionStore, UnknownSessionError
+from store_harness import begin, fill, make_gists, make_record, some_ids
 
 
 def test_the_store_fulfils_the_protocol(store):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from store_harness import HARNESSES, make_gists, make_record
 
 SIZE, LEVELS = 4, 4

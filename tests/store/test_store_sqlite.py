@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from store_harness import SqliteHarness, begin, fill, make_record, some_ids
 
 from mc_core.errors import ConfigError, StoreError
 from server.stores import open_store
 from server.stores.sqlite import SqliteStore
+from store_harness import SqliteHarness, begin, fill, make_record, some_ids
 
 
 @pytest.fixture
