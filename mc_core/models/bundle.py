@@ -106,7 +106,7 @@ def load_bundle(
         repair=manifest.default_repair(decoder.config),
         sigma_scale=manifest.sigma_scale,
         fold=tokenizer.fold(decoder.config.vocab_size),
-        gist_fingerprint=_fingerprint(decoder, gistnet),
+        gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
     )
 
 
@@ -172,10 +172,13 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         raise ConfigError(f"{path} does not fit {MANIFEST}: {error}") from error
 
 
-def _fingerprint(decoder: Decoder, gistnet: GistNet) -> str:
-    """Digest of what gists are made of: the base's embeddings and the GistNet."""
+def _fingerprint(decoder: Decoder, gistnet: GistNet | None) -> str:
+    """Digest of what gists are made of: the base's embeddings and the trained GistNet.
+
+    None is the plain mean, whose learned part is random and adds nothing.
+    """
     digest = hashlib.sha256()
-    tensors = {"embed_tokens": decoder.embed_tokens.weight, **gistnet.state_dict()}
+    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(gistnet.state_dict() if gistnet is not None else {})}
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().to(torch.float32).cpu().contiguous().numpy())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import FOCUS, Lab
+from engine_lab import FOCUS, Lab
 from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
 from mc_core.errors import ConfigError, StoreError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import Lab, MakeLab, random_ids
+from engine_lab import Lab, MakeLab, random_ids
 from mc_core.engine.config import EngineConfig
 from mc_core.errors import ConfigError, StoreError
 from mc_core.session import Session

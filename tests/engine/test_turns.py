@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FOCUS, Lab, MakeLab, random_ids
+from engine_lab import FOCUS, Lab, MakeLab, random_ids
 from mc_core.engine.config import EngineConfig
 from mc_core.errors import CancelledTurnError, ConfigError, QueueFullError
 from mc_core.models.attention import FullAttention

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import logging
 import signal
 import threading
 
@@ -128,8 +129,9 @@ def test_streams_that_outlive_the_drain_are_told(model_dir, tmp_path):
         (["--block-size", "33"], "block_size"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_in_a_line(model_dir, tmp_path, flags, words):
+def test_settings_that_do_not_fit_are_told_in_a_line(model_dir, tmp_path, monkeypatch, flags, words):
     """A setting that cannot work ends the start with a message that names it, not with a traceback."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # The command sets up logs for its whole process.
     base = ["serve", "--model", str(model_dir), "--store", f"sqlite:///{tmp_path}/s.sqlite", "--port", "0"]
     done = CliRunner().invoke(app, [*base, *flags])
     assert done.exit_code != 0

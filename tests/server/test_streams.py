@@ -93,7 +93,8 @@ def test_a_queued_client_that_leaves_makes_room(server):
     session = httpx.post(f"{server}/v1/sessions", json={}).json()["id"]
     held = {**ENDLESS, "session_id": session}
     with httpx.stream("POST", f"{server}/v1/chat/completions", json=held, timeout=60) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # Kept: when the iterator goes, httpx closes the connection.
+        next(lines)
         for _ in range(3):
             # Waits for the session, which the first one holds.
             with httpx.stream("POST", f"{server}/v1/chat/completions", json=held, timeout=60) as waiting:
