@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -155,7 +156,9 @@ class ServerProcess:
         settings = small(model, store, port=self.port, **others)
         flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         command = [sys.executable, "-m", "server.cli", "serve", *flags]
-        self.process = subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        # A file and not a pipe: nobody reads while the server runs, and a full pipe would stop it.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(command, env=_environment(), stdout=self._log, stderr=subprocess.STDOUT)
 
     def __enter__(self) -> ServerProcess:
         try:
@@ -173,13 +176,17 @@ class ServerProcess:
     def stop(self, how: signal.Signals) -> int:
         """Send a signal and wait -> exit status."""
         self.process.send_signal(how)
-        output, _ = self.process.communicate(timeout=60)
-        self.output = output.decode(errors="replace")
-        return int(self.process.returncode)
+        return self.process.wait(timeout=60)
+
+    @property
+    def output(self) -> str:
+        """What the server has written so far."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
-            raise AssertionError(f"the server ended: {self.process.stdout.read().decode()}")  # type: ignore[union-attr]
+            raise AssertionError(f"the server ended: {self.output}")
         try:
             return httpx.get(f"{self.address}/ready").status_code == 200
         except httpx.TransportError:

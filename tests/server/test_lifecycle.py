@@ -93,12 +93,12 @@ def test_sigterm(model_dir, tmp_path):
                 assert refused.json()["error"]["code"] == "draining"
             lines = running.result(timeout=60)
         assert lines[-2:] == ["data: [DONE]", ""]
-        output, _ = server.process.communicate(timeout=30)
-        assert server.process.returncode == 0
-    records = [json.loads(line) for line in output.decode().splitlines()]
+        assert server.process.wait(timeout=30) == 0
+        output = server.output
+    records = [json.loads(line) for line in output.splitlines()]
     assert {record["status"] for record in records if record.get("request_id") == "id-17"} == {401, 503}
     for secret in ("lighthouse", "secret-key"):
-        assert secret not in output.decode()
+        assert secret not in output
 
 
 def test_streams_that_outlive_the_drain_are_told(model_dir, tmp_path):

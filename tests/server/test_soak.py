@@ -1,0 +1,79 @@
+"""A minute of many clients, some of whom leave in the middle."""
+
+import random
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+
+from support import ServerProcess, gauge, wait_until
+
+STREAMS, SECONDS, SLABS = 16, 60, 8
+MEBIBYTE = 1 << 20
+
+
+class Client(threading.Thread):
+    """Streams turn after turn until ``end``; leaves every third one after a random number of events."""
+
+    def __init__(self, address, seed, end):
+        super().__init__()
+        self.address, self.random, self.end = address, random.Random(seed), end
+        self.whole = self.left = 0
+        self.errors = []
+
+    def run(self):
+        try:
+            with httpx.Client(base_url=self.address, timeout=60) as http:
+                session = http.post("/v1/sessions", json={}).json()["id"]
+                while time.monotonic() < self.end:
+                    self.turn(http, session)
+        except Exception as error:
+            self.errors.append(repr(error))
+
+    def turn(self, http, session):
+        words = " ".join(self.random.choices(["lighthouse", "keeper", "wave", "storm", "boat"], k=20))
+        body = {"model": "tiny", "stream": True, "ignore_eos": True, "max_tokens": self.random.randint(4, 40)}
+        body |= {"session_id": session, "messages": [{"role": "user", "content": words}]}
+        leave = self.random.randint(1, 12) if self.random.random() < 1 / 3 else None
+        with http.stream("POST", "/v1/chat/completions", json=body) as stream:
+            if stream.status_code != 200:
+                self.errors.append(f"{stream.status_code} {stream.read()!r}")
+                return
+            last = ""
+            for number, line in enumerate(line for line in stream.iter_lines() if line):
+                if line.startswith("event: error"):
+                    self.errors.append(line)
+                if leave is not None and number >= leave:
+                    self.left += 1
+                    return
+                last = line
+        self.whole += 1
+        if last != "data: [DONE]":
+            self.errors.append(f"the stream ended with {last!r}")
+
+
+@pytest.mark.slow
+def test_sixteen_streams_for_a_minute(model_dir, tmp_path):
+    """Streams that are left at random cause no error, leak no slab, and leave the server's memory flat."""
+    with ServerProcess(model_dir, tmp_path / "s.sqlite", max_sessions=SLABS, max_queue=64, hot_tokens=256) as server:
+        memory = psutil.Process(server.process.pid)
+        clients = [Client(server.address, seed, time.monotonic() + SECONDS) for seed in range(STREAMS)]
+        for client in clients:
+            client.start()
+        time.sleep(SECONDS / 3)
+        warm = memory.memory_info().rss
+        for client in clients:
+            client.join()
+        wait_until(lambda: gauge(server.address, "megacontext_turns_running") == 0)
+        grown = memory.memory_info().rss - warm
+        whole, left = sum(client.whole for client in clients), sum(client.left for client in clients)
+        print(f"{whole} whole turns, {left} left in the middle, memory {grown / MEBIBYTE:+.1f} MiB")
+        assert [error for client in clients for error in client.errors] == []
+        assert all(client.whole for client in clients)
+        assert left > STREAMS
+        assert gauge(server.address, "megacontext_slabs_free") == SLABS
+        assert gauge(server.address, "megacontext_turns_waiting") == 0
+        # The histories grow too: some 50 bytes a token of them stay in memory.
+        assert grown < 16 * MEBIBYTE
