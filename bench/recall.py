@@ -92,6 +92,18 @@ def opened(session: Session, fact: Fact) -> bool:
     return set(range(fact.start // k, (fact.end - 1) // k + 1)) <= set(session.raw_blocks().tolist())
 
 
+def find_and_answer(bench: Bench, session: Session, fact: Fact, tokens: int) -> tuple[bool, bool]:
+    """Ask for a fact -> (opened by the first refocus, answered right); the session is rewound to ``tokens`` again."""
+    question = f"What is the special magic number for {fact.key} mentioned in the provided text?"
+    # One token: the first refocus of the turn, and nothing after it.
+    bench.ask(session, question, 1)
+    is_open = opened(session, fact)
+    bench.engine.rewind(session, tokens).result()
+    reply = bench.ask(session, question, 48)
+    bench.engine.rewind(session, tokens).result()
+    return is_open, fact.value in reply.text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLE)
@@ -117,14 +129,7 @@ def main() -> None:
         found, right, straddling, right_straddling = 0, 0, 0, 0
         by_depth: dict[int, list[int]] = {}
         for fact in facts:
-            # One token: the first refocus of the turn, and nothing after it.
-            bench.ask(session, f"What is the special magic number for {fact.key} mentioned in the provided text?", 1)
-            is_open = opened(session, fact)
-            bench.engine.rewind(session, tokens).result()
-            question = f"What is the special magic number for {fact.key} mentioned in the provided text?"
-            reply = bench.ask(session, question, 48)
-            is_right = fact.value in reply.text
-            bench.engine.rewind(session, tokens).result()
+            is_open, is_right = find_and_answer(bench, session, fact, tokens)
             found, right = found + is_open, right + is_right
             across = fact.start // session.block_size != (fact.end - 1) // session.block_size
             straddling, right_straddling = straddling + across, right_straddling + (across and is_right)

@@ -251,19 +251,37 @@ def make_value(rng: Generator, kind: str, digits: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class Fact:
-    """A statement with one question and its answer; ``value`` occurs in statement and answer."""
+    """A statement with one question and its answer; ``value`` occurs in statement and answer.
+
+    key: what tells it from other facts of its kind; empty for a kind of which there is only one fact.
+    """
 
     kind: str
+    key: str
     stated: str
     question: str
     answer: str
     value: str
 
 
-def make_fact(rng: Generator, kind: FactKind, digits: tuple[int, int], held_out: bool = False) -> Fact:
-    """A fact of one kind. With ``held_out`` the key (and any template kept for that) is one training never uses."""
+def look_alike(rng: Generator, key: str, other: str) -> str:
+    """``key`` with one of its halves taken from ``other``; ``key`` itself if they are not of one form."""
+    for between in (" in ", "-", " "):
+        if between in key and between in other:
+            (a, b), (c, d) = key.split(between, 1), other.split(between, 1)
+            return f"{a}{between}{d}" if rng.random() < 0.5 else f"{c}{between}{b}"
+    return key
+
+
+def make_fact(
+    rng: Generator, kind: FactKind, digits: tuple[int, int], held_out: bool = False, near: str | None = None
+) -> Fact:
+    """A fact of one kind. With ``held_out`` the key (and any template kept for that) is one training never uses.
+
+    near: a key that this one is to share a word with, as blocks that a lens opens for their words do.
+    """
     while True:
-        key = kind.key(rng)
+        key = kind.key(rng) if near is None else look_alike(rng, kind.key(rng), near)
         if not key or held_out_key(key) == held_out:
             break
     value = make_value(rng, kind.value, digits)
@@ -271,4 +289,4 @@ def make_fact(rng: Generator, kind: FactKind, digits: tuple[int, int], held_out:
     asked = kind.kept_asked if held_out and kind.kept_asked and rng.random() < 0.5 else kind.asked
     question, answer = asked[int(rng.integers(len(asked)))]
     said, question, answer = (t.format(k=key, v=value) for t in (pick(rng, stated), question, answer))
-    return Fact(kind.name, said, question, answer, value)
+    return Fact(kind.name, key, said, question, answer, value)

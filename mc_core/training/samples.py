@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mc_core.errors import ConfigError
 from mc_core.training.cache import Stream
 from mc_core.training.chat_format import ChatEncoder
-from mc_core.training.facts import KINDS, MAGIC, PERSONAL, Fact, FactKind, make_fact
+from mc_core.training.facts import KINDS, MAGIC, PERSONAL, Fact, FactKind, make_fact, pick
 
 Ids = NDArray[np.int64]
 Weights = NDArray[np.float32]
@@ -26,6 +26,7 @@ QUESTION_WEIGHT, ANSWER_WEIGHT, VALUE_WEIGHT, COPY_WEIGHT, STATED_WEIGHT = 0.2, 
 ACKNOWLEDGED = ("Okay.", "Okay, I will remember that.", "Got it.", "Noted.", "Thank you, I will keep that in mind.")
 REPEAT = ("Repeat this: ", "Repeat after me: ", "Say this again: ", "Copy this text: ")
 MAX_TURNS = 4
+LOOK_ALIKES = 0.6
 
 
 @dataclass(frozen=True)
@@ -165,20 +166,32 @@ class SampleMaker:
         return Sample.joined(parts)[:length]
 
     def _facts(self, rng: Generator, difficulty: Difficulty, kinds: Sequence[FactKind] | None) -> list[Fact]:
-        """Distinct facts; half of the time all of one kind, so that only the key tells them apart."""
+        """Distinct facts; half of the time all of one kind, so that only the key tells them apart.
+
+        Often their keys are look-alikes: the lens opens blocks for their words, so most wrong facts in view
+        share a word with the right one.
+        """
         count = int(rng.integers(difficulty.facts[0], difficulty.facts[1] + 1))
         pool = list(kinds or (KINDS if rng.random() < 0.8 else KINDS + PERSONAL + PERSONAL))
         if kinds is None and rng.random() < 0.5:
             pool = [MAGIC] if rng.random() < 0.5 else [pool[int(rng.integers(len(pool)))]]
+        alike = rng.random() < LOOK_ALIKES
         found: dict[str, Fact] = {}
         for _ in range(2 * count):
-            fact = make_fact(rng, pool[int(rng.integers(len(pool)))], difficulty.digits, self.held_out)
+            kind = pool[int(rng.integers(len(pool)))]
+            near = self._near(rng, kind, list(found.values())) if alike else None
+            fact = make_fact(rng, kind, difficulty.digits, self.held_out, near)
             found.setdefault(fact.question, fact)
             if len(found) == count:
                 break
         # Two facts without a key, or two templates of one question, would make an answer ambiguous.
         single = {fact.kind: fact for fact in found.values() if fact.kind.startswith("my_") or fact.kind == "pass_key"}
         return [fact for fact in found.values() if single.get(fact.kind, fact) is fact]
+
+    def _near(self, rng: Generator, kind: FactKind, facts: list[Fact]) -> str | None:
+        """The key of one of the facts of a kind, if there are any."""
+        keys = [fact.key for fact in facts if fact.kind == kind.name]
+        return pick(rng, keys) if keys else None
 
     def _turns(self, facts: list[Fact], limit: int, room: int) -> tuple[Sample, list[Fact]]:
         """Turns that ask for the first ``limit`` facts, or fewer if they do not fit into ``room`` tokens; one at least.
@@ -234,7 +247,9 @@ class SampleMaker:
         kinds = [kind for kind in KINDS if kind.name != "pass_key" and any(kind.name == fact.kind for fact in facts)]
         taken, stated = {fact.question for fact in facts}, []
         while kinds and room > 0:
-            more = make_fact(rng, kinds[int(rng.integers(len(kinds)))], (3, 7), self.held_out)
+            kind = kinds[int(rng.integers(len(kinds)))]
+            near = self._near(rng, kind, facts) if rng.random() < LOOK_ALIKES else None
+            more = make_fact(rng, kind, (3, 7), self.held_out, near)
             if more.question not in taken:
                 stated.append(self._stated(rng, more, False))
                 room -= len(stated[-1])
