@@ -19,7 +19,12 @@ from server.cli import app
 SERVICES: dict[str, Any] = compose()["services"]
 SERVERS = ("megacontext-gpu", "megacontext-cpu")
 SECRETS = ("MEGACONTEXT_API_KEY", "REDIS_PASSWORD", "GRAFANA_PASSWORD")
-STANDARD = {"OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"}
+STANDARD = {
+    "OTEL_SERVICE_NAME",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+}
 
 
 def _compose_command() -> list[str] | None:
