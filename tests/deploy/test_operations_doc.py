@@ -19,6 +19,7 @@ from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import load_bundle
+from mc_core.models.config import DecoderConfig
 from mc_core.session import SessionFactory
 from server.cli import app
 from server.settings import Settings
@@ -89,13 +90,10 @@ def test_slab_formula(repair: str, model: Path, tmp_path: Path) -> None:
 
 def test_measured_slabs_are_those_of_the_formula() -> None:
     """Law: the document's figure for the bundled model's shape is what the formula gives for it."""
-
-    class Shape:
-        num_layers, num_kv_heads, head_dim = 6, 2, 64
-
+    shape = DecoderConfig("qwen3", 0, 256, 0, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=64)
     written = re.search(r"^\| 16 slabs of 1,056 slots \| ([\d,]+) \| ([\d,]+) \|$", TEXT, re.MULTILINE)
     assert written
-    assert {int(figure.replace(",", "")) for figure in written.groups()} == {16 * slab_bytes(Shape, 1056, 4, True)}  # type: ignore[arg-type]
+    assert {int(figure.replace(",", "")) for figure in written.groups()} == {16 * slab_bytes(shape, 1056, 4, True)}
 
 
 def test_history_formula(model: Path) -> None:
