@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deploy_files import KNOWN_SETTINGS, ROOT, dockerfile, environment, with_bases
+from deploy_files import KNOWN_SETTINGS, ROOT, Stage, dockerfile, environment, with_bases
 from support import free_port, wait_until
 
 STAGES = dockerfile()
@@ -75,15 +76,13 @@ def test_settings_of_the_image_are_settings() -> None:
 
 
 def test_what_is_copied_passes_dockerignore() -> None:
-    """Law: the build context is what the image copies and nothing else."""
+    """Law: the build context is what the images copy and nothing else, all packages of the project among it."""
     ignore = (ROOT / ".dockerignore").read_text("utf-8").split()
-    copied = {
-        source
-        for stage in STAGES.values()
-        for argument in stage.arguments("COPY")
-        if not argument.startswith("--from")
-        for source in argument.split()[:-1]
-    }
+    by_target = {target: _copied([STAGES["build"], STAGES[f"build-{target}"], STAGES["runtime"]]) for target in TARGETS}
+    assert by_target["cpu"] == by_target["cuda"]
+    copied = by_target["cpu"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]
+    assert {name.removesuffix("*") for name in packages["include"]} <= copied
     assert ignore[0] == "*"
     assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == copied
 
@@ -103,6 +102,12 @@ def test_command_serves_from_the_image_files(target: str, model: Path, tmp_path:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
     assert not _healthy(env)
+
+
+def _copied(stages: list[Stage]) -> set[str]:
+    """What these stages take from the project."""
+    arguments = [argument for stage in stages for argument in stage.arguments("COPY")]
+    return {source for line in arguments if not line.startswith("--from") for source in line.split()[:-1]}
 
 
 @contextmanager

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deploy_files import ROOT, compose
-from support import free_port, wait_until
+from mc_core.errors import ConfigError
+from server.stores import open_store
+from support import free_port, running, settings_for, wait_until
 
 SERVICE = compose()["services"]["redis"]
 PASSWORD = "correct0horse"
@@ -119,3 +122,24 @@ def test_redis_backup_comes_back(tmp_path: Path) -> None:
     subprocess.run(["sh", "-euc", script], check=True, capture_output=True, timeout=30)
     with compose_redis(tmp_path / "restored") as redis:
         assert redis.ask("get", "session") == "kept"
+
+
+def test_server_keeps_sessions_in_it(model: Path, tmp_path: Path) -> None:
+    """Law: with the store's URL as compose gives it, a session outlives the server and Redis."""
+    url = compose()["services"]["megacontext-cpu"]["environment"]["MEGACONTEXT_STORE"]
+    url = re.sub(r"\$\{REDIS_PASSWORD[^}]*\}", PASSWORD, url)
+    with compose_redis(tmp_path) as redis:
+        store = url.replace("@redis:6379", f"@127.0.0.1:{redis.port}")
+        try:
+            open_store(store).close()
+        except ConfigError as error:
+            pytest.skip(f"no Redis store in this version: {error}")
+        with running(settings_for(model, tmp_path, store=store)) as address:
+            session = httpx.post(f"{address}/v1/sessions", json={"system": "Remember."}).raise_for_status().json()["id"]
+            turn = {"model": "tiny", "session_id": session, "messages": [{"role": "user", "content": "Hello"}]}
+            answer = httpx.post(f"{address}/v1/chat/completions", json=turn | {"max_tokens": 4}, timeout=60)
+            tokens = answer.raise_for_status().json()["x_megacontext"]["tokens"]
+    with compose_redis(tmp_path) as redis:
+        store = url.replace("@redis:6379", f"@127.0.0.1:{redis.port}")
+        with running(settings_for(model, tmp_path, store=store)) as address:
+            assert httpx.get(f"{address}/v1/sessions/{session}").raise_for_status().json()["tokens"] >= tokens > 0
