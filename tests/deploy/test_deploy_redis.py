@@ -14,8 +14,9 @@ import pytest
 
 from deploy_files import ROOT, compose
 from mc_core.errors import ConfigError
+from server.settings import Settings
 from server.stores import open_store
-from support import free_port, running, settings_for, wait_until
+from support import free_port, running, small, wait_until
 
 SERVICE = compose()["services"]["redis"]
 PASSWORD = "correct0horse"
@@ -134,12 +135,16 @@ def test_server_keeps_sessions_in_it(model: Path, tmp_path: Path) -> None:
             open_store(store).close()
         except ConfigError as error:
             pytest.skip(f"no Redis store in this version: {error}")
-        with running(settings_for(model, tmp_path, store=store)) as address:
+        with running(_settings(model, store)) as address:
             session = httpx.post(f"{address}/v1/sessions", json={"system": "Remember."}).raise_for_status().json()["id"]
             turn = {"model": "tiny", "session_id": session, "messages": [{"role": "user", "content": "Hello"}]}
             answer = httpx.post(f"{address}/v1/chat/completions", json=turn | {"max_tokens": 4}, timeout=60)
             tokens = answer.raise_for_status().json()["x_megacontext"]["tokens"]
     with compose_redis(tmp_path) as redis:
         store = url.replace("@redis:6379", f"@127.0.0.1:{redis.port}")
-        with running(settings_for(model, tmp_path, store=store)) as address:
+        with running(_settings(model, store)) as address:
             assert httpx.get(f"{address}/v1/sessions/{session}").raise_for_status().json()["tokens"] >= tokens > 0
+
+
+def _settings(model: Path, store: str) -> Settings:
+    return Settings(**{**small(model, Path()), "store": store})  # type: ignore[arg-type]
