@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from deploy_files import DEPLOY, KNOWN_SETTINGS
+from deploy_files import DEPLOY, KNOWN_SETTINGS, compose
 
 TEXT = (DEPLOY / "kubernetes" / "megacontext.yml").read_text("utf-8")
 DOCUMENTS: list[dict[str, Any]] = list(yaml.safe_load_all(TEXT))
@@ -43,6 +43,10 @@ def test_settings_and_secrets() -> None:
     keys = {name: entry["valueFrom"]["secretKeyRef"]["key"] for name, entry in ENV.items() if "valueFrom" in entry}
     assert keys == {"MEGACONTEXT_API_KEY": "api-key", "MEGACONTEXT_STORE": "store"}
     assert all(document["kind"] != "Secret" for document in DOCUMENTS)
+    # The compose file's collector listens for the same.
+    told = compose()["services"]["megacontext-gpu"]["environment"]
+    for name in (name for name in told if name.startswith("OTEL_")):
+        assert ENV[name]["value"] == told[name]
     for key in keys.values():
         assert f"--from-literal={key}=" in TEXT
 
