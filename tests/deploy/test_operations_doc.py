@@ -90,7 +90,7 @@ def test_slab_formula(repair: str, model: Path, tmp_path: Path) -> None:
 
 def test_measured_slabs_are_those_of_the_formula() -> None:
     """Law: the document's figure for the bundled model's shape is what the formula gives for it."""
-    shape = DecoderConfig("qwen3", 0, 256, 0, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=64)
+    shape = DecoderConfig("qwen3", 4096, 256, 768, num_layers=6, num_heads=4, num_kv_heads=2, head_dim=64)
     written = re.search(r"^\| 16 slabs of 1,056 slots \| ([\d,]+) \| ([\d,]+) \|$", TEXT, re.MULTILINE)
     assert written
     assert {int(figure.replace(",", "")) for figure in written.groups()} == {16 * slab_bytes(shape, 1056, 4, True)}
