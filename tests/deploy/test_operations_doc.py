@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bench.sizes import history_bytes, pool_formula, slab_bytes, word_index_bytes
@@ -75,10 +76,11 @@ def test_every_alert_has_an_answer() -> None:
     assert set(re.findall(r"panel \*([^*]+)\*", TEXT)) <= panels
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("repair", ["block", "exact"])
-def test_slab_formula(repair: str, model: Path, tmp_path: Path) -> None:
+def test_slab_formula(repair: str, dtype: torch.dtype, model: Path, tmp_path: Path) -> None:
     """Law: the formula gives the bytes of the slabs that an engine allocates."""
-    bundle = load_bundle(model)
+    bundle = load_bundle(model, dtype=dtype)
     store = open_store(f"sqlite:///{tmp_path}/sizes.sqlite")
     core = build_core(bundle, FocusConfig(budget=512), EngineConfig(max_sessions=3), store, repair=repair)
     store.close()
