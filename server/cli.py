@@ -1,4 +1,4 @@
-"""``megacontext``: serve, chat, ingest, train, evaluate. Commands import models and servers when they run."""
+"""``megacontext``: serve, chat, ingest, settings, train, evaluate. Commands import models and servers when they run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
 from server.commands.options import with_options
 from server.commands.serve import serve
+from server.commands.settings import settings
 from server.commands.talk import chat, ingest
 from server.settings import Settings
 
@@ -37,6 +38,7 @@ def main(version: Version = False) -> None:
 app.command("serve")(with_options(Settings, serve))
 app.command("chat")(chat)
 app.command("ingest")(ingest)
+app.command("settings")(settings)
 train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
 app.add_typer(train, name="train")
 

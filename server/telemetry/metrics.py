@@ -14,6 +14,8 @@ from server.telemetry import names
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 LAG_PERIOD = 0.25
+LEVEL = "entries.lod"
+"""Prefix of a refocus report's keys: entries by level."""
 
 
 class Metrics:
@@ -39,6 +41,7 @@ class Metrics:
         self.swap_rate = Histogram(names.SWAP_RATE, "Blocks changed / eligible", buckets=SHARES, registry=r)
         self.utilization = Histogram(names.UTILIZATION, "Working context cost / budget", buckets=SHARES, registry=r)
         self.residency = Gauge(names.RESIDENCY, "Mean refocuses since an entry changed level", registry=r)
+        self.entries = Counter(names.CONTEXT_ENTRIES, "Entries by level, summed over refocuses", ["level"], registry=r)
         self.restored = Counter(names.SPANS_RESTORED, "Spans fetched from the store", registry=r)
         self.missed = Counter(names.SPANS_MISSED, "Spans asked for and not had", registry=r)
         self.evicted = Counter(names.SPANS_EVICTED, "Spans evicted to the store", registry=r)
@@ -56,6 +59,9 @@ class Metrics:
         self.swap_rate.observe(trace.report["swap_rate"])
         self.utilization.observe(trace.report["utilization"])
         self.residency.set(trace.report["residency_mean"])
+        for name, number in trace.report.items():
+            if name.startswith(LEVEL):
+                self.entries.labels(name.removeprefix(LEVEL)).inc(number)
         self.restored.inc(trace.spans_fetched)
         self.missed.inc(trace.spans_missed)
         self.evicted.inc(trace.spans_evicted)
