@@ -21,7 +21,7 @@ from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session import Session
-from mc_core.store import FencedError
+from mc_core.store import FencedError, StoreDownError
 from server.chat_template import ChatTemplate, Message
 from server.errors import draining
 from server.futures import settled
@@ -160,7 +160,7 @@ class TurnService:
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
-                if isinstance(failure := await stream.over(), FencedError):
+                if isinstance(failure := await stream.over(), FencedError | StoreDownError):
                     raise failure
         except Exception as error:
             stream.put(Failed(error))
