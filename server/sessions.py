@@ -155,6 +155,11 @@ class SessionHost:
         """The committed record; UnknownSessionError if there is none."""
         return await settled(self.store.record(session_id, tenant))
 
+    async def known(self, session_id: str, tenant: str) -> None:
+        """UnknownSessionError if there is no such session; one in memory goes on though the store is away."""
+        if self.peek(session_id, tenant) is None:
+            await self.info(session_id, tenant)
+
     async def list(self, tenant: str, limit: int, after: str | None) -> SessionPage:
         return await settled(self.store.list(tenant, limit, after))
 

@@ -75,10 +75,10 @@ class RedisHarness:
 
     def cleanup(self) -> None:
         with self.server.client() as client:
-            for key in self.keys():
+            for key in self.all_keys():
                 client.delete(key)
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """All keys of the namespace."""
         with self.server.client() as client:
             return sorted(key.decode() for key in client.scan_iter(f"{self.namespace}*"))
@@ -99,7 +99,7 @@ class RedisHarness:
         """Rows of every kind that belong to any session; a page that belongs to none counts as well."""
         total, widths = 0, {}
         with self.server.client() as client:
-            for key in self.keys():
+            for key in self.all_keys():
                 kind = key.removeprefix(self.namespace).partition(":")[2].partition(":")[0]
                 if kind == "session":
                     lineage, sizes = client.hmget(key, "lineage", "widths")
@@ -109,7 +109,7 @@ class RedisHarness:
                     total += client.zcard(key)
                 elif kind == "storage":
                     total += sum(field.startswith(b"user:") for field in client.hkeys(key)) or 1
-            for key in self.keys():
+            for key in self.all_keys():
                 parts = key.removeprefix(self.namespace).split(":")
                 if parts[1:2] == ["rows"]:
                     storage, level = int(parts[2]), int(parts[3])

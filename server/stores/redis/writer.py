@@ -43,8 +43,9 @@ class Writer:
     """Lives on the store's event loop.
 
     While Redis is away the queue grows up to the lanes' bound; each write waits until its deadline and then fails.
-    A batch that got no answer is sent again: rows are the same rows, and a call with an ``op`` is made only once. At
-    most one such call of a session is in a batch, so that ``op`` of the newest one tells.
+    A batch that got no answer is sent again: rows are the same rows, and a call with an ``op`` is made only once. Such
+    a call waits for the next batch if this one has a write of its session already: so ``op`` of the newest one tells,
+    and a commit is never on its way while rows before it may yet fail.
     """
 
     def __init__(self, name: str, link: Link, leases: Leases, done: Callable[[Operation], None]) -> None:
@@ -89,7 +90,7 @@ class Writer:
             write = self._queue[0]
             if write.durable and write.lane in lanes:
                 return
-            if write.durable and write.lane is not None:
+            if write.lane is not None:
                 lanes.add(write.lane)
             size += write.size
             self._batch.append(self._queue.popleft())
@@ -108,7 +109,9 @@ class Writer:
         sent = [(command[0], *header, *command[1:]) for command in commands]
         for write in self._batch:
             write.sent = True
-        replies = (await self._link.send([begin, *sent]))[1:]
+        begun, *replies = await self._link.send([begin, *sent])
+        if isinstance(begun, Exception):
+            replies = [begun] * len(replies)  # then none of them ran
         answered = list(zip(self._batch, replies, strict=True))
         self._batch = [write for write, reply in answered if isinstance(reply, list) and reply[0] == b"stale"]
         for write, reply in answered:
