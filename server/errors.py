@@ -79,7 +79,9 @@ def to_api_error(error: BaseException) -> ApiError:
         case SpanMissingError():
             return ApiError(500, str(error), "server_error", "span_missing")
         case StoreDownError():
-            return store_down("the session store can't be reached; try again", error.retry_after)
+            return store_down(
+                "the session store can't be reached; look at the session before you repeat this", error.retry_after
+            )
         case StoreError():
             return ApiError(
                 503, "the session store failed; nothing was lost", "server_error", "store_error", retry_after=5

@@ -18,14 +18,17 @@ from support import free_port
 
 
 class RedisServer:
-    """Starts a server, and can kill and restart it over the same files. ``fsync``: always or everysec."""
+    """Starts a server, and can kill and restart it over the same files.
 
-    def __init__(self, fsync: str = "everysec", password: str | None = None) -> None:
+    ``fsync``: always or everysec; ``others``: options of redis-server with "_" for "-".
+    """
+
+    def __init__(self, fsync: str = "everysec", password: str | None = None, **others: object) -> None:
         self.binary = shutil.which("redis-server")
         if self.binary is None:
             pytest.skip("redis-server is not installed")
         self._folder = tempfile.TemporaryDirectory()
-        self.port, self._fsync, self._password = free_port(), fsync, password
+        self.port, self._fsync, self._password, self._others = free_port(), fsync, password, others
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
@@ -33,6 +36,7 @@ class RedisServer:
         """Start it, with what the files hold, and wait until it answers."""
         options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder.name, "save": ""}
         options |= {"appendonly": "yes", "appendfsync": self._fsync, "logfile": "redis.log"}
+        options |= {name.replace("_", "-"): value for name, value in self._others.items()}
         if self._password:
             options["requirepass"] = self._password
         flags = [str(part) for name, value in options.items() for part in (f"--{name}", value)]

@@ -1,6 +1,8 @@
 """What only the Redis store promises: its keys, its patience while Redis is away, and several servers at once."""
 
 import logging
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 from urllib.parse import quote
@@ -13,7 +15,7 @@ from mc_core.store import FencedError, LeaseHeldError, StoreDownError
 from redis_server import RedisServer
 from server.stores import open_store
 from store_harness import RedisHarness, begin, fill, make_gists, make_record, some_ids
-from support import wait_until
+from support import free_port, wait_until
 
 
 @pytest.fixture
@@ -67,6 +69,29 @@ def test_a_password_is_never_shown(caplog):
         told = f"{refused.value!r} {refused.value.__cause__!r} {caplog.text}"
         assert "wrong-secret" not in told
         assert "right-secret" not in told
+    finally:
+        server.stop()
+
+
+def test_tls_with_a_ca_of_ones_own(tmp_path):
+    """Law: rediss:// speaks TLS, trusts the CA file that the URL names, and refuses a server it doesn't know."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    port = free_port()
+    server = RedisServer(tls_port=port, tls_cert_file=cert, tls_key_file=key, tls_auth_clients="no")
+    url = f"rediss://127.0.0.1:{port}/3"
+    try:
+        store = open_store(f"{url}?ssl_ca_certs={quote(str(cert))}")
+        begin(store)
+        store.close()
+        with server.client() as client:
+            assert client.info("keyspace").keys() == {"db3"}
+        with pytest.raises(StoreError, match=r"certificate"):
+            open_store(f"{url}?patience=0.2")
     finally:
         server.stop()
 

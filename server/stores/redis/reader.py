@@ -18,7 +18,7 @@ from server.stores.redis.replies import info_of, value_of
 Send = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
 PAGE = 1024
 """Rows that one command reads at most: Redis serves others between two of them."""
-PAGES = 32
+PAGES = 16
 """Commands in one round trip: bounds the bytes under way."""
 TRIES = 3
 
