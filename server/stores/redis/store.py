@@ -28,14 +28,11 @@ lease is given up: the session must be opened again, and shows then what Redis h
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +47,6 @@ from mc_core.store import (
     SessionPage,
     SessionRecord,
     SpanBatch,
-    StoreDownError,
     StoredSession,
     StoreHealth,
     decode_cursor,
@@ -58,19 +54,13 @@ from mc_core.store import (
 )
 from server.stores.codec import RowFormat
 from server.stores.drafts import Draft, Staging, refused, row_range
-from server.stores.lanes import Lanes, Operation, settle
 from server.stores.redis import reader
-from server.stores.redis.leases import Lease, Leases
-from server.stores.redis.link import Link, Reply, retrying
-from server.stores.redis.place import CONNECTIONS, Place
+from server.stores.redis.calls import Calls
+from server.stores.redis.leases import Lease
+from server.stores.redis.link import Reply
+from server.stores.redis.place import Place
 from server.stores.redis.replies import changing_fields, info_of, key_part, new_fields, record_of, value_of
-from server.stores.redis.writer import Sending, Write, Writer
-
-T = TypeVar("T")
-FULL = 0.75
-"""Share of the buffer from which new work is turned away, so that turns under way find room to end."""
-PROBE = 1.0
-"""Seconds that a health check waits for Redis."""
+from server.stores.redis.writer import Sending
 
 
 class RedisStore:
@@ -82,28 +72,7 @@ class RedisStore:
     def __init__(self, url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> None:
         self.lease_seconds = lease_seconds
         self.place = Place.parse(url)
-        self._max_pending = max_pending
-        self._name = secrets.token_hex(8)
-        self._closing = threading.Lock()
-        self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="store-redis", daemon=True)
-        self._thread.start()
-        try:
-            self._run(self._start())
-        except BaseException:
-            self._end_loop()
-            raise
-
-    async def _start(self) -> None:
-        self._link = Link(self.place)
-        await self._link.connect()
-        self._leases = Leases()
-        self._lanes = Lanes(self._dispatch, self._max_pending)
-        self._writer = Writer(self._name, self._link, self._leases, self._lanes.done)
-        self._reads = asyncio.Semaphore(CONNECTIONS - 1)  # one is the writer's
-        self._reading: set[asyncio.Task[None]] = set()
-        self._writing = asyncio.create_task(self._writer.serve())
+        self._calls = Calls(self.place, max_pending)
 
     # -- writes --------------------------------------------------------------------------------------------------
 
@@ -113,8 +82,8 @@ class RedisStore:
             fields = new_fields(draft)
         except ConfigError as error:
             return refused(error)
-        command = ("create", self._op(), key_part(record.tenant), *fields)
-        return self._write(lambda _: command, record.session_id, _stamped(record), size=_size(draft))
+        command = ("create", _op(), key_part(record.tenant), *fields)
+        return self._calls.write(lambda _: command, record.session_id, _stamped(record), size=_size(draft))
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         try:
@@ -122,33 +91,33 @@ class RedisStore:
             fields = new_fields(draft)
         except ConfigError as error:
             return refused(error)
-        command = ("fork", self._op(), session_id, key_part(tenant), *fields)
-        return self._write(lambda _: command, session_id, _stamped(record), size=_size(draft))
+        command = ("fork", _op(), session_id, key_part(tenant), *fields)
+        return self._calls.write(lambda _: command, session_id, _stamped(record), size=_size(draft))
 
     def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
-        op = self._op()
+        op = _op()
 
         def take(reply: Reply) -> StoredSession:
             record = record_of(reply[0])
             fence = int(dict(zip(reply[0][::2], reply[0][1::2], strict=True))[b"fence"])
-            self._leases.put(Lease(fence, op, record, record.sequence))
+            self._calls.leases.put(Lease(fence, op, record, record.sequence))
             return StoredSession(replace(record, fence=fence), fence)
 
         command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds)
-        return self._write(lambda _: command, session_id, take, patience=self.place.patience)
+        return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience)
 
     def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
         command = ("renew", self.lease_seconds, *(part for lease in leases.items() for part in lease))
-        return self._write(lambda _: command, None, lambda reply: tuple(name.decode() for name in reply))
+        return self._calls.write(lambda _: command, None, lambda reply: tuple(name.decode() for name in reply))
 
     def release(self, session_id: str, fence: int) -> Future[None]:
         """Resolves at once while Redis is away: the lease lapses by itself, and its owner may open again anyway."""
 
         def take(_: Reply) -> None:
-            self._leases.drop(session_id, fence)
+            self._calls.leases.drop(session_id, fence)
 
-        done = self._write(lambda _: ("release", session_id, fence), session_id, take)
-        if self._link.down_since is None:
+        done = self._calls.write(lambda _: ("release", session_id, fence), session_id, take)
+        if not self._calls.away:
             return done
         future: Future[None] = Future()
         future.set_result(None)
@@ -173,7 +142,7 @@ class RedisStore:
             draft = Draft.of(record)
         except ConfigError as error:
             return refused(error)
-        op, fields, name, fence = self._op(), changing_fields(draft), record.session_id, record.fence
+        op, fields, name, fence = _op(), changing_fields(draft), record.session_id, record.fence
 
         def command(sending: Sending) -> Sequence[Any]:
             lease = sending.lease
@@ -181,21 +150,21 @@ class RedisStore:
             return ("commit", op, name, fence, *known, self.lease_seconds, *fields)
 
         def take(reply: Reply) -> int:
-            lease, sequence = self._leases.get(name, fence), int(reply[0])
+            lease, sequence = self._calls.leases.get(name, fence), int(reply[0])
             if lease is not None:
                 lease.sequence = sequence
             return sequence
 
-        return self._write(command, name, take, fence=fence, size=_size(draft))
+        return self._calls.write(command, name, take, fence=fence, size=_size(draft))
 
     def delete(self, session_id: str, tenant: str) -> Future[None]:
         def take(_: Reply) -> None:
-            self._leases.drop(session_id)
+            self._calls.leases.drop(session_id)
 
         def command(sending: Sending) -> Sequence[Any]:
             return ("delete", session_id, key_part(tenant), int(sending.again))
 
-        return self._write(command, session_id, take, patience=self.place.patience)
+        return self._calls.write(command, session_id, take, patience=self.place.patience)
 
     def _stage(self, rows: Staging) -> Future[None]:
         def command(sending: Sending) -> Sequence[Any]:
@@ -212,32 +181,32 @@ class RedisStore:
             known = (lease.token, lease.sequence)
             return ("stage", rows.session_id, rows.fence, *known, *place, self.lease_seconds, blob)
 
-        return self._write(command, rows.session_id, fence=rows.fence, size=rows.size, durable=False)
+        return self._calls.write(command, rows.session_id, fence=rows.fence, size=rows.size, durable=False)
 
     # -- reads ---------------------------------------------------------------------------------------------------
 
     def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
         wanted = np.unique(np.asarray(blocks, np.int64))
-        return self._read(lambda send: reader.read_spans(self._source(send, session_id), wanted), session_id)
+        return self._calls.read(lambda send: reader.read_spans(self._source(send, session_id), wanted), session_id)
 
     def read_span_range(self, session_id: str, first: int, count: int) -> Future[SpanBatch]:
         async def run(send: reader.Send) -> SpanBatch:
             return await reader.read_spans(self._source(send, session_id), row_range(first, count))
 
-        return self._read(run, session_id)
+        return self._calls.read(run, session_id)
 
     def read_gist_range(self, session_id: str, level: int, first: int, count: int) -> Future[GistBatch]:
         async def run(send: reader.Send) -> GistBatch:
             return await reader.read_gists(self._source(send, session_id), level, row_range(first, count))
 
-        return self._read(run, session_id)
+        return self._calls.read(run, session_id)
 
     def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
         async def run(send: reader.Send) -> SessionRecord:
             replies = await send([("record", "", "", session_id, key_part(tenant))])
             return record_of(value_of(replies[0], session_id)[0])
 
-        return self._read(run, session_id)
+        return self._calls.read(run, session_id)
 
     def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
         async def run(send: reader.Send) -> SessionPage:
@@ -248,7 +217,7 @@ class RedisStore:
             found = [info_of(values) for values in value_of((await send([command]))[0], "")]
             return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
 
-        return self._read(run, None)
+        return self._calls.read(run, None)
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
         keys = tuple(hashes)
@@ -261,115 +230,24 @@ class RedisStore:
             position, _, session_id = found[1].decode().partition(" ")
             return PrefixMatch(session_id, keys[found[0]], int(position))
 
-        return self._read(run, None)
-
-    # -- state ---------------------------------------------------------------------------------------------------
+        return self._calls.read(run, None)
 
     def healthy(self) -> Future[StoreHealth]:
-        answer: Future[StoreHealth] = Future()
-        answer.set_running_or_notify_cancel()
-        if self._link.down_since is not None and self._writer.busy:
-            answer.set_result(self._health(self._link.down()))
-            return answer
-        probe: Future[None] = self._write(lambda _: ("probe",), None, patience=PROBE)
-        probe.add_done_callback(lambda done: answer.set_result(self._health(done.exception())))
-        return answer
-
-    def _health(self, error: BaseException | None) -> StoreHealth:
-        pending, since = self._lanes.pending_bytes, self._link.down_since
-        if error is None:
-            return StoreHealth(True, "", pending)
-        if since is None:
-            return StoreHealth(False, str(error), pending)
-        text = f"{error}; down for {time.monotonic() - since:.0f} s, {pending} bytes wait to be written"
-        return StoreHealth(False, text, pending, degraded=self.overloaded() is None)
+        return self._calls.health()
 
     def overloaded(self) -> str | None:
-        pending = self._lanes.pending_bytes
-        if self._link.down_since is None or pending < FULL * self._max_pending:
-            return None
-        return f"the store can't be reached and {pending} bytes wait for it, of {self._max_pending} at most"
+        return self._calls.overloaded()
 
     def close(self) -> None:
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._lanes.drain()
-            self._run(self._finish())
-            self._end_loop()
-
-    async def _finish(self) -> None:
-        self._writer.stop()
-        await self._writing
-        await self._link.close(self._name)
-
-    # -- how calls travel ----------------------------------------------------------------------------------------
-
-    def _op(self) -> str:
-        """A name for one call, by which Redis knows it when it comes a second time."""
-        return secrets.token_hex(12)
-
-    def _write(
-        self,
-        run: Callable[[Sending], Sequence[Any]],
-        lane: str | None,
-        take: Callable[[Reply], T] = lambda _: None,  # type: ignore[assignment, return-value]
-        *,
-        fence: int | None = None,
-        size: int = 0,
-        patience: float | None = None,
-        durable: bool = True,
-    ) -> Future[T]:
-        deadline = time.monotonic() + (self.place.deadline if patience is None else patience)
-        write = Write(run, lane, True, durable, size, take=take, fence=fence, deadline=deadline)
-        future = self._lanes.submit(write)
-        if fence and lane and future.done() and isinstance(future.exception(), StoreDownError):
-            # Refused, the buffer is full: what this lease writes next would have a gap before it.
-            self._loop.call_soon_threadsafe(self._leases.lose, lane, fence)
-        return future
-
-    def _read(self, run: Callable[[reader.Send], Awaitable[T]], lane: str | None) -> Future[T]:
-        return self._lanes.submit(Operation(run, lane))
+        self._calls.close()
 
     def _source(self, send: reader.Send, session_id: str) -> reader.Source:
-        return reader.Source(send, session_id, self._leases.token(session_id))
+        return reader.Source(send, session_id, self._calls.leases.token(session_id))
 
-    def _dispatch(self, operation: Operation) -> None:
-        if isinstance(operation, Write):
-            self._loop.call_soon_threadsafe(self._writer.put, operation)
-        else:
-            self._loop.call_soon_threadsafe(self._begin_read, operation)
 
-    def _begin_read(self, operation: Operation) -> None:
-        task = self._loop.create_task(self._serve_read(operation))
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
-
-    async def _serve_read(self, operation: Operation) -> None:
-        deadline = time.monotonic() + self.place.patience
-
-        async def failed(error: Exception) -> None:
-            await self._link.failed(error)
-            if time.monotonic() >= deadline:
-                raise self._link.down() from error
-
-        result, trouble = None, None
-        try:
-            async with self._reads:
-                result = await retrying().call_with_retry(lambda: operation.run(self._link.send), failed)
-        except Exception as error:
-            trouble = error
-        self._lanes.done(operation)
-        settle(operation, result, trouble)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+def _op() -> str:
+    """A name for one call, by which Redis knows it when it comes a second time."""
+    return secrets.token_hex(12)
 
 
 def _stamped(record: SessionRecord) -> Callable[[Reply], SessionRecord]:
