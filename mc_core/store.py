@@ -46,6 +46,17 @@ class LeaseHeldError(StoreError):
         self.retry_after = retry_after
 
 
+class StoreDownError(StoreError):
+    """The store can't be reached, or is too far behind to take more; try again after ``retry_after`` seconds.
+
+    A write that failed so may or may not have been made, so its lease must not write on: open the session again.
+    """
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SessionInfo:
     """The small part of a session record, as listings show it.
@@ -172,11 +183,15 @@ class PrefixMatch:
 
 @dataclass(frozen=True)
 class StoreHealth:
-    """Whether the store accepted a durable write just now, the reason if not, and the bytes that wait to be written."""
+    """Whether the store accepted a durable write just now, the reason if not, and the bytes that wait to be written.
+
+    ``degraded``: not ok, but sessions in memory may go on, since there is room for what they write.
+    """
 
     ok: bool
     detail: str
     pending_bytes: int
+    degraded: bool = False
 
 
 def rows_at(level: int, blocks: int, block_size: int) -> int:
@@ -296,6 +311,10 @@ class SessionStore(Protocol):
 
     def healthy(self) -> Future[StoreHealth]:
         """Tries a durable write. The future never fails: a broken or closed store answers ``ok=False`` and why."""
+        ...
+
+    def overloaded(self) -> str | None:
+        """Why new work should be turned away, or None; cheap, for every request."""
         ...
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ def build_state(settings: Settings) -> ServerState:
         torch.set_num_threads(settings.threads)
     bundle = load_bundle(settings.model, *_placement(settings), block_size=settings.block_size)
     metrics = Metrics()
-    store = open_store(settings.store)
+    store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
     try:
         state = _assemble(settings, bundle, metrics, timed_store(store, metrics.store))
     except BaseException:

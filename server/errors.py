@@ -13,7 +13,7 @@ from mc_core.errors import (
     SpanMissingError,
     StoreError,
 )
-from mc_core.store import LeaseHeldError, UnknownSessionError
+from mc_core.store import LeaseHeldError, StoreDownError, UnknownSessionError
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of an answer that nobody waits for any more."""
@@ -57,6 +57,10 @@ def draining() -> ApiError:
     return ApiError(503, "the server is shutting down", "server_error", "draining", retry_after=5)
 
 
+def store_down(message: str, retry_after: float = 5) -> ApiError:
+    return ApiError(503, message, "server_error", "store_down", retry_after=retry_after)
+
+
 def to_api_error(error: BaseException) -> ApiError:
     """Any error -> what the client is told. What is not known stays inside: no text, no traceback, no path."""
     match error:
@@ -74,6 +78,10 @@ def to_api_error(error: BaseException) -> ApiError:
             return bad_request(str(error))
         case SpanMissingError():
             return ApiError(500, str(error), "server_error", "span_missing")
+        case StoreDownError():
+            return store_down(
+                "the session store can't be reached; look at the session before you repeat this", error.retry_after
+            )
         case StoreError():
             return ApiError(
                 503, "the session store failed; nothing was lost", "server_error", "store_error", retry_after=5

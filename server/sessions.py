@@ -15,7 +15,14 @@ from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
 from mc_core.errors import StoreError
 from mc_core.session import Session, SessionFactory
-from mc_core.store import FencedError, SessionInfo, SessionPage, SessionStore, UnknownSessionError
+from mc_core.store import (
+    FencedError,
+    SessionInfo,
+    SessionPage,
+    SessionStore,
+    StoreDownError,
+    UnknownSessionError,
+)
 from server.futures import settled
 
 logger = logging.getLogger(__name__)
@@ -113,8 +120,9 @@ class SessionHost:
                     self._slots.move_to_end(key)
                 try:
                     yield Lease(slot.session, source, slot)
-                except FencedError:
-                    # Somebody else owns it now, or it is gone; what is in memory is worth nothing.
+                except (FencedError, StoreDownError):
+                    # Somebody else owns it now, it is gone, or nobody knows what the store has of it; what is in
+                    # memory is worth nothing.
                     await self._forget(slot)
                     raise
                 finally:
@@ -146,6 +154,11 @@ class SessionHost:
     async def info(self, session_id: str, tenant: str) -> SessionInfo:
         """The committed record; UnknownSessionError if there is none."""
         return await settled(self.store.record(session_id, tenant))
+
+    async def known(self, session_id: str, tenant: str) -> None:
+        """UnknownSessionError if there is no such session; one in memory goes on though the store is away."""
+        if self.peek(session_id, tenant) is None:
+            await self.info(session_id, tenant)
 
     async def list(self, tenant: str, limit: int, after: str | None) -> SessionPage:
         return await settled(self.store.list(tenant, limit, after))

@@ -30,7 +30,13 @@ class Settings(BaseSettings):
         default_factory=list, description="bearer key, repeatable (comma-separated in the environment); none: open"
     )
 
-    store: str = Field("sqlite:///data/megacontext.sqlite", description="where sessions live: sqlite:///FILE")
+    store: str = Field(
+        "sqlite:///data/megacontext.sqlite",
+        description="where sessions live: sqlite:///FILE or redis[s]://[:PASSWORD@]HOST[:PORT][/DB]",
+    )
+    store_buffer_bytes: int = Field(
+        256 << 20, ge=1 << 16, description="writes that wait for the store; beyond that new work gets 503"
+    )
     hot_tokens: int = Field(
         262_144, ge=0, description="token ids a session keeps in memory; older ones stay in the store"
     )

@@ -11,7 +11,7 @@ from mc_core.models.bundle import Bundle
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate
-from server.errors import draining
+from server.errors import draining, store_down
 from server.sessions import SessionHost
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
@@ -46,6 +46,9 @@ def tenant_of(request: Request) -> str:
 
 
 def accepting(request: Request) -> None:
-    """FastAPI dependency of routes that begin new work: 503 while the server drains."""
-    if state_of(request).engine.draining:
+    """FastAPI dependency of routes that begin new work: 503 while the server drains or its store has no room."""
+    state = state_of(request)
+    if state.engine.draining:
         raise draining()
+    if (reason := state.store.overloaded()) is not None:
+        raise store_down(reason)

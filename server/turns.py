@@ -21,7 +21,7 @@ from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session import Session
-from mc_core.store import FencedError
+from mc_core.store import FencedError, LeaseHeldError, StoreDownError
 from server.chat_template import ChatTemplate, Message
 from server.errors import draining
 from server.futures import settled
@@ -160,7 +160,7 @@ class TurnService:
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
-                if isinstance(failure := await stream.over(), FencedError):
+                if isinstance(failure := await stream.over(), FencedError | StoreDownError):
                     raise failure
         except Exception as error:
             stream.put(Failed(error))
@@ -225,19 +225,28 @@ class _MatchedLease:
         # The last message is always new: it asks for a reply.
         match = await self._host.match(self._tenant, list(reversed(self._chain[:-1])))
         if match is not None:
-            session_id, digest = match
-            self._held = self._host.use(session_id, self._tenant)
-            lease = await self._held.__aenter__()
-            try:
-                if await self._go_back(lease.session, digest):
-                    return lease
-            except BaseException as error:
-                await self._held.__aexit__(type(error), error, error.__traceback__)
-                raise
-            await self._held.__aexit__(None, None, None)
+            lease = await self._enter(*match)
+            if lease is not None:
+                return lease
         session = await self._host.create(self._tenant, metadata={}, implicit=True)
         self._held = self._host.use(session.id, self._tenant)
         return await self._held.__aenter__()
+
+    async def _enter(self, session_id: str, digest: str) -> Lease | None:
+        """The matched session at the matched boundary; None if it isn't there any more, or is at another server."""
+        self._held = self._host.use(session_id, self._tenant)
+        try:
+            lease = await self._held.__aenter__()
+        except LeaseHeldError:
+            return None
+        try:
+            if await self._go_back(lease.session, digest):
+                return lease
+        except BaseException as error:
+            await self._held.__aexit__(type(error), error, error.__traceback__)
+            raise
+        await self._held.__aexit__(None, None, None)
+        return None
 
     async def _go_back(self, session: Session, digest: str) -> bool:
         """Take the session back to the matched boundary; False if it is not there any more."""

@@ -38,7 +38,7 @@ async def chat_completions(
     session_id = body.session_id or x_session_id
     lease: AbstractAsyncContextManager[Lease]
     if session_id is not None:
-        await state.host.info(session_id, tenant)
+        await state.host.known(session_id, tenant)
         lease, prepare = state.host.use(session_id, tenant), state.turns.in_session(messages)
     else:
         lease, prepare = state.turns.by_messages(tenant, messages)

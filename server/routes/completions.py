@@ -33,7 +33,7 @@ async def completions(
     session_id = body.session_id or x_session_id
     ids = _prompt_ids(state, body)
     if session_id is not None:
-        await state.host.info(session_id, tenant)
+        await state.host.known(session_id, tenant)
         lease = state.host.use(session_id, tenant)
     else:
         lease = _passing_session(state, tenant)

@@ -23,17 +23,19 @@ async def health(state: State, response: Response) -> dict[str, Any]:
 
 @router.get("/ready")
 async def ready(state: State, response: Response) -> dict[str, Any]:
-    """Ready for new turns, or the reasons why not."""
-    reasons = []
+    """Ready for new turns, or the reasons why not. Degraded: the store is away, but sessions in memory go on."""
+    reasons, degraded = [], False
     if not state.engine.alive:
         reasons.append("the engine has stopped")
     if state.engine.draining:
         reasons.append("draining: the server is shutting down")
     store = await asyncio.wrap_future(state.store.healthy())
     if not store.ok:
+        degraded = store.degraded and not reasons
         reasons.append(f"store: {store.detail}")
-    response.status_code = 503 if reasons else 200
-    return {"status": "not ready" if reasons else "ready", "reasons": reasons}
+    response.status_code = 503 if reasons and not degraded else 200
+    status = "degraded" if degraded else "not ready" if reasons else "ready"
+    return {"status": status, "reasons": reasons}
 
 
 @router.get("/metrics")

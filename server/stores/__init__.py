@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from mc_core.errors import ConfigError
 from mc_core.store import SessionStore
+from server.stores.redis import RedisStore
 from server.stores.sqlite import SqliteStore
 
 __all__ = ["open_store"]
 
 
-def open_store(url: str, *, lease_seconds: float = 30.0) -> SessionStore:
-    """Opens the store at ``url``: ``sqlite:///relative/file``, ``sqlite:////absolute/file`` or a bare file path.
+def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> SessionStore:
+    """Opens the store at ``url``.
 
-    Raises ConfigError for another scheme, StoreError if the store can't be opened.
+    ``sqlite:///relative/file``, ``sqlite:////absolute/file`` or a bare file path; or Redis:
+    ``redis[s]://[user:password@]host[:port][/db][?namespace=megacontext:&deadline=15&patience=5&ssl_ca_certs=ca.pem..]``
+    (see server.stores.redis.place). ``max_pending`` bounds the bytes of writes that wait.
+
+    Raises ConfigError for another scheme or bad options, StoreError if the store can't be opened.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return SqliteStore(url, lease_seconds=lease_seconds)
+        return SqliteStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
     if scheme == "sqlite":
-        return SqliteStore(rest.removeprefix("/"), lease_seconds=lease_seconds)
-    raise ConfigError(f"store must be a sqlite:/// URL or a file path, got scheme {scheme!r}")
+        return SqliteStore(rest.removeprefix("/"), lease_seconds=lease_seconds, max_pending=max_pending)
+    if scheme in ("redis", "rediss"):
+        return RedisStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
+    raise ConfigError(f"store must be a sqlite:/// or redis:// URL or a file path, got scheme {scheme!r}")

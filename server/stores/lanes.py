@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mc_core.errors import MegaContextError, StoreError
+from mc_core.store import StoreDownError
 
 
 @dataclass(eq=False)
@@ -58,7 +59,7 @@ class _Lane:
 class Lanes:
     """Hands operations to ``dispatch`` (which must not block) as soon as their session's order allows.
 
-    At most ``max_pending`` bytes wait at a time: a write beyond that fails at once with StoreError.
+    At most ``max_pending`` bytes wait at a time: a write beyond that fails at once with StoreDownError.
     """
 
     def __init__(self, dispatch: Callable[[Operation], None], max_pending: int) -> None:
@@ -122,7 +123,7 @@ class Lanes:
         if self._closed:
             return StoreError("the store is closed")
         if operation.size and self._pending + operation.size > self._max_pending and self._pending:
-            return StoreError(
+            return StoreDownError(
                 f"the store is behind: {self._pending} bytes wait to be written (limit {self._max_pending})"
             )
         return None

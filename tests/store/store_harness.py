@@ -1,5 +1,7 @@
 """What the store suite needs of an implementation, and small helpers. A new store adds its harness to HARNESSES."""
 
+import json
+import secrets
 import sqlite3
 import tempfile
 from dataclasses import replace
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mc_core.store import MAX_LEVEL, SessionRecord, SessionStore
+from redis_server import shared_redis
 from server.stores import open_store
 
 
@@ -57,7 +60,74 @@ class SqliteHarness:
         return rows
 
 
-HARNESSES = {harness.name: harness for harness in (SqliteHarness,)}
+class RedisHarness:
+    """A namespace of its own in a Redis that all tests share, and a way at its raw rows."""
+
+    name = "redis"
+
+    def __init__(self) -> None:
+        self.server = shared_redis()
+        self.namespace = f"test-{secrets.token_hex(6)}:"
+        self.url = f"{self.server.url}?namespace={self.namespace}"
+
+    def open(self, lease_seconds: float = 30.0) -> SessionStore:
+        return open_store(self.url, lease_seconds=lease_seconds)
+
+    def cleanup(self) -> None:
+        with self.server.client() as client:
+            for key in self.all_keys():
+                client.delete(key)
+
+    def all_keys(self) -> list[str]:
+        """All keys of the namespace."""
+        with self.server.client() as client:
+            return sorted(key.decode() for key in client.scan_iter(f"{self.namespace}*"))
+
+    def raw_row(self, session_id: str, level: int, index: int) -> bytes:
+        """The stored bytes of a row of a session that was never forked or rewound."""
+        key, start, width = self._place(session_id, level, index)
+        with self.server.client() as client:
+            return client.getrange(key, start, start + width - 1)
+
+    def put_row(self, session_id: str, level: int, index: int, data: bytes | None) -> None:
+        """Replaces the bytes of a row behind the store's back, with zeros for what ``data`` lacks; None removes it."""
+        key, start, width = self._place(session_id, level, index)
+        with self.server.client() as client:
+            client.setrange(key, start, (data or b"").ljust(width, b"\0"))
+
+    def count_everything(self) -> int:
+        """Rows of every kind that belong to any session; a page that belongs to none counts as well."""
+        total, widths = 0, {}
+        with self.server.client() as client:
+            for key in self.all_keys():
+                kind = key.removeprefix(self.namespace).partition(":")[2].partition(":")[0]
+                if kind == "session":
+                    lineage, sizes = client.hmget(key, "lineage", "widths")
+                    widths |= {storage: json.loads(sizes) for storage, _ in json.loads(lineage)}
+                    total += 1
+                elif kind in ("sessions", "prefix"):
+                    total += client.zcard(key)
+                elif kind == "storage":
+                    total += sum(field.startswith(b"user:") for field in client.hkeys(key)) or 1
+            for key in self.all_keys():
+                parts = key.removeprefix(self.namespace).split(":")
+                if parts[1:2] == ["rows"]:
+                    storage, level = int(parts[2]), int(parts[3])
+                    data = client.get(key)
+                    width = widths[storage][level] if storage in widths else len(data)
+                    rows = (data[at : at + width] for at in range(0, len(data), width))
+                    total += sum(row.strip(b"\0") != b"" for row in rows)
+            return total + client.hlen(f"{self.namespace}owners")
+
+    def _place(self, session_id: str, level: int, index: int) -> tuple[str, int, int]:
+        with self.server.client() as client:
+            tenant = client.hget(f"{self.namespace}owners", session_id).decode()
+            lineage, widths = client.hmget(f"{self.namespace}{tenant}:session:{session_id}", "lineage", "widths")
+        storage, width = json.loads(lineage)[0][0], json.loads(widths)[level]
+        return f"{self.namespace}{tenant}:rows:{storage}:{level}:{index // 1024}", index % 1024 * width, width
+
+
+HARNESSES = {harness.name: harness for harness in (SqliteHarness, RedisHarness)}
 
 
 def make_record(session_id: str = "s", **fields: object) -> SessionRecord:

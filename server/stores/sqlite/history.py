@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import GistBatch, Indices, SpanBatch
 from server.stores.codec import RowFormat, Rows
+from server.stores.drafts import Staging
 from server.stores.sqlite.rows import RowReader, load_lineage
 from server.stores.sqlite.sessions import find, held, note_staged
-
-Payload = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Staging:
-    """Rows first, first + 1, ... of ``level``, to be staged under a lease; ``payload``: field name -> [n, ...]."""
-
-    session_id: str
-    fence: int
-    level: int
-    first: int
-    payload: Payload
-
-    @property
-    def size(self) -> int:
-        """Bytes held."""
-        return sum(values.nbytes for values in self.payload.values())
 
 
 def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float) -> None:

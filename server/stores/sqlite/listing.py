@@ -6,7 +6,8 @@ import sqlite3
 
 from mc_core.errors import ConfigError
 from mc_core.store import MAX_LIST, SessionPage, decode_cursor, encode_cursor
-from server.stores.sqlite.sessions import INFO_FIELDS, info_of
+from server.stores.drafts import INFO_FIELDS
+from server.stores.sqlite.sessions import info_of
 
 
 def page(connection: sqlite3.Connection, tenant: str, limit: int, after: str | None) -> SessionPage:

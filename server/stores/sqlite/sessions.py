@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mc_core.store import (
     StoredSession,
     UnknownSessionError,
 )
+from server.stores.drafts import FIXED_FIELDS, INFO_FIELDS, Draft
 from server.stores.sqlite import prefixes
 from server.stores.sqlite.rows import (
     Lineage,
@@ -35,8 +36,6 @@ from server.stores.sqlite.rows import (
     shared_blocks,
 )
 
-INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
-FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", "gist_dim", "gist_dtype", "gist_keys", "key_dim")
 _SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged FROM sessions "
 
 
@@ -97,26 +96,6 @@ def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> Ses
     return SessionRecord(
         **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
     )
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A record made ready for the file outside the transaction: its JSON is text already."""
-
-    record: SessionRecord
-    metadata: str
-    state: str
-
-    @classmethod
-    def of(cls, record: SessionRecord) -> Draft:
-        """Raises ConfigError if state or metadata are not JSON-able."""
-        texts = []
-        for name in ("metadata", "state"):
-            try:
-                texts.append(json.dumps(getattr(record, name), allow_nan=False))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{name} must be JSON-able: {error}") from error
-        return cls(record, *texts)
 
 
 def create(connection: sqlite3.Connection, draft: Draft, lineage: Lineage = ()) -> SessionRecord:

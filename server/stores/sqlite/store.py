@@ -8,10 +8,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
 from mc_core.store import (
@@ -26,16 +25,14 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
+from server.stores.drafts import Draft, Staging, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
 from server.stores.sqlite import history, listing, prefixes, sessions
-from server.stores.sqlite.history import Staging
 from server.stores.sqlite.schema import FileIdentity, open_file
-from server.stores.sqlite.sessions import Draft
 from server.stores.sqlite.writer import Writer
 
 Connection = sqlite3.Connection
 T = TypeVar("T")
-MAX_RANGE = 1 << 26
 
 
 class SqliteStore:
@@ -67,9 +64,7 @@ class SqliteStore:
 
     def create(self, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            if record.tokens:
-                raise ConfigError(f"a new session must be empty, got tokens = {record.tokens}")
-            draft = Draft.of(record)
+            draft = Draft.new(record)
             return lambda connection: sessions.create(connection, draft)
 
         return self._write(prepared, record.session_id, durable=True)
@@ -88,18 +83,12 @@ class SqliteStore:
         return self._write(lambda: lambda connection: sessions.release(connection, session_id, fence), session_id)
 
     def write_spans(self, session_id: str, fence: int, first_block: int, ids: Ids) -> Future[None]:
-        return self._stage(lambda: Staging(session_id, fence, 0, first_block, {"ids": _int32(ids)}), session_id)
+        return self._stage(lambda: Staging.spans(session_id, fence, first_block, ids), session_id)
 
     def write_gists(
         self, session_id: str, fence: int, level: int, first_index: int, gists: Floats, keys: Floats | None = None
     ) -> Future[None]:
-        def staging() -> Staging:
-            if level < 1:
-                raise ConfigError(f"level of a gist must be at least 1, got {level}")
-            payload = {"gist": np.array(gists)} | ({} if keys is None else {"keys": np.array(keys)})
-            return Staging(session_id, fence, level, first_index, payload)
-
-        return self._stage(staging, session_id)
+        return self._stage(lambda: Staging.gists(session_id, fence, level, first_index, gists, keys), session_id)
 
     def commit(self, record: SessionRecord) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
@@ -114,12 +103,12 @@ class SqliteStore:
 
     def read_span_range(self, session_id: str, first: int, count: int) -> Future[SpanBatch]:
         return self._read(
-            lambda connection: history.read_spans(connection, session_id, _range(first, count)), session_id
+            lambda connection: history.read_spans(connection, session_id, row_range(first, count)), session_id
         )
 
     def read_gist_range(self, session_id: str, level: int, first: int, count: int) -> Future[GistBatch]:
         return self._read(
-            lambda connection: history.read_gists(connection, session_id, level, _range(first, count)), session_id
+            lambda connection: history.read_gists(connection, session_id, level, row_range(first, count)), session_id
         )
 
     def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
@@ -159,6 +148,9 @@ class SqliteStore:
         probe.add_done_callback(tell)
         return answer
 
+    def overloaded(self) -> str | None:
+        return None
+
     def close(self) -> None:
         with self._closing:
             if self._closed:
@@ -176,7 +168,7 @@ class SqliteStore:
         try:
             rows = staging()  # copied now: the caller may reuse its buffers
         except ConfigError as error:
-            return _refused(error)
+            return refused(error)
 
         def run(connection: Connection) -> None:
             history.stage(connection, rows, self.lease_seconds)
@@ -190,7 +182,7 @@ class SqliteStore:
         try:
             run = prepared()
         except ConfigError as error:
-            return _refused(error)
+            return refused(error)
         return self._lanes.submit(Operation(run, lane, writes=True, durable=durable))
 
     def _read(self, run: Callable[[Connection], T], lane: str | None) -> Future[T]:
@@ -220,24 +212,3 @@ def _attempt(operation: Operation, connection: Connection) -> tuple[object, Exce
             connection.execute("ROLLBACK")
     except Exception as error:
         return None, error
-
-
-def _refused(error: ConfigError) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
-
-
-def _range(first: int, count: int) -> range:
-    if first < 0 or not 0 <= count <= MAX_RANGE:
-        raise ConfigError(f"a range must start at 0 or later and hold 0 to {MAX_RANGE} rows, got {first}, {count}")
-    return range(first, first + count)
-
-
-def _int32(ids: NDArray[Any]) -> NDArray[np.int32]:
-    """A private int32 copy of token ids. Raises ConfigError if a number doesn't fit."""
-    ids = np.asarray(ids)
-    copy = ids.astype(np.int32)
-    if ids.dtype.kind not in "iu" or (ids.dtype != np.int32 and not np.array_equal(copy, ids)):
-        raise ConfigError(f"ids must be int32 token ids, got {ids.dtype}")
-    return copy

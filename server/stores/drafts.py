@@ -1,0 +1,98 @@
+"""Arguments made ready for a store in the caller's thread: checked, copied, their JSON written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.errors import ConfigError, MegaContextError
+from mc_core.store import Floats, SessionInfo, SessionRecord
+
+MAX_RANGE = 1 << 26
+INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
+FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", "gist_dim", "gist_dtype", "gist_keys", "key_dim")
+Payload = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A record made ready for a store outside any transaction: its JSON is text already."""
+
+    record: SessionRecord
+    metadata: str
+    state: str
+
+    @classmethod
+    def of(cls, record: SessionRecord) -> Draft:
+        """Raises ConfigError if state or metadata are not JSON-able."""
+        texts = []
+        for name in ("metadata", "state"):
+            try:
+                texts.append(json.dumps(getattr(record, name), allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{name} must be JSON-able: {error}") from error
+        return cls(record, *texts)
+
+    @classmethod
+    def new(cls, record: SessionRecord) -> Draft:
+        """The same for a session to create: it must be empty."""
+        if record.tokens:
+            raise ConfigError(f"a new session must be empty, got tokens = {record.tokens}")
+        return cls.of(record)
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Rows first, first + 1, ... of ``level``, to be staged under a lease; ``payload``: field name -> [n, ...]."""
+
+    session_id: str
+    fence: int
+    level: int
+    first: int
+    payload: Payload
+
+    @classmethod
+    def spans(cls, session_id: str, fence: int, first: int, ids: NDArray[Any]) -> Staging:
+        """A private copy of ids [n, K]. Raises ConfigError if a number doesn't fit int32."""
+        return cls(session_id, fence, 0, first, {"ids": _int32(ids)})
+
+    @classmethod
+    def gists(cls, session_id: str, fence: int, level: int, first: int, gists: Floats, keys: Floats | None) -> Staging:
+        """Private copies of gists [n, d] and lens keys."""
+        if level < 1:
+            raise ConfigError(f"level of a gist must be at least 1, got {level}")
+        payload = {"gist": np.array(gists)} | ({} if keys is None else {"keys": np.array(keys)})
+        return cls(session_id, fence, level, first, payload)
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(values.nbytes for values in self.payload.values())
+
+
+def row_range(first: int, count: int) -> range:
+    """The indices [first, first + count). Raises ConfigError for a range that can't be."""
+    if first < 0 or not 0 <= count <= MAX_RANGE:
+        raise ConfigError(f"a range must start at 0 or later and hold 0 to {MAX_RANGE} rows, got {first}, {count}")
+    return range(first, first + count)
+
+
+def refused(error: MegaContextError) -> Future[Any]:
+    """A future that has failed already."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
+def _int32(ids: NDArray[Any]) -> NDArray[np.int32]:
+    ids = np.asarray(ids)
+    copy = ids.astype(np.int32)
+    if ids.dtype.kind not in "iu" or (ids.dtype != np.int32 and not np.array_equal(copy, ids)):
+        raise ConfigError(f"ids must be int32 token ids, got {ids.dtype}")
+    return copy

@@ -1,0 +1,5 @@
+"""Sessions in Redis; see ``store``."""
+
+from server.stores.redis.store import RedisStore
+
+__all__ = ["RedisStore"]

@@ -1,0 +1,71 @@
+-- Session store: what every command needs. The files base, rows, sessions, queries are one script, in this order.
+-- ARGV: namespace, command, writer, batch, then the command's own arguments. The keys are listed in store.py.
+local ns, command, writer, batch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local PAGE, MAX_LEVEL, ACTIVE = 1024, 15, -1
+local commands = {}
+
+local function fail(kind, text) error({kind = kind, text = text}, 0) end
+
+local function number_text(value) return string.format('%.17g', value) end
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local function counter(name) return redis.call('HINCRBY', ns .. 'meta', name, 1) end
+
+local function tenant_key(tenant, kind, ...) return table.concat({ns .. tenant, kind, ...}, ':') end
+
+local function storage_key(s, storage) return tenant_key(s.tenant, 'storage', number_text(storage)) end
+
+local function page_key(s, storage, level, page)
+  return tenant_key(s.tenant, 'rows', number_text(storage), level, page)
+end
+
+local FIELDS = {
+  'fence', 'lease', 'tokens', 'block_size', 'sequence', 'widths', 'lineage', 'staged', 'owner', 'until', 'op', 'result',
+}
+
+-- The session, without its big fields. tenant '': any.
+local function find(id, tenant)
+  local owner = redis.call('HGET', ns .. 'owners', id)
+  if not owner or (tenant ~= '' and owner ~= tenant) then fail('unknown', id) end
+  local key = tenant_key(owner, 'session', id)
+  local values = redis.call('HMGET', key, unpack(FIELDS))
+  local s = {id = id, tenant = owner, key = key}
+  for i, name in ipairs(FIELDS) do s[name] = values[i] end
+  for _, name in ipairs({'fence', 'tokens', 'block_size', 'sequence', 'until'}) do s[name] = tonumber(s[name]) end
+  for _, name in ipairs({'widths', 'lineage', 'staged'}) do s[name] = cjson.decode(s[name]) end
+  s.blocks = math.floor(s.tokens / s.block_size)
+  return s
+end
+
+-- The session if (fence, lease) is its lease. known: the newest sequence that was acknowledged under it, or ''.
+local function held(id, fence, lease, known)
+  if redis.call('HEXISTS', ns .. 'owners', id) == 0 then fail('fenced', "session '" .. id .. "' was deleted") end
+  local s = find(id, '')
+  if s.fence == 0 or s.fence ~= tonumber(fence) or (lease ~= '' and lease ~= s.lease) then
+    fail('fenced', string.format("session '%s' was opened by another owner (lease %d, not %s)", id, s.fence, fence))
+  end
+  if known ~= '' and s.sequence < tonumber(known) then
+    fail('fenced', string.format("Redis lost acknowledged commits of session '%s': it has %d of %s; open it again",
+      id, s.sequence, known))
+  end
+  return s
+end
+
+-- Complete rows that `blocks` blocks have at a level; see mc_core.store.rows_at.
+local function rows_at(s, level, blocks)
+  if level == 0 then return blocks end
+  return math.floor(blocks / s.block_size ^ (level - 1))
+end
+
+-- Rows at a level that are committed or staged.
+local function seen(s, level)
+  return s.staged[tostring(level)] or rows_at(s, level, s.blocks)
+end
+
+local function renew_until(s, seconds)
+  redis.call('HSET', s.key, 'until', number_text(now() + tonumber(seconds)))
+end

@@ -1,0 +1,114 @@
+"""The connections to one Redis: sends commands of the script, and knows since when Redis is away."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import EqualJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from mc_core.errors import StoreError
+from mc_core.store import StoreDownError
+from server.stores.redis.place import Place
+
+logger = logging.getLogger(__name__)
+FORMAT = 1
+SCRIPT = "".join(
+    (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "sessions", "queries")
+)
+SHA = hashlib.sha1(SCRIPT.encode()).hexdigest()
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
+"""What sending raises while Redis is away; it may come back."""
+
+Command = Sequence[Any]
+Reply = list[Any]
+
+
+def retrying() -> Retry:
+    """Without end, waiting longer each time, never in step with other servers; who fails decides when to give up."""
+    return Retry(EqualJitterBackoff(cap=0.5, base=0.02), -1, cast(Any, AWAY))
+
+
+class Link:
+    """Used by the store's event loop alone; ``down_since`` and ``reason`` may be read from any thread."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.down_since: float | None = None
+        self.reason = ""
+        self._client = Redis(connection_pool=place.pool())
+
+    async def connect(self) -> None:
+        """Tries until ``patience`` is over. StoreError if Redis is away, refuses us or holds a newer format."""
+        began, meta = time.monotonic(), f"{self.place.namespace}meta"
+
+        async def greet() -> Any:
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.hsetnx(meta, "format", str(FORMAT))
+                pipe.hget(meta, "format")
+                return (await pipe.execute())[1]
+
+        async def failed(error: Exception) -> None:
+            if isinstance(error, AuthenticationError) or time.monotonic() - began > self.place.patience:
+                raise error
+
+        try:
+            found = int(await retrying().call_with_retry(greet, failed))
+        except (RedisError, OSError, EOFError) as error:
+            raise StoreError(f"can't open the store at {self.place.shown}: {error}") from None
+        if found > FORMAT:
+            raise StoreError(
+                f"{self.place.shown} has store format {found}; this server knows up to {FORMAT}: upgrade the server"
+            )
+
+    async def send(self, commands: Sequence[Command]) -> list[Reply | ResponseError]:
+        """Runs commands in this order, in one round trip -> the reply of each. Raises one of AWAY."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            # A Redis that restarted has forgotten the script.
+            pipe.execute_command("SCRIPT LOAD", SCRIPT)
+            for command in commands:
+                pipe.evalsha(SHA, 0, self.place.namespace, *command)
+            replies = (await pipe.execute(raise_on_error=False))[1:]
+        for reply in replies:
+            if isinstance(reply, (*AWAY, ReadOnlyError, ClusterDownError)):
+                raise RedisConnectionError(str(reply))
+        if self.down_since is not None:
+            logger.warning("Redis is back after %.1f s", time.monotonic() - self.down_since)
+            self.down_since = None
+        return replies
+
+    async def failed(self, error: Exception) -> None:
+        """Redis did not answer."""
+        self.reason = f"{type(error).__name__}: {error}"
+        if self.down_since is None:
+            self.down_since = time.monotonic()
+            logger.warning("Redis is away: %s", self.reason)
+
+    def down(self) -> StoreDownError:
+        """The error of a call that waited for as long as it may."""
+        return StoreDownError(f"{self.place.shown} can't be reached: {self.reason}")
+
+    async def close(self, writer: str) -> None:
+        """Ends the connections and removes what ``writer`` kept for itself, if Redis is there."""
+        if self.down_since is None:
+            try:
+                await self._client.delete(f"{self.place.namespace}writer:{writer}")
+            except (RedisError, *AWAY):
+                pass  # it expires by itself
+        await self._client.aclose()
+        await self._client.connection_pool.disconnect()

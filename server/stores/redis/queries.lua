@@ -1,0 +1,70 @@
+-- What only reads, and the dispatch.
+local INFO = {
+  'session_id', 'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_dtype', 'gist_keys', 'key_dim', 'tokens',
+  'metadata', 'implicit', 'sequence', 'created', 'updated',
+}
+
+function commands.record(id, tenant) return {'ok', redis.call('HGETALL', find(id, tenant).key)} end
+
+-- What a writer must know of its lease: the record's small part, its sequence is acknowledged.
+function commands.describe(id, fence)
+  local s = held(id, fence, '', '')
+  return {'ok', s.lease, redis.call('HMGET', s.key, unpack(INFO))}
+end
+
+-- Rows of a level in runs (first, count, first, count, ...): the version of what was seen, the session's small part,
+-- how many rows there are, and the rows of all runs below that as one string. Who holds the lease sees staged rows too.
+function commands.rows(id, lease, level, ...)
+  local s, runs, parts = find(id, ''), {...}, {}
+  level = tonumber(level)
+  local limit = lease ~= '' and lease == s.lease and seen(s, level) or rows_at(s, level, s.blocks)
+  for i = 1, #runs, 2 do
+    local first = tonumber(runs[i])
+    parts[#parts + 1] = read_rows(s, level, first, math.min(first + tonumber(runs[i + 1]), limit))
+  end
+  local version = string.format('%d.%d.%d', s.fence, s.sequence, limit)
+  return {'ok', version, redis.call('HMGET', s.key, unpack(INFO)), tostring(limit), table.concat(parts)}
+end
+
+-- Newest first; (created, id) is where the page before ended, '' for the first page.
+function commands.list(tenant, limit, created, id)
+  local key, found, start = tenant_key(tenant, 'sessions'), {}, '+inf'
+  limit = tonumber(limit)
+  if created ~= '' then
+    start = '(' .. created
+    for _, member in ipairs(redis.call('ZREVRANGEBYSCORE', key, created, created)) do
+      if member < id and #found < limit then found[#found + 1] = member end
+    end
+  end
+  for _, member in ipairs(redis.call('ZREVRANGEBYSCORE', key, start, '-inf', 'LIMIT', 0, limit - #found)) do
+    found[#found + 1] = member
+  end
+  local page = {'ok'}
+  for i, member in ipairs(found) do
+    page[i + 1] = redis.call('HMGET', tenant_key(tenant, 'session', member), unpack(INFO))
+  end
+  return page
+end
+
+function commands.find_prefix(tenant, model, ...)
+  for i, hash in ipairs({...}) do
+    local newest = redis.call('ZREVRANGE', prefix_key(tenant, model, hash), 0, 0)[1]
+    if newest then return {'ok', i - 1, newest} end
+  end
+  return {'ok'}
+end
+
+function commands.probe() return {'ok', counter('probe')} end
+
+-- A batch that its writer gave up may still lie in a socket of Redis: once a later one began, it must not run.
+function commands.begin()
+  local key = ns .. 'writer:' .. writer
+  if tonumber(redis.call('GET', key) or 0) < tonumber(batch) then redis.call('SET', key, batch, 'EX', 86400) end
+  return {'ok'}
+end
+
+if batch ~= '' and command ~= 'begin' and redis.call('GET', ns .. 'writer:' .. writer) ~= batch then return {'stale'} end
+local done, result = pcall(commands[command], unpack(ARGV, 5))
+if done then return result end
+if type(result) == 'table' and result.kind then return {result.kind, result.text} end
+return redis.error_reply(type(result) == 'table' and result.err or tostring(result))

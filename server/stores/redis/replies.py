@@ -1,0 +1,102 @@
+"""Replies of the script as values, records and errors; records as fields of a hash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from mc_core.errors import ConfigError, StoreError
+from mc_core.store import (
+    MAX_LEVEL,
+    FencedError,
+    LeaseHeldError,
+    SessionInfo,
+    SessionRecord,
+    UnknownSessionError,
+)
+from server.stores.codec import RowFormat
+from server.stores.drafts import INFO_FIELDS, Draft
+from server.stores.redis.link import Reply
+
+NUMBERS = {"block_size": int, "gist_dim": int, "gist_keys": int, "key_dim": int, "tokens": int, "sequence": int}
+TIMES = ("created", "updated")
+
+
+def value_of(reply: Any, session_id: str) -> Reply:
+    """What follows "ok" in a reply; anything else is raised as what it means."""
+    if not isinstance(reply, list):
+        raise StoreError(f"Redis refused: {reply}")
+    kind, text = reply[0], bytes(reply[1]).decode() if reply[0] != b"ok" and len(reply) > 1 else ""
+    match kind:
+        case b"ok":
+            return reply[1:]
+        case b"unknown":
+            raise UnknownSessionError(text)
+        case b"fenced":
+            raise FencedError(text)
+        case b"held":
+            raise LeaseHeldError(session_id, float(text))
+        case b"config":
+            raise ConfigError(text)
+        case _:
+            raise StoreError(text)
+
+
+def key_part(text: str) -> str:
+    """Text as one part of a key: without ":"."""
+    return quote(text, safe="")
+
+
+def info_of(values: Sequence[bytes]) -> SessionInfo:
+    """SessionInfo from the values of INFO_FIELDS."""
+    return SessionInfo(**_info(dict(zip(INFO_FIELDS, values, strict=True))))
+
+
+def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
+    """The whole record from a session's hash."""
+    values = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+    pairs = sorted(json.loads(values["prefixes"]), key=lambda pair: pair[1])
+    return SessionRecord(
+        **_info({name: values[name] for name in INFO_FIELDS}),
+        tail=np.frombuffer(values["tail"], "<i4").astype(np.int32),
+        state=json.loads(values["state"]),
+        prefixes=[(str(key), int(position)) for key, position in pairs],
+        fence=fence,
+    )
+
+
+def _info(values: dict[str, bytes]) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: value.decode() for name, value in values.items()}
+    for name, kind in NUMBERS.items():
+        fields[name] = kind(fields[name])
+    for name in TIMES:
+        fields[name] = float(fields[name])
+    fields["metadata"], fields["implicit"] = json.loads(fields["metadata"]), fields["implicit"] == "1"
+    return fields
+
+
+def changing_fields(draft: Draft) -> list[Any]:
+    """What a commit replaces, and what must stay, as (name, value, name, value, ...)."""
+    record = draft.record
+    info = {name: getattr(record, name) for name in INFO_FIELDS if name not in ("sequence", "updated")}
+    fields: dict[str, Any] = info | {
+        "created": repr(record.created) if record.created else "",
+        "metadata": draft.metadata,
+        "implicit": int(record.implicit),
+        "state": draft.state,
+        "tail": record.tail.astype("<i4").tobytes(),
+        "prefixes": json.dumps(list(dict.fromkeys(record.prefixes))),
+    }
+    return [part for pair in fields.items() for part in pair]
+
+
+def new_fields(draft: Draft) -> list[Any]:
+    """All that the script doesn't fill in by itself when it creates a session."""
+    record = draft.record
+    levels = range(MAX_LEVEL + 1) if record.gist_dim else range(1)
+    widths = [RowFormat.of(record, level).dtype.itemsize for level in levels]
+    return [*changing_fields(draft), "widths", json.dumps(widths), "model_key", key_part(record.model)]

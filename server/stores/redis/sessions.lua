@@ -1,0 +1,157 @@
+-- Session records. Commands that may be sent again after a lost reply carry `op`, the name of the call: what was done
+-- once is not done twice.
+local FIXED = {'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_dtype', 'gist_keys', 'key_dim'}
+
+local function prefix_key(tenant, model, hash) return tenant_key(tenant, 'prefix', model, hash) end
+
+local function pairs_of(s, text)
+  local found = {}
+  for _, pair in ipairs(text ~= '' and cjson.decode(text) or {}) do
+    local member = number_text(pair[2]) .. ' ' .. s.id
+    found[#found + 1] = {name = pair[1] .. ' ' .. member, hash = pair[1], member = member}
+  end
+  return found
+end
+
+-- Makes the index of message prefixes equal to the record's; pairs that stay keep their place. Text: JSON or ''.
+local function index_prefixes(s, model, old, new)
+  if old == new then return end
+  local before, after = {}, {}
+  for _, pair in ipairs(pairs_of(s, old)) do before[pair.name] = pair end
+  for _, pair in ipairs(pairs_of(s, new)) do
+    after[pair.name] = true
+    if not before[pair.name] then
+      redis.call('ZADD', prefix_key(s.tenant, model, pair.hash), counter('serial'), pair.member)
+    end
+  end
+  for name, pair in pairs(before) do
+    if not after[name] then redis.call('ZREM', prefix_key(s.tenant, model, pair.hash), pair.member) end
+  end
+end
+
+local function indexed(key)
+  local values = redis.call('HMGET', key, 'implicit', 'prefixes', 'model_key')
+  return values[1] == '1' and values[2] or '', values[3]
+end
+
+local function check_fixed(s, fields)
+  local stored = redis.call('HMGET', s.key, unpack(FIXED))
+  for i, name in ipairs(FIXED) do
+    if stored[i] ~= fields[name] then
+      fail('refused', string.format("%s of session '%s' is fixed: '%s', not '%s'", name, s.id, stored[i], fields[name]))
+    end
+  end
+end
+
+local function fields_of(flat)
+  local fields = {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return fields
+end
+
+-- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET.
+local function create(op, tenant, flat, closed, base)
+  local fields = fields_of(flat)
+  local id = fields.session_id
+  local s = {id = id, tenant = tenant, key = tenant_key(tenant, 'session', id), lineage = {}}
+  if redis.call('HEXISTS', ns .. 'owners', id) == 1 then
+    local stamped = redis.call('HMGET', s.key, 'op', 'created', 'updated')
+    if stamped[1] ~= op then fail('refused', "session id '" .. id .. "' is taken") end
+    return {'ok', stamped[2], stamped[3]}
+  end
+  local updated = number_text(now())
+  local created = fields.created ~= '' and fields.created or updated
+  redis.call('HSET', ns .. 'owners', id, tenant)
+  redis.call('ZADD', tenant_key(tenant, 'sessions'), created, id)
+  redis.call('HSET', s.key, unpack(flat))
+  redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
+    'until', 0, 'staged', '{}', 'op', op, 'result', '')
+  index_prefixes(s, fields.model_key, '', fields.implicit == '1' and fields.prefixes or '')
+  closed[#closed + 1] = {new_storage(s, base), ACTIVE}
+  save_lineage(s, closed)
+  return {'ok', created, updated}
+end
+
+function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0) end
+
+function commands.fork(op, parent, tenant, ...)
+  local flat = {...}
+  local fields, s = fields_of(flat), find(parent, tenant)
+  check_fixed(s, fields)
+  if tonumber(fields.tokens) > s.tokens then
+    fail('config', string.format("a fork's tokens must be at most %d, got %s", s.tokens, fields.tokens))
+  end
+  local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
+  return create(op, tenant, flat, cut(s.lineage, blocks), blocks)
+end
+
+function commands.open(op, id, tenant, owner, seconds)
+  local s = find(id, tenant)
+  if s.lease ~= op then
+    local left = s['until'] - now()
+    if s.owner ~= '' and s.owner ~= owner and left > 0 then fail('held', number_text(left)) end
+    redis.call('HSET', s.key, 'fence', counter('fence'), 'lease', op, 'owner', owner, 'staged', '{}')
+    if next(s.staged) then tidy(s, {s.lineage[#s.lineage]}, s.blocks) end
+  end
+  renew_until(s, seconds)
+  return {'ok', redis.call('HGETALL', s.key)}
+end
+
+function commands.renew(seconds, ...)
+  local leases, lost = {...}, {'ok'}
+  for i = 1, #leases, 2 do
+    local ok, s = pcall(held, leases[i], leases[i + 1], '', '')
+    if ok then renew_until(s, seconds) else lost[#lost + 1] = leases[i] end
+  end
+  return lost
+end
+
+function commands.release(id, fence)
+  local ok, s = pcall(held, id, fence, '', '')
+  if ok then redis.call('HSET', s.key, 'owner', '', 'until', 0) end
+  return {'ok'}
+end
+
+local function check_complete(s, fields, blocks)
+  for level = 0, tonumber(fields.gist_dim) > 0 and MAX_LEVEL or 0 do
+    local there, needed = seen(s, level), rows_at(s, level, blocks)
+    if there < needed then
+      fail('refused', string.format("session '%s': %s tokens need %d rows of level %d, only %d were written",
+        s.id, fields.tokens, needed, level, there))
+    end
+  end
+end
+
+function commands.commit(op, id, fence, lease, known, seconds, ...)
+  local fields = fields_of({...})
+  local s = held(id, fence, lease, known)
+  if s.op == op then return {'ok', s.result} end
+  local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
+  check_fixed(s, fields)
+  check_complete(s, fields, blocks)
+  local old, model = indexed(s.key)
+  index_prefixes(s, model, old, fields.implicit == '1' and fields.prefixes or '')
+  local sequence, time = s.sequence + 1, now()
+  redis.call('HSET', s.key, 'tokens', fields.tokens, 'metadata', fields.metadata, 'implicit', fields.implicit,
+    'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
+    'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence)
+  local shrank, beyond, lineage = blocks < s.blocks, false, s.lineage
+  for level, count in pairs(s.staged) do beyond = beyond or count > rows_at(s, tonumber(level), blocks) end
+  if shrank then save_lineage(s, rewound(s, blocks)) end
+  if shrank or beyond then tidy(s, lineage, blocks) end
+  return {'ok', tostring(sequence)}
+end
+
+-- again: '1' if the call may have been made already.
+function commands.delete(id, tenant, again)
+  if again == '1' and redis.call('HEXISTS', ns .. 'owners', id) == 0 then return {'ok'} end
+  local s = find(id, tenant)
+  local old, model = indexed(s.key)
+  index_prefixes(s, model, old, '')
+  for _, segment in ipairs(s.lineage) do redis.call('HDEL', storage_key(s, segment[1]), 'user:' .. id) end
+  tidy(s, s.lineage, 0)
+  redis.call('ZREM', tenant_key(s.tenant, 'sessions'), id)
+  redis.call('HDEL', ns .. 'owners', id)
+  redis.call('UNLINK', s.key)
+  return {'ok'}
+end

@@ -1,0 +1,266 @@
+"""RedisStore: sessions in one Redis (a primary, with or without replicas; not a cluster), shared by many servers.
+
+**Durability.** Acknowledged means that Redis has replied. What Redis itself keeps through a crash is its own setting:
+with ``appendfsync always`` the reply comes after the append-only file is on disk, so that nothing acknowledged is lost;
+with ``appendfsync everysec`` (the usual one) a kill of the process loses nothing, a crash of the machine up to about a
+second of acknowledged turns, always the newest ones, since every turn is one step in the file; without an append-only
+file everything since the last snapshot is lost. A server that meets a Redis that lost what it had acknowledged notices
+it (the sequence went back) and opens the session again as Redis has it.
+
+**Keys**, each beginning with the namespace (``megacontext:``); T is the tenant and M the model, percent-encoded::
+
+    meta               hash     counters (fence, storage, serial, probe) and the format; stays for good
+    owners             hash     session id -> T
+    writer:NAME        string   number of the last batch of one server; leaves with it
+    T:sessions         zset     session ids by creation
+    T:session:ID       hash     the record, its lease, its lineage and what is staged
+    T:storage:N        hash     who uses a storage and up to which block, and how many pages it has at each level
+    T:rows:N:LEVEL:P   string   page P of a storage's rows at a level: 1024 rows of fixed width
+    T:prefix:M:HASH    zset     "position id" of the implicit sessions that hold this prefix, the newest last
+
+**Atomicity.** Every call is one run of a Lua script, which checks fence, lease and sequence before it changes anything.
+
+**When Redis is away** calls wait: a write for ``deadline`` seconds, a read or an open for ``patience``; then they fail
+with StoreDownError. Waiting writes are bounded by ``max_pending`` bytes and go out in their order when Redis is back; a
+write that failed was never sent, or what becomes of it is unknown (the connection broke before the reply), and its
+lease is given up: the session must be opened again, and shows then what Redis has.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mc_core.errors import ConfigError, StoreError
+from mc_core.store import (
+    MAX_LIST,
+    Floats,
+    GistBatch,
+    Ids,
+    Indices,
+    PrefixMatch,
+    SessionPage,
+    SessionRecord,
+    SpanBatch,
+    StoredSession,
+    StoreHealth,
+    decode_cursor,
+    encode_cursor,
+)
+from server.stores.codec import RowFormat
+from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.redis import reader
+from server.stores.redis.calls import Calls
+from server.stores.redis.leases import Lease
+from server.stores.redis.link import Reply
+from server.stores.redis.place import Place
+from server.stores.redis.replies import changing_fields, info_of, key_part, new_fields, record_of, value_of
+from server.stores.redis.writer import Sending
+
+
+class RedisStore:
+    """A ``SessionStore`` (see there for what each method promises) in Redis; see this module for keys and durability.
+
+    Opening it tries for ``patience`` seconds to reach Redis, then raises StoreError.
+    """
+
+    def __init__(self, url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> None:
+        self.lease_seconds = lease_seconds
+        self.place = Place.parse(url)
+        self._calls = Calls(self.place, max_pending)
+
+    # -- writes --------------------------------------------------------------------------------------------------
+
+    def create(self, record: SessionRecord) -> Future[SessionRecord]:
+        try:
+            draft = Draft.new(record)
+            fields = new_fields(draft)
+        except ConfigError as error:
+            return refused(error)
+        command = ("create", _op(), key_part(record.tenant), *fields)
+        return self._calls.write(lambda _: command, record.session_id, _stamped(record), size=_size(draft))
+
+    def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
+        try:
+            draft = Draft.of(record)
+            fields = new_fields(draft)
+        except ConfigError as error:
+            return refused(error)
+        command = ("fork", _op(), session_id, key_part(tenant), *fields)
+        return self._calls.write(lambda _: command, session_id, _stamped(record), size=_size(draft))
+
+    def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
+        op = _op()
+
+        def take(reply: Reply) -> StoredSession:
+            record = record_of(reply[0])
+            fence = int(dict(zip(reply[0][::2], reply[0][1::2], strict=True))[b"fence"])
+            self._calls.leases.put(Lease(fence, op, record, record.sequence))
+            return StoredSession(replace(record, fence=fence), fence)
+
+        command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds)
+        return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience)
+
+    def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
+        command = ("renew", self.lease_seconds, *(part for lease in leases.items() for part in lease))
+        return self._calls.write(lambda _: command, None, lambda reply: tuple(name.decode() for name in reply))
+
+    def release(self, session_id: str, fence: int) -> Future[None]:
+        """Resolves at once while Redis is away: the lease lapses by itself, and its owner may open again anyway."""
+
+        def take(_: Reply) -> None:
+            self._calls.leases.drop(session_id, fence)
+
+        done = self._calls.write(lambda _: ("release", session_id, fence), session_id, take)
+        if not self._calls.away:
+            return done
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def write_spans(self, session_id: str, fence: int, first_block: int, ids: Ids) -> Future[None]:
+        try:
+            return self._stage(Staging.spans(session_id, fence, first_block, ids))
+        except ConfigError as error:
+            return refused(error)
+
+    def write_gists(
+        self, session_id: str, fence: int, level: int, first_index: int, gists: Floats, keys: Floats | None = None
+    ) -> Future[None]:
+        try:
+            return self._stage(Staging.gists(session_id, fence, level, first_index, gists, keys))
+        except ConfigError as error:
+            return refused(error)
+
+    def commit(self, record: SessionRecord) -> Future[int]:
+        try:
+            draft = Draft.of(record)
+        except ConfigError as error:
+            return refused(error)
+        op, fields, name, fence = _op(), changing_fields(draft), record.session_id, record.fence
+
+        def command(sending: Sending) -> Sequence[Any]:
+            lease = sending.lease
+            known = (lease.token, lease.sequence) if lease else ("", "")
+            return ("commit", op, name, fence, *known, self.lease_seconds, *fields)
+
+        def take(reply: Reply) -> int:
+            lease, sequence = self._calls.leases.get(name, fence), int(reply[0])
+            if lease is not None:
+                lease.sequence = sequence
+            return sequence
+
+        return self._calls.write(command, name, take, fence=fence, size=_size(draft))
+
+    def delete(self, session_id: str, tenant: str) -> Future[None]:
+        def take(_: Reply) -> None:
+            self._calls.leases.drop(session_id)
+
+        def command(sending: Sending) -> Sequence[Any]:
+            return ("delete", session_id, key_part(tenant), int(sending.again))
+
+        return self._calls.write(command, session_id, take, patience=self.place.patience)
+
+    def _stage(self, rows: Staging) -> Future[None]:
+        def command(sending: Sending) -> Sequence[Any]:
+            lease = sending.lease
+            if lease is None:
+                raise StoreError(f"session {rows.session_id!r}: a write needs a lease")
+            form = RowFormat.of(lease.info, rows.level)
+            if set(rows.payload) != set(form.payload):
+                raise ConfigError(f"level {rows.level} of this session keeps {form.payload}, got {tuple(rows.payload)}")
+            if rows.first < 0:
+                raise StoreError(f"rows of level {rows.level} must be written without gaps from 0, got {rows.first}")
+            blob = b"".join(form.encode(rows.first, rows.payload))
+            place = (rows.level, rows.first, form.dtype.itemsize)
+            known = (lease.token, lease.sequence)
+            return ("stage", rows.session_id, rows.fence, *known, *place, self.lease_seconds, blob)
+
+        return self._calls.write(command, rows.session_id, fence=rows.fence, size=rows.size, durable=False)
+
+    # -- reads ---------------------------------------------------------------------------------------------------
+
+    def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
+        wanted = np.unique(np.asarray(blocks, np.int64))
+        return self._calls.read(lambda send: reader.read_spans(self._source(send, session_id), wanted), session_id)
+
+    def read_span_range(self, session_id: str, first: int, count: int) -> Future[SpanBatch]:
+        async def run(send: reader.Send) -> SpanBatch:
+            return await reader.read_spans(self._source(send, session_id), row_range(first, count))
+
+        return self._calls.read(run, session_id)
+
+    def read_gist_range(self, session_id: str, level: int, first: int, count: int) -> Future[GistBatch]:
+        async def run(send: reader.Send) -> GistBatch:
+            return await reader.read_gists(self._source(send, session_id), level, row_range(first, count))
+
+        return self._calls.read(run, session_id)
+
+    def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
+        async def run(send: reader.Send) -> SessionRecord:
+            replies = await send([("record", "", "", session_id, key_part(tenant))])
+            return record_of(value_of(replies[0], session_id)[0])
+
+        return self._calls.read(run, session_id)
+
+    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
+        async def run(send: reader.Send) -> SessionPage:
+            if not 1 <= limit <= MAX_LIST:
+                raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
+            created, session_id = decode_cursor(after) if after is not None else ("", "")
+            command = ("list", "", "", key_part(tenant), limit + 1, _exact(created), session_id)
+            found = [info_of(values) for values in value_of((await send([command]))[0], "")]
+            return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
+
+        return self._calls.read(run, None)
+
+    def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
+        keys = tuple(hashes)
+
+        async def run(send: reader.Send) -> PrefixMatch | None:
+            replies = await send([("find_prefix", "", "", key_part(tenant), key_part(model), *keys)])
+            found = value_of(replies[0], "")
+            if not found:
+                return None
+            position, _, session_id = found[1].decode().partition(" ")
+            return PrefixMatch(session_id, keys[found[0]], int(position))
+
+        return self._calls.read(run, None)
+
+    def healthy(self) -> Future[StoreHealth]:
+        return self._calls.health()
+
+    def overloaded(self) -> str | None:
+        return self._calls.overloaded()
+
+    def close(self) -> None:
+        self._calls.close()
+
+    def _source(self, send: reader.Send, session_id: str) -> reader.Source:
+        return reader.Source(send, session_id, self._calls.leases.token(session_id))
+
+
+def _op() -> str:
+    """A name for one call, by which Redis knows it when it comes a second time."""
+    return secrets.token_hex(12)
+
+
+def _stamped(record: SessionRecord) -> Callable[[Reply], SessionRecord]:
+    def take(reply: Reply) -> SessionRecord:
+        return replace(record, created=float(reply[0]), updated=float(reply[1]), sequence=0, fence=0)
+
+    return take
+
+
+def _size(draft: Draft) -> int:
+    """Bytes that a record holds while it waits."""
+    return 1024 + len(draft.state) + len(draft.metadata) + draft.record.tail.nbytes + 100 * len(draft.record.prefixes)
+
+
+def _exact(number: float | str) -> str:
+    return number if isinstance(number, str) else repr(number)

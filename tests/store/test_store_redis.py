@@ -1,0 +1,310 @@
+"""What only the Redis store promises: its keys, its patience while Redis is away, and several servers at once."""
+
+import logging
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+
+from mc_core.errors import ConfigError, StoreError
+from mc_core.store import FencedError, LeaseHeldError, StoreDownError
+from redis_server import RedisServer
+from server.stores import open_store
+from store_harness import RedisHarness, begin, fill, make_gists, make_record, some_ids
+from support import free_port, wait_until
+
+
+@pytest.fixture
+def place():
+    harness = RedisHarness()
+    yield harness
+    harness.cleanup()
+
+
+@pytest.fixture
+def server():
+    """A server that the test may kill."""
+    server = RedisServer(fsync="always")
+    yield server
+    server.stop()
+
+
+def spans(number, count=1):
+    return np.full((count, 4), number, np.int32)
+
+
+def test_delete_leaves_no_key(place):
+    """Law: after the last delete a SCAN finds the counters alone, and after close nothing of the server either."""
+    store = place.open()
+    for name, tenant in (("a", "alice"), ("b", "bob:*[x] /ü")):
+        record = begin(store, name, tenant=tenant, implicit=True, prefixes=[("h", 0)])
+        record = fill(store, record, some_ids(4 * 3000))
+        fill(store, record, some_ids(4 * 3100), commit=False)
+        fork = make_record(f"{name}2", tenant=tenant, tokens=4 * 1500)
+        store.fork(name, tenant, fork).result()
+        fill(store, store.open(fork.session_id, tenant, "me").result().record, some_ids(4 * 2000))
+    assert any(quote("bob:*[x] /ü", safe="") in key for key in place.all_keys())
+    for name, tenant in (("a", "alice"), ("b2", "bob:*[x] /ü"), ("b", "bob:*[x] /ü"), ("a2", "alice")):
+        store.delete(name, tenant).result()
+    assert [key for key in place.all_keys() if ":writer:" not in key] == [f"{place.namespace}meta"]
+    store.close()
+    assert place.all_keys() == [f"{place.namespace}meta"]
+
+
+def test_a_password_is_never_shown(caplog):
+    """Law: a wrong password is a clear error, at once, that shows neither this password nor the right one."""
+    server = RedisServer(password="right-secret")
+    try:
+        open_store(server.url.replace("://", "://:right-secret@")).close()
+        began = time.monotonic()
+        with caplog.at_level(logging.DEBUG), pytest.raises(StoreError, match=r"127\.0\.0\.1.*password") as refused:
+            open_store(server.url.replace("://", "://:wrong-secret@"))
+        assert time.monotonic() - began < 2
+        with pytest.raises(StoreError, match=r"[Aa]uthentication"):
+            open_store(server.url)
+        told = f"{refused.value!r} {refused.value.__cause__!r} {caplog.text}"
+        assert "wrong-secret" not in told
+        assert "right-secret" not in told
+    finally:
+        server.stop()
+
+
+def test_tls_with_a_ca_of_ones_own(tmp_path):
+    """Law: rediss:// speaks TLS, trusts the CA file that the URL names, and refuses a server it doesn't know."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    port = free_port()
+    server = RedisServer(tls_port=port, tls_cert_file=cert, tls_key_file=key, tls_auth_clients="no")
+    url = f"rediss://127.0.0.1:{port}/3"
+    try:
+        store = open_store(f"{url}?ssl_ca_certs={quote(str(cert))}")
+        begin(store)
+        store.close()
+        with server.client() as client:
+            assert client.info("keyspace").keys() == {"db3"}
+        with pytest.raises(StoreError, match=r"certificate"):
+            open_store(f"{url}?patience=0.2")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("deadline=no", "deadline"),
+        ("patience=0", "patience"),
+        ("namespace=", "namespace"),
+        ("socket_timeout=x", "socket_timeout"),
+        ("nonsense=1", "nonsense"),
+    ],
+)
+def test_bad_options_are_named(query, words):
+    """Law: an option that can't work is a ConfigError that names it and hides the password."""
+    with pytest.raises(ConfigError, match=words) as refused:
+        open_store(f"redis://:secret@127.0.0.1:1/0?{query}")
+    assert "secret" not in str(refused.value)
+
+
+def test_nobody_listens(server):
+    """Law: a Redis that isn't there is a StoreError after the patience asked for, not a hang."""
+    server.kill()
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="can't open"):
+        open_store(f"{server.url}?patience=0.5")
+    assert time.monotonic() - began < 3
+
+
+def test_an_outage_is_waited_for_and_flushed_in_order(server):
+    """Law: what was written while Redis was away is acknowledged in its order when it is back, not before; health
+    tells since when it is away."""
+    store = open_store(server.url)
+    record = begin(store, gist_dim=0)
+    assert store.commit(replace(record, state={"n": 0})).result() == 1
+    server.kill()
+    futures, order = [], []
+    for number in range(1, 21):
+        futures.append(store.write_spans("s", record.fence, number - 1, spans(number)))
+        futures.append(store.commit(replace(record, tokens=4 * number, state={"n": number})))
+    for number, future in enumerate(futures):
+        future.add_done_callback(lambda _, number=number: order.append(number))
+    wait_until(lambda: not store.healthy().result().ok)
+    health = store.healthy().result()
+    assert (health.ok, health.degraded) == (False, True)
+    assert "down for" in health.detail
+    assert health.pending_bytes > 20 * 16
+    assert store.overloaded() is None
+    assert not any(future.done() for future in futures)
+    server.start()
+    assert [future.result() for future in futures[1::2]] == list(range(2, 22))
+    assert order == list(range(40))
+    assert store.healthy().result().ok
+    store.close()
+    store = open_store(server.url)
+    assert store.record("s", "alice").result().state == {"n": 20}
+    assert store.read_span_range("s", 0, 20).result().ids[:, 0].tolist() == list(range(1, 21))
+    store.close()
+
+
+def test_a_commit_whose_reply_was_lost_is_made_once(server):
+    """Law: a batch that Redis took in without an answer in time runs once, and not a second time when it is late."""
+    store = open_store(f"{server.url}?socket_timeout=0.3")
+    record = begin(store, gist_dim=0)
+    for number in range(1, 6):
+        server.hang()
+        store.write_spans("s", record.fence, number - 1, spans(number))
+        commit = store.commit(replace(record, tokens=4 * number))
+        time.sleep(1.0)  # it was sent several times by now; each copy waits in a socket of its own
+        server.hang(False)
+        assert commit.result() == number
+    time.sleep(0.3)
+    assert store.record("s", "alice").result().sequence == 5
+    assert store.read_span_range("s", 0, 5).result().ids[:, 0].tolist() == [1, 2, 3, 4, 5]
+    store.close()
+
+
+def test_a_commit_past_its_deadline_fails_and_its_lease_writes_no_more(server):
+    """Law: a write that was given up is never made later, and nothing is written behind the gap that it leaves."""
+    store = open_store(f"{server.url}?deadline=0.4&patience=0.4")
+    record = begin(store, gist_dim=0)
+    server.kill()
+    write = store.write_spans("s", record.fence, 0, spans(1))
+    commit = store.commit(replace(record, tokens=4))
+    for future in (write, commit, store.record("s", "alice"), store.open("s", "alice", "me")):
+        with pytest.raises(StoreDownError, match="can't be reached"):
+            future.result(timeout=5)
+    assert store.release("s", record.fence).result(timeout=1) is None
+    server.start()
+    with pytest.raises(FencedError, match="open it again"):
+        store.write_spans("s", record.fence, 0, spans(2)).result()
+    with pytest.raises(FencedError):
+        store.commit(record).result()
+    again = store.open("s", "alice", "me").result().record
+    assert (again.tokens, again.sequence) == (0, 0)
+    store.write_spans("s", again.fence, 0, spans(3))
+    assert store.commit(replace(again, tokens=4)).result() == 1
+    assert store.read_span_range("s", 0, 1).result().ids.tolist() == [[3, 3, 3, 3]]
+    store.close()
+
+
+def test_the_buffer_is_bounded(server):
+    """Law: writes beyond the buffer are refused at once, new work is turned away before that, and all is well later."""
+    store = open_store(server.url, max_pending=100_000)
+    record, other = begin(store, gist_dim=0), begin(store, "t", gist_dim=0)
+    server.kill()
+    kept = store.write_spans("t", other.fence, 0, spans(9))
+    writes = [store.write_spans("s", record.fence, 400 * n, spans(n, 400)) for n in range(20)]
+    refused = [write for write in writes if write.done()]
+    assert refused
+    assert all(isinstance(write.exception(), StoreDownError) for write in refused)
+    wait_until(lambda: store.overloaded() is not None)
+    assert store.healthy().result().pending_bytes <= 100_000
+    assert not store.healthy().result().degraded
+    server.start()
+    with pytest.raises(FencedError):
+        store.commit(replace(record, tokens=4)).result()
+    assert kept.result() is None
+    assert store.commit(replace(other, tokens=4)).result() == 1
+    assert store.overloaded() is None
+    assert store.healthy().result().pending_bytes == 0
+    store.close()
+
+
+def test_two_servers_share_a_store_and_one_takes_over(place):
+    """Law: a second server reads what the first committed, waits for its lease, takes over when that lapses; what the
+    first still writes changes nothing."""
+    first, second = place.open(lease_seconds=0.5), place.open(lease_seconds=0.5)
+    ids = some_ids(400)
+    record = fill(first, begin(first, owner="one"), ids[:200])
+    fill(first, record, ids[:300], commit=False)
+    assert second.record("s", "alice").result().tokens == 200
+    assert second.read_span_range("s", 0, 75).result().missing.tolist() == list(range(50, 75))
+    with pytest.raises(LeaseHeldError):
+        second.open("s", "alice", "two").result()
+    wait_until(lambda: second.open("s", "alice", "two").exception() is None)
+    taken = second.record("s", "alice").result()
+    fence = second.open("s", "alice", "two").result().fence
+    late = [
+        first.write_spans("s", record.fence, 50, spans(1)),
+        first.write_gists("s", record.fence, 1, 50, np.ones((1, 2), np.float32)),
+        first.commit(replace(record, state={"late": True})),
+    ]
+    assert [type(future.exception()) for future in late] == [FencedError] * 3
+    assert first.renew({"s": record.fence}).result() == ("s",)
+    fill(second, replace(taken, fence=fence), ids)
+    assert first.read_span_range("s", 0, 100).result().ids.ravel().tolist() == ids.tolist()
+    assert np.array_equal(first.read_gist_range("s", 2, 0, 25).result().gists, make_gists(ids, 4, 2, 0))
+    first.delete("s", "alice").result()
+    with pytest.raises(FencedError, match="deleted"):
+        second.commit(replace(taken, fence=fence)).result()
+    first.close()
+    second.close()
+
+
+def test_a_redis_that_lost_acknowledged_turns_is_noticed(place):
+    """Law: if Redis comes back with less than it acknowledged, the lease is over and the session is opened anew."""
+    store = place.open()
+    record = fill(store, begin(store), some_ids(40))
+    key = next(key for key in place.all_keys() if ":session:" in key)
+    with place.server.client() as client:
+        before = client.dump(key)
+        fill(store, record, some_ids(60))
+        client.restore(key, 0, before, replace=True)
+    with pytest.raises(FencedError, match="lost acknowledged commits"):
+        store.commit(replace(record, tokens=60)).result()
+    assert store.open("s", "alice", "me").result().record.tokens == 40
+    store.close()
+
+
+def test_a_redis_that_forgot_its_scripts_or_is_full_loses_nothing(server):
+    """Law: scripts are given to Redis again; out of memory is a StoreError, and the lease writes no more."""
+    store = open_store(server.url)
+    record = begin(store, gist_dim=0)
+    with server.client() as client:
+        client.script_flush()
+        store.write_spans("s", record.fence, 0, spans(1)).result()
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreError, match="refused"):
+            store.commit(replace(record, tokens=4)).result()
+        assert not store.healthy().result().ok
+        client.config_set("maxmemory", 0)
+    with pytest.raises(FencedError):
+        store.commit(replace(record, tokens=4)).result()
+    assert store.open("s", "alice", "me").result().record.tokens == 0
+    store.close()
+
+
+def test_newer_formats_are_refused(place):
+    """Law: keys of a newer server are left alone."""
+    place.open().close()
+    with place.server.client() as client:
+        client.hset(f"{place.namespace}meta", "format", 2)
+    with pytest.raises(StoreError, match="format 2"):
+        place.open()
+
+
+def test_a_page_that_is_gone_is_missing_and_a_cut_one_corrupt_at_its_end(place):
+    """Law: lost pages are reported row by row, never filled in, and can be healed."""
+    store, ids = place.open(), some_ids(4 * 2500)
+    fill(store, begin(store, gist_dim=0), ids)
+    with place.server.client() as client:
+        first, second, third = (
+            next(k for k in place.all_keys() if k.endswith(f":rows:1:0:{page}")) for page in range(3)
+        )
+        client.delete(second)
+        client.set(third, client.getrange(third, 0, 40 * 10 + 7))
+        assert client.strlen(first) == 1024 * 40
+    batch = store.read_span_range("s", 0, 2500).result()
+    assert batch.corrupt.tolist() == [2058]
+    assert batch.missing.tolist() == [*range(1024, 2048), *range(2059, 2500)]
+    lease = store.open("s", "alice", "me").result()
+    store.write_spans("s", lease.fence, 0, ids.reshape(-1, 4)).result()
+    assert np.array_equal(store.read_span_range("s", 0, 2500).result().ids.ravel(), ids)
+    store.close()
