@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,7 @@ from mc_core.models.sampling_params import SamplingParams
 from server.telemetry import names
 from server.telemetry.attributes import finished_attributes, part_attributes, refocus_attributes, request_attributes
 
+logger = logging.getLogger(__name__)
 MAX_BEHIND = 4096
 """Refocuses and waits that wait for their spans; more are dropped, for memory is bounded."""
 
@@ -96,7 +98,10 @@ class Spans:
 
     def _build(self) -> None:
         while (build := self._inbox.get()) is not None:
-            build()
+            try:
+                build()
+            except Exception:
+                logger.exception("a span could not be made")
 
     def _refocus(self, parent: Context, trace: RefocusTrace) -> None:
         began = trace.started
