@@ -2,8 +2,8 @@
 
 Two servers of the same model run side by side, one with OTLP over gRPC to a collector in a process of its own, one
 without. The same turns are asked of both, one after the other in random order, so that a noisy machine disturbs both
-alike. There are six spans a refocus, so about K tokens: tokens a second should fall by less than a noisy machine lets one
-see. So processor seconds a token are compared as well, and the spans of a refocus are made and sent alone, many times,
+alike. There are six spans a refocus, so about K tokens: tokens a second should fall by less than a noisy machine shows.
+So processor seconds a token are compared as well, and the spans of a refocus are made and sent alone, many times,
 which says what part of a token's processor time they are. Fresh pairs of servers are started several times, because two
 processes are never quite alike.
 """
