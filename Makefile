@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More options for a command: make serve ARGS="--port 9000", make test ARGS="tests/store -x".
 ARGS ?=
-BENCHES ?= flat ingest recall repair
+BENCHES ?= flat ingest recall repair telemetry
 # Two threads are enough for small models, and two runs on one machine don't fight over its cores.
 export OMP_NUM_THREADS ?= 2
 

@@ -45,7 +45,7 @@ class Session:
     """Changed by the engine thread alone; the server reads its plain fields.
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
-    rollback. ``kv`` is there while the session owns a slab.
+    rollback. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
     """
 
     id: str
@@ -70,6 +70,7 @@ class Session:
     staged: dict[int, int] = field(default_factory=dict)
     stored_blocks: int = 0
     sequence: int = 0
+    gist_calls: int = 0
     last_report: RefocusReport | None = None
 
     @property
@@ -84,6 +85,7 @@ class Session:
     def append(self, ids: NDArray[np.int32]) -> None:
         """Add tokens to the end of the history: tree, lens and working context."""
         appended = self.tree.append(ids)
+        self.gist_calls += appended.gist_calls
         if appended.new_blocks:
             first = appended.first_block
             blocks = np.arange(first, first + appended.new_blocks)

@@ -15,14 +15,23 @@ from server.limits import BodyLimit
 from server.routes import chat, completions, ingest, models, operations, sessions
 from server.settings import Settings
 from server.state import ServerState
+from server.telemetry.telemetry import Telemetry
 
 
-def build_app(settings: Settings, build: Callable[[Settings], ServerState] = build_state) -> FastAPI:
-    """An app that loads the model and opens the store when it starts, and gives both back when it ends."""
+def build_app(
+    settings: Settings,
+    build: Callable[[Settings, Telemetry], ServerState] = build_state,
+    telemetry: Telemetry | None = None,
+) -> FastAPI:
+    """An app that loads the model and opens the store when it starts, and gives both back when it ends.
+
+    telemetry: None takes what the environment asks for.
+    """
+    told = telemetry or Telemetry.from_environment()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = await asyncio.to_thread(build, settings)
+        state = await asyncio.to_thread(build, settings, told)
         app.state.server = state
         state.engine.start()
         chores = [asyncio.create_task(state.metrics.watch_loop()), asyncio.create_task(state.host.keep_leases())]
@@ -41,4 +50,5 @@ def build_app(settings: Settings, build: Callable[[Settings], ServerState] = bui
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
     app.add_middleware(Front)
     install_handlers(app)
+    told.instrument(app)
     return app

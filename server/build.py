@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from prometheus_client import Gauge
 
 from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
@@ -26,7 +24,7 @@ from server.settings import Settings
 from server.state import ServerState
 from server.stores import open_store
 from server.telemetry import names
-from server.telemetry.metrics import Metrics
+from server.telemetry.telemetry import Telemetry
 from server.telemetry.timed_store import timed_store
 from server.turns import TurnService
 
@@ -47,15 +45,18 @@ FOCUS_FIELDS = (
 """Settings that are fields of FocusConfig by the same name."""
 
 
-def build_state(settings: Settings) -> ServerState:
-    """Load the model, open the store, allocate the slabs. ConfigError says what does not fit."""
+def build_state(settings: Settings, telemetry: Telemetry | None = None) -> ServerState:
+    """Load the model, open the store, allocate the slabs. ConfigError says what does not fit.
+
+    telemetry: closed with the state; None measures for /metrics alone.
+    """
+    telemetry = telemetry or Telemetry()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    bundle = load_bundle(settings.model, *_placement(settings), block_size=settings.block_size)
-    metrics = Metrics()
+    bundle = load_bundle(settings.model, *placement(settings), block_size=settings.block_size)
     store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
     try:
-        state = _assemble(settings, bundle, metrics, timed_store(store, metrics.store))
+        state = _assemble(settings, bundle, telemetry, timed_store(store, telemetry.metrics.store))
     except BaseException:
         store.close()
         raise
@@ -75,18 +76,19 @@ async def close_state(state: ServerState) -> None:
     await state.host.close()
     await asyncio.to_thread(state.engine.stop)
     await asyncio.to_thread(state.store.close)
+    await asyncio.to_thread(state.telemetry.close)
 
 
-def _assemble(settings: Settings, bundle: Bundle, metrics: Metrics, store: SessionStore) -> ServerState:
+def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: SessionStore) -> ServerState:
     focus = focus_of(settings, bundle)
     core = build_core(
         bundle,
         focus,
-        _engine(settings),
+        engine_config(settings),
         store,
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
-        observer=metrics,
+        observer=telemetry,
     )
     engine = Engine(core)
     name = settings.model_name or bundle.name
@@ -109,14 +111,15 @@ def _assemble(settings: Settings, bundle: Bundle, metrics: Metrics, store: Sessi
         engine=engine,
         store=store,
         host=host,
-        turns=TurnService(host, engine, template),
+        turns=TurnService(host, engine, template, telemetry.spans),
         template=template,
         keys=Keys(settings.api_key),
-        metrics=metrics,
+        telemetry=telemetry,
     )
 
 
-def _placement(settings: Settings) -> tuple[str, torch.dtype]:
+def placement(settings: Settings) -> tuple[str, torch.dtype]:
+    """Device and dtype, with "auto" decided."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -138,7 +141,8 @@ def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:
         raise ConfigError(f"focus in bundle.json has settings that there are not: {error}") from error
 
 
-def _engine(settings: Settings) -> EngineConfig:
+def engine_config(settings: Settings) -> EngineConfig:
+    """The engine's part of the settings."""
     return EngineConfig(
         max_sessions=settings.max_sessions,
         max_queue=settings.max_queue,
@@ -150,13 +154,10 @@ def _engine(settings: Settings) -> EngineConfig:
 
 def _watch(state: ServerState) -> None:
     """Gauges that are read when they are scraped."""
-    gauges: dict[str, tuple[str, Callable[[], float]]] = {
-        names.SESSIONS_RESIDENT: ("Sessions in memory", lambda: state.host.resident),
-        names.SLABS: ("KV slabs", lambda: state.engine.stats().slabs),
-        names.SLABS_FREE: ("KV slabs that no turn uses", lambda: state.engine.stats().free_slabs),
-        names.SLAB_BYTES: ("Memory of all KV slabs", lambda: state.engine.stats().slab_bytes),
-        names.TURNS_RUNNING: ("Turns that hold a slab", lambda: state.engine.stats().running),
-        names.TURNS_WAITING: ("Turns that wait for a slab", lambda: state.engine.stats().waiting),
-    }
-    for name, (text, read) in gauges.items():
-        Gauge(name, text, registry=state.metrics.registry).set_function(read)
+    read = state.metrics.read
+    read(names.SESSIONS_RESIDENT, lambda: state.host.resident)
+    read(names.SLABS, lambda: state.engine.stats().slabs)
+    read(names.SLABS_FREE, lambda: state.engine.stats().free_slabs)
+    read(names.SLAB_BYTES, lambda: state.engine.stats().slab_bytes)
+    read(names.TURNS_RUNNING, lambda: state.engine.stats().running)
+    read(names.TURNS_WAITING, lambda: state.engine.stats().waiting)

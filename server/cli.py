@@ -1,4 +1,4 @@
-"""``megacontext``: serve, chat, ingest, settings, train, evaluate. Commands import models and servers when they run."""
+"""``megacontext``: serve, doctor, chat, ingest, settings, train, evaluate; models are imported when they run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from server.commands.doctor import doctor
 from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
-from server.commands.options import with_options
+from server.commands.options import Field, with_options
 from server.commands.serve import serve
 from server.commands.settings import settings
 from server.commands.talk import chat, ingest
@@ -36,6 +37,8 @@ def main(version: Version = False) -> None:
 
 
 app.command("serve")(with_options(Settings, serve))
+AS_JSON = Field("json", bool, False, False, "print one JSON object")
+app.command("doctor")(with_options(Settings, doctor, extra=[AS_JSON]))
 app.command("chat")(chat)
 app.command("ingest")(ingest)
 app.command("settings")(settings)

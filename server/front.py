@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 PROBES = ("/health", "/ready", "/metrics")
 
 
+class BrokenOffError(Exception):
+    """An answer ended before it was whole. It says nothing of why, for it is told to who traces requests."""
+
+
 class Front:
     """ASGI middleware. Keys are checked before a body is read; ``tenant`` and ``request_id`` go into the state."""
 
@@ -46,7 +50,8 @@ class Front:
         except Exception as error:
             if status:
                 # Too late for words; the connection is closed, so that nobody takes this answer for whole.
-                raise
+                logger.error("request %s broke off", request_id, exc_info=error)
+                raise BrokenOffError from None
             await respond(error, request_id)(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")

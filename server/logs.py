@@ -7,9 +7,11 @@ import logging
 import sys
 import time
 
+from opentelemetry import trace
+
 
 class JsonFormatter(logging.Formatter):
-    """Time (UTC), level, logger, message, the record's ``fields``, and the traceback if there is an exception."""
+    """Time (UTC), level, logger, message, the current span's ids, the record's ``fields``, an exception's traceback."""
 
     converter = staticmethod(time.gmtime)
 
@@ -20,6 +22,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        here = trace.get_current_span().get_span_context()
+        if here.is_valid:
+            line |= {"trace_id": trace.format_trace_id(here.trace_id), "span_id": trace.format_span_id(here.span_id)}
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -14,6 +14,7 @@ from server.build import build_state
 from server.logs import configure_logs
 from server.settings import Settings
 from server.state import ServerState
+from server.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 LAST_WORDS = 5
@@ -59,8 +60,9 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running turns get ``drain_seconds`` to end; new ones are answered 503."""
     configure_logs()
     # Before uvicorn starts, so that settings that do not fit are told in one line.
-    state = build_state(settings)
-    app = build_app(settings, lambda _: state)
+    telemetry = Telemetry.from_environment()
+    state = build_state(settings, telemetry)
+    app = build_app(settings, lambda *_: state, telemetry)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -15,6 +15,7 @@ from server.errors import draining, store_down
 from server.sessions import SessionHost
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
+from server.telemetry.telemetry import Telemetry
 from server.turns import TurnService
 
 
@@ -30,7 +31,11 @@ class ServerState:
     turns: TurnService
     template: ChatTemplate | None
     keys: Keys
-    metrics: Metrics
+    telemetry: Telemetry
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.telemetry.metrics
 
 
 def state_of(request: Request) -> ServerState:

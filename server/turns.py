@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.engine.engine import Engine
-from mc_core.engine.requests import Event, Failed, Finished, Turn
+from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session import Session
@@ -26,6 +28,7 @@ from server.chat_template import ChatTemplate, Message
 from server.errors import draining
 from server.futures import settled
 from server.sessions import Lease, SessionHost
+from server.telemetry.spans import Spans, end_turn
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class Prompt:
 
 
 Prepare = Callable[[Lease], Awaitable[Prompt]]
+Operation = Literal["chat", "text_completion"]
+"""As OpenTelemetry's conventions name them."""
 
 
 MAX_BEHIND = 16_384
@@ -47,7 +52,10 @@ MAX_BEHIND = 16_384
 
 
 class TurnStream:
-    """The events of one turn, for one reader. The last one is Finished or Failed."""
+    """The events of one turn, for one reader. The last one is Finished or Failed.
+
+    first_delta: seconds until the first one came.
+    """
 
     def __init__(self) -> None:
         self.session_id: str | None = None
@@ -56,14 +64,16 @@ class TurnStream:
         self._loop = asyncio.get_running_loop()
         self._stop: Callable[[], object] | None = None
         self._cancelled = False
-        self._over: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._over: asyncio.Future[Finished | Failed] = self._loop.create_future()
+        self._began = time.monotonic()
+        self.first_delta: float | None = None
 
     async def next(self) -> Event:
         return await self._events.get()
 
     def failure(self) -> Exception | None:
         """What the turn failed with, if it has failed already."""
-        return self._over.result() if self._over.done() else None
+        return _error(self._over.result()) if self._over.done() else None
 
     def cancel(self) -> None:
         """Stop the turn, wherever it is; as often as one likes."""
@@ -87,22 +97,28 @@ class TurnStream:
         if self._over.done():
             return
         self._events.put_nowait(event)
+        if self.first_delta is None and isinstance(event, Delta):
+            self.first_delta = time.monotonic() - self._began
         if isinstance(event, Finished | Failed):
-            self._over.set_result(event.error if isinstance(event, Failed) else None)
+            self._over.set_result(event)
             self.started.set()
         elif self._events.qsize() > MAX_BEHIND:
             self.cancel()
 
-    async def over(self) -> Exception | None:
-        """Until the engine has let go of the session -> what the turn failed with, if it did."""
+    async def over(self) -> Finished | Failed:
+        """Until the engine has let go of the session -> the last event."""
         return await self._over
+
+
+def _error(event: Finished | Failed) -> Exception | None:
+    return event.error if isinstance(event, Failed) else None
 
 
 class TurnService:
     """Starts turns on sessions, named or found by their messages."""
 
-    def __init__(self, host: SessionHost, engine: Engine, template: ChatTemplate | None) -> None:
-        self.host, self.engine, self.template = host, engine, template
+    def __init__(self, host: SessionHost, engine: Engine, template: ChatTemplate | None, spans: Spans) -> None:
+        self.host, self.engine, self.template, self.spans = host, engine, template, spans
         self._running: dict[asyncio.Task[None], TurnStream] = {}
 
     @property
@@ -116,6 +132,7 @@ class TurnService:
         prepare: Prepare,
         sampling: SamplingParams,
         request_id: str,
+        operation: Operation,
     ) -> TurnStream:
         """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room."""
         if self.engine.draining:
@@ -124,7 +141,7 @@ class TurnService:
         if self.active >= limit:
             raise QueueFullError(f"the queue is full: {self.active} turns under way, max_queue allows {limit}")
         stream = TurnStream()
-        task = asyncio.create_task(self._run(stream, lease, prepare, sampling, request_id))
+        task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
         self._running[task] = stream
         task.add_done_callback(self._done)
         # Until the engine has it, nothing but the task itself needs to be stopped.
@@ -134,6 +151,19 @@ class TurnService:
     def _done(self, task: asyncio.Task[None]) -> None:
         stream = self._running.pop(task)
         stream.put(Failed(CancelledTurnError("the turn was cancelled before it began")))
+
+    async def _traced(
+        self,
+        stream: TurnStream,
+        lease: AbstractAsyncContextManager[Lease],
+        prepare: Prepare,
+        sampling: SamplingParams,
+        request_id: str,
+        operation: Operation,
+    ) -> None:
+        with self.spans.turn(operation, self.host.model, request_id, sampling) as span:
+            await self._run(stream, lease, prepare, sampling, request_id)
+            end_turn(span, await stream.over(), stream.session_id, stream.first_delta)
 
     async def _run(
         self,
@@ -160,7 +190,7 @@ class TurnService:
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
-                if isinstance(failure := await stream.over(), FencedError | StoreDownError):
+                if isinstance(failure := _error(await stream.over()), FencedError | StoreDownError):
                     raise failure
         except Exception as error:
             stream.put(Failed(error))

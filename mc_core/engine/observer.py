@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Part(NamedTuple):
+    """When a part of a refocus began, in seconds since the refocus began, and how many seconds it took."""
+
+    start: float
+    seconds: float
 
 
 @dataclass
 class RefocusTrace:
-    """One refocus as measured: the report of the focus, what the store and the KV repair did, seconds by part."""
+    """One refocus as measured: the report of the focus, what the store and the KV repair did, and when.
+
+    gist_calls: GistNet calls since the refocus before it. started: seconds since the epoch. parts: "plan" (which holds
+    "lens" and "allocate"), "restore", "kv_repair", "evict".
+    """
 
     session_id: str
     request_id: str
@@ -21,8 +32,14 @@ class RefocusTrace:
     spans_evicted: int = 0
     kv_reused: int = 0
     kv_recomputed: int = 0
+    gist_calls: int = 0
     started: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """From the refocus's start to the end of its last part."""
+        return max((part.start + part.seconds for part in self.parts.values()), default=0.0)
 
 
 class Observer(Protocol):
@@ -36,8 +53,8 @@ class Observer(Protocol):
         """One batched decode step of ``batch`` sessions took ``seconds``."""
         ...
 
-    def queued(self, seconds: float) -> None:
-        """A turn waited this long for a slab."""
+    def queued(self, request_id: str, seconds: float) -> None:
+        """A turn has just got its slab, after waiting this long."""
         ...
 
 
@@ -50,5 +67,5 @@ class SilentObserver:
     def decoded(self, batch: int, seconds: float) -> None:
         pass
 
-    def queued(self, seconds: float) -> None:
+    def queued(self, request_id: str, seconds: float) -> None:
         pass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.engine.core import EngineCore
-from mc_core.engine.observer import RefocusTrace
+from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
 from mc_core.focus.refocus import Proposal
@@ -34,9 +34,12 @@ def refocus(
     """
     assert session.kv is not None
     trace = RefocusTrace(session.id, request_id, reason, session.counters.refocuses, {}, started=time.time())
-    clock = Clock(trace.seconds)
+    trace.gist_calls, session.gist_calls = session.gist_calls, 0
+    clock = Clock(trace.parts)
     proposal = session.propose(question)
     clock.lap("plan")
+    clock.part("lens", proposal.started, proposal.seconds["lens"])
+    clock.part("allocate", proposal.started + proposal.seconds["lens"], proposal.seconds["allocate"])
     proposal = yield from _restore(core, session, proposal, context, trace)
     clock.lap("restore")
     report = session.commit_focus(proposal)
@@ -52,15 +55,21 @@ def refocus(
 
 
 class Clock:
-    """Splits elapsed time into named laps, in seconds."""
+    """Splits elapsed time into named parts; ``time.perf_counter`` is its clock."""
 
-    def __init__(self, laps: dict[str, float]) -> None:
-        self._laps, self._last = laps, time.monotonic()
+    def __init__(self, parts: dict[str, Part]) -> None:
+        self._parts = parts
+        self._began = self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
+        """What was done since the last lap."""
+        now = time.perf_counter()
+        self.part(name, self._last, now - self._last)
         self._last = now
+
+    def part(self, name: str, at: float, seconds: float) -> None:
+        """Something that began at ``at`` by the clock."""
+        self._parts[name] = Part(at - self._began, seconds)
 
 
 def _restore(

@@ -55,7 +55,7 @@ class _TurnRun:
         kv: SessionKV = yield AcquireKV()
         started = time.monotonic()
         context.queue_seconds = started - self.submitted
-        core.observer.queued(context.queue_seconds)
+        core.observer.queued(turn.request_id, context.queue_seconds)
 
         history = session.tokens
         for part in _slices(turn.prompt_ids, core.config.ingest_tokens):

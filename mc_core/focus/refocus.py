@@ -28,7 +28,8 @@ class Proposal:
     """A plan for the working context as it was, with the scores that led to it.
 
     limit: the cost that the plan keeps. needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they
-    must be restored, or dropped by ``without``, before the plan is committed. seconds: of the lens and the allocator.
+    must be restored, or dropped by ``without``, before the plan is committed. seconds: of the lens and the allocator,
+    which ran one after the other from ``started`` on (``time.perf_counter``).
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Proposal:
     limit: int
     needed_blocks: NDArray[np.int64]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    started: float = 0.0
 
     @property
     def expanded_blocks(self) -> NDArray[np.int64]:
@@ -107,7 +109,7 @@ class Refocuser:
         if len(needed):
             needed = np.asarray(view.tree.missing(needed), np.int64)
         limit = wc.budget - reserve
-        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, seconds)
+        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, seconds, started)
 
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
         """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""

@@ -43,6 +43,6 @@ async def chat_completions(
     else:
         lease, prepare = state.turns.by_messages(tenant, messages)
     completion_id = new_id("chatcmpl")
-    stream = state.turns.start(lease, prepare, sampling, completion_id)
+    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat")
     form = ChatFormat(completion_id, now(), state.model_name, state.bundle.tokenizer)
     return await answer(state, request, stream, form, body)

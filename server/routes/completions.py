@@ -42,7 +42,8 @@ async def completions(
         return Prompt(ids, np.empty(0, np.int32))
 
     completion_id = new_id("cmpl")
-    stream = state.turns.start(lease, prepare, body.params(state.settings.max_tokens), completion_id)
+    sampling = body.params(state.settings.max_tokens)
+    stream = state.turns.start(lease, prepare, sampling, completion_id, "text_completion")
     form = CompletionFormat(completion_id, now(), state.model_name, state.bundle.tokenizer)
     return await answer(state, request, stream, form, body)
 

@@ -35,14 +35,17 @@ async def ingest(
 ) -> dict[str, int]:
     """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8."""
     texts = _texts(request)
-    async with state.host.use(session_id, tenant) as lease:
-        before = lease.session.committed_tokens
-        try:
-            await _unless_deleted(lease, _take_in(state, lease.session, texts))
-        except BaseException:
-            await settled(state.engine.rollback(lease.session))
-            raise
-        after = lease.session.committed_tokens
+    with state.telemetry.spans.ingest() as span:
+        async with state.host.use(session_id, tenant) as lease:
+            span.set_attribute("gen_ai.conversation.id", lease.session.id)
+            before = lease.session.committed_tokens
+            try:
+                await _unless_deleted(lease, _take_in(state, lease.session, texts))
+            except BaseException:
+                await settled(state.engine.rollback(lease.session))
+                raise
+            after = lease.session.committed_tokens
+        span.set_attribute("mc.tokens_added", after - before)
     state.metrics.ingested.inc(after - before)
     return {"tokens_added": after - before, "tokens": after}
 

@@ -4,64 +4,96 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Delta, Event, Failed, Finished
 from server.telemetry import names
+from server.telemetry.names import Definition
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 LAG_PERIOD = 0.25
 LEVEL = "entries.lod"
 """Prefix of a refocus report's keys: entries by level."""
 
 
 class Metrics:
-    """Also the engine's observer; prometheus-client's own locks make it safe on the engine thread."""
+    """Counters, gauges and histograms; prometheus-client's own locks make it safe on the engine thread."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        r = self.registry
-        self.http = Counter(names.HTTP_REQUESTS, "HTTP requests", ["route", "method", "status"], registry=r)
-        self.turns = Counter(names.TURNS, "Turns by how they ended", ["outcome"], registry=r)
-        self.first_token = Histogram(names.TIME_TO_FIRST_TOKEN, "Request to first token", buckets=SECONDS, registry=r)
-        self.inter_token = Histogram(names.INTER_TOKEN, "Between two tokens of a reply", buckets=SECONDS, registry=r)
-        self.queue = Histogram(names.QUEUE_TIME, "Waiting for a slab", buckets=SECONDS, registry=r)
-        self.prompt_tokens = Counter(names.PROMPT_TOKENS, "Prompt tokens read", registry=r)
-        self.completion_tokens = Counter(names.COMPLETION_TOKENS, "Tokens generated", registry=r)
-        self.ingested = Counter(names.INGESTED_TOKENS, "Tokens ingested", registry=r)
-        self.batch = Histogram(names.DECODE_BATCH, "Turns in a decode step", buckets=(1, 2, 4, 8, 16, 32), registry=r)
-        self.step = Histogram(names.DECODE_STEP, "One batched decode step", buckets=SECONDS, registry=r)
-        self.refocuses = Counter(names.REFOCUSES, "Refocuses", ["reason"], registry=r)
-        self.refocus_time = Histogram(names.REFOCUS_TIME, "Parts of a refocus", ["part"], buckets=SECONDS, registry=r)
-        self.swap_rate = Histogram(names.SWAP_RATE, "Blocks changed / eligible", buckets=SHARES, registry=r)
-        self.utilization = Histogram(names.UTILIZATION, "Working context cost / budget", buckets=SHARES, registry=r)
-        self.residency = Gauge(names.RESIDENCY, "Mean refocuses since an entry changed level", registry=r)
-        self.entries = Counter(names.CONTEXT_ENTRIES, "Entries by level, summed over refocuses", ["level"], registry=r)
-        self.restored = Counter(names.SPANS_RESTORED, "Spans fetched from the store", registry=r)
-        self.missed = Counter(names.SPANS_MISSED, "Spans asked for and not had", registry=r)
-        self.evicted = Counter(names.SPANS_EVICTED, "Spans evicted to the store", registry=r)
-        self.kv_reused = Counter(names.KV_REUSED, "KV units kept by repairs", registry=r)
-        self.kv_recomputed = Counter(names.KV_RECOMPUTED, "KV units computed by repairs", registry=r)
-        self.store = Histogram(names.STORE_LATENCY, "Store operations", ["operation"], buckets=SECONDS, registry=r)
-        self.lag = Histogram(names.EVENT_LOOP_LAG, "Event loop lag", buckets=SECONDS, registry=r)
+        self.http = self._counter(names.HTTP_REQUESTS)
+        self.turns = self._counter(names.TURNS)
+        self.first_token = self._histogram(names.TIME_TO_FIRST_TOKEN)
+        self.inter_token = self._histogram(names.INTER_TOKEN)
+        self.queue = self._histogram(names.QUEUE_TIME)
+        self.prompt_tokens = self._counter(names.PROMPT_TOKENS)
+        self.completion_tokens = self._counter(names.COMPLETION_TOKENS)
+        self.ingested = self._counter(names.INGESTED_TOKENS)
+        self.batch = self._histogram(names.DECODE_BATCH)
+        self.step = self._histogram(names.DECODE_STEP)
+        self.refocuses = self._counter(names.REFOCUSES)
+        self.refocus_time = self._histogram(names.REFOCUS_TIME)
+        self.swap_rate = self._histogram(names.SWAP_RATE)
+        self.utilization = self._histogram(names.UTILIZATION)
+        self.expands = self._counter(names.EXPANDS)
+        self.collapses = self._counter(names.COLLAPSES)
+        self.rejections = self._counter(names.REJECTIONS)
+        self.residency = self._gauge(names.RESIDENCY)
+        self.residency_p95 = self._gauge(names.RESIDENCY_P95)
+        self.score = self._gauge(names.SCORE)
+        self.entries = self._counter(names.CONTEXT_ENTRIES)
+        self.gist_calls = self._counter(names.GIST_CALLS)
+        self.hit = self._counter(names.SPANS_HIT)
+        self.restored = self._counter(names.SPANS_RESTORED)
+        self.missed = self._counter(names.SPANS_MISSED)
+        self.evicted = self._counter(names.SPANS_EVICTED)
+        self.kv_reused = self._counter(names.KV_REUSED)
+        self.kv_recomputed = self._counter(names.KV_RECOMPUTED)
+        self.store = self._histogram(names.STORE_LATENCY)
+        self.lag = self._histogram(names.EVENT_LOOP_LAG)
 
-    # -- Observer ------------------------------------------------------------------------------------------------
+    def read(self, definition: Definition, value: Callable[[], float]) -> None:
+        """Add a gauge that is read whenever somebody looks."""
+        self._gauge(definition).set_function(value)
+
+    def _counter(self, d: Definition) -> Counter:
+        assert d.kind == "counter"
+        return Counter(d.name, d.help, d.labels, unit=d.unit, registry=self.registry)
+
+    def _gauge(self, d: Definition) -> Gauge:
+        assert d.kind == "gauge"
+        return Gauge(d.name, d.help, d.labels, unit=d.unit, registry=self.registry)
+
+    def _histogram(self, d: Definition) -> Histogram:
+        assert d.kind == "histogram"
+        return Histogram(d.name, d.help, d.labels, unit=d.unit, buckets=d.buckets, registry=self.registry)
+
+    # -- engine --------------------------------------------------------------------------------------------------
 
     def refocused(self, trace: RefocusTrace) -> None:
         self.refocuses.labels(trace.reason).inc()
-        for part, seconds in trace.seconds.items():
-            self.refocus_time.labels(part).observe(seconds)
-        self.swap_rate.observe(trace.report["swap_rate"])
-        self.utilization.observe(trace.report["utilization"])
-        self.residency.set(trace.report["residency_mean"])
-        for name, number in trace.report.items():
-            if name.startswith(LEVEL):
-                self.entries.labels(name.removeprefix(LEVEL)).inc(number)
+        for name, part in trace.parts.items():
+            self.refocus_time.labels(name).observe(part.seconds)
+        report = trace.report
+        self.swap_rate.observe(report["swap_rate"])
+        self.utilization.observe(report["utilization"])
+        self.expands.inc(report["expands"])
+        self.collapses.inc(report["collapses"])
+        for name, value in report.items():
+            if name.startswith("rejections."):
+                self.rejections.labels(name.removeprefix("rejections.")).inc(value)
+            elif name.startswith("score_"):
+                self.score.labels(name.removeprefix("score_")).set(value)
+            elif name.startswith(LEVEL):
+                self.entries.labels(name.removeprefix(LEVEL)).inc(value)
+        self.residency.set(report["residency_mean"])
+        self.residency_p95.set(report["residency_p95"])
+        self.gist_calls.inc(trace.gist_calls)
+        self.hit.inc(trace.spans_hit)
         self.restored.inc(trace.spans_fetched)
         self.missed.inc(trace.spans_missed)
         self.evicted.inc(trace.spans_evicted)

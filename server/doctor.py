@@ -1,0 +1,170 @@
+"""Does everything that a server needs work here? Each check says what it found, in words."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mc_core.engine.core import build_core
+from mc_core.errors import StoreError
+from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.store import SessionRecord, SessionStore
+from server.build import engine_config, focus_of, placement
+from server.settings import Settings
+from server.stores import open_store
+from server.telemetry.probe import confirm
+
+Status = Literal["ok", "warning", "failed"]
+TENANT = "megacontext-doctor"
+PATIENCE = 10.0
+"""Seconds that each call to the store may take."""
+LOW_DISK, NO_DISK = 2 << 30, 64 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; only "failed" keeps a server from working."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All checks, in order. A failed one does not stop the others."""
+    return [
+        _safely("device", lambda: _device(settings)),
+        *_model(settings),
+        _safely("disk", lambda: _disk(settings)),
+        _safely("store", lambda: _store(settings)),
+        _safely("traces", lambda: Finding("traces", *confirm("traces"))),
+        _safely("metrics", lambda: Finding("metrics", *confirm("metrics"))),
+    ]
+
+
+def _safely(check: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except Exception as error:
+        return Finding(check, "failed", str(error) or type(error).__name__)
+
+
+def _device(settings: Settings) -> Finding:
+    """Multiply two matrices there."""
+    device, dtype = placement(settings)
+    ones = torch.ones(64, 64, device=device, dtype=dtype)
+    if float((ones @ ones).sum()) != 64**3:
+        return Finding("device", "failed", f"{device} computes wrong sums in {dtype}")
+    if ones.is_cuda:
+        free, total = torch.cuda.mem_get_info(ones.device)
+        text = f"{torch.cuda.get_device_name(ones.device)}, {_size(free)} of {_size(total)} free"
+    else:
+        text = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return Finding("device", "ok", f"{device}: {text}; {str(dtype).removeprefix('torch.')}")
+
+
+def _model(settings: Settings) -> list[Finding]:
+    """Load it, and see whether the settings fit it, as the server does when it starts."""
+    try:
+        bundle = load_bundle(settings.model, *placement(settings), block_size=settings.block_size)
+    except Exception as error:
+        unknown = "unknown, since the model does not load"
+        model = Finding("model", "failed", str(error) or type(error).__name__)
+        return [model, Finding("gists", "failed", unknown), Finding("settings", "failed", unknown)]
+    config, weights = bundle.decoder.config, sum(p.numel() for p in bundle.decoder.parameters())
+    text = f"{bundle.name} loads: {config.family}, {weights / 1e6:.3g} M parameters, vocabulary {config.vocab_size}"
+    return [
+        Finding("model", "ok", text),
+        _gists(bundle),
+        _safely("settings", lambda: _fit(settings, bundle)),
+    ]
+
+
+def _fit(settings: Settings, bundle: Bundle) -> Finding:
+    """Build an engine's parts. One slab shows that the settings fit; what all of them take is told."""
+    focus = focus_of(settings, bundle)
+    core = build_core(
+        bundle,
+        focus,
+        replace(engine_config(settings), max_sessions=1),
+        None,
+        repair=None if settings.repair == "auto" else settings.repair,
+        positions=None if settings.positions == "auto" else settings.positions,
+    )
+    slabs = _size(core.kv_model.pool.bytes() * settings.max_sessions)
+    fit = (
+        f"budget {focus.budget}, lens {focus.lens}, {core.kv_model.policy.name} positions, {core.kv_model.mode} repair"
+    )
+    return Finding("settings", "ok", f"{fit}; KV slabs for {settings.max_sessions} sessions take {slabs}")
+
+
+def _gists(bundle: Bundle) -> Finding:
+    """The gate: networks that did not pass their evaluation are not used."""
+    manifest, words = bundle.manifest, []
+    for network in ("gistnet", "lensnet"):
+        there = getattr(manifest, network) is not None
+        passed = "passed its evaluation" if manifest.passed(network) else "did not pass its evaluation"
+        words.append(f"{network} {passed if there else 'is not there'}")
+    text = "; ".join(words)
+    if bundle.hidden_gists:
+        return Finding("gists", "warning", f"{text}: collapsed history is hidden from the model, not summarized")
+    return Finding("gists", "ok", text)
+
+
+def _disk(settings: Settings) -> Finding:
+    scheme, separator, rest = settings.store.partition("://")
+    if separator and scheme != "sqlite":
+        return Finding("disk", "ok", "the store is not a file on this machine")
+    folder = Path(rest.removeprefix("/") if separator else settings.store).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    status: Status = "failed" if free < NO_DISK else "warning" if free < LOW_DISK else "ok"
+    return Finding("disk", status, f"{_size(free)} free at {folder}")
+
+
+def _store(settings: Settings) -> Finding:
+    """Write a session of a tenant that nobody else has, read it back, delete it."""
+    try:
+        store = open_store(settings.store)
+    except StoreError as error:
+        if "in use by another server" in str(error):
+            return Finding("store", "warning", f"not tried: {error}. Ask the server that runs: GET /ready")
+        raise
+    try:
+        _round_trip(store)
+    finally:
+        store.close()
+    return Finding("store", "ok", "a session was written, read back as it was, and deleted")
+
+
+def _round_trip(store: SessionStore) -> None:
+    name = f"doctor-{secrets.token_hex(8)}"
+    ids = np.random.default_rng().integers(0, 2**31 - 1, (4, 32), dtype=np.int32)
+    record = SessionRecord(session_id=name, tenant=TENANT, model=TENANT, tokenizer=TENANT)
+    store.create(record).result(PATIENCE)
+    try:
+        fence = store.open(name, TENANT, name).result(PATIENCE).fence
+        store.write_spans(name, fence, 0, ids).result(PATIENCE)
+        store.commit(replace(record, tokens=ids.size, fence=fence)).result(PATIENCE)
+        read = store.read_spans(name, np.arange(len(ids))).result(PATIENCE)
+        if not np.array_equal(read.ids, ids):
+            raise StoreError("what was read back is not what was written")
+    finally:
+        store.delete(name, TENANT).result(PATIENCE)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,168 @@
+"""megacontext doctor: it says what works and what does not, and its exit code says whether a server would run."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.stores import open_store
+from server.telemetry import probe
+from support import free_port, running, settings_for
+
+CHECKS = ["device", "model", "gists", "settings", "disk", "store", "traces", "metrics"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "sessions.sqlite"
+
+
+@pytest.fixture
+def run(model_dir, store):
+    """Runs the command -> (exit code, status by check, detail by check)."""
+
+    def run(**others):
+        given = {"model": model_dir, "store": f"sqlite:///{store}", "budget": 512, **others}
+        flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        done = CliRunner().invoke(app, ["doctor", "--json", *flags])
+        report = json.loads(done.stdout)
+        assert [finding["check"] for finding in report["checks"]] == CHECKS
+        assert report["ok"] == (done.exit_code == 0)
+        status = {finding["check"]: finding["status"] for finding in report["checks"]}
+        return done.exit_code, status, {finding["check"]: finding["detail"] for finding in report["checks"]}
+
+    return run
+
+
+def failed(status):
+    return {check for check, each in status.items() if each == "failed"}
+
+
+def test_all_is_well(received, run, store):
+    """With a good model, a store and a collector: exit 0, the collector has the test span, the store has no trace."""
+    code, status, details = run()
+    assert (code, failed(status)) == (0, set())
+    assert status["gists"] == "warning"
+    assert "hidden" in details["gists"]
+    assert [span.name for span in received.spans()] == ["mc.doctor"]
+    assert len(received.metrics) == 1
+    for signal in ("traces", "metrics"):
+        assert "acknowledged" in details[signal]
+        assert received.endpoint in details[signal]
+    left = open_store(f"sqlite:///{store}")
+    assert not left.list("megacontext-doctor").result().sessions
+    left.close()
+
+
+def test_without_an_endpoint_nothing_is_tried(run):
+    """No OTLP endpoint is no fault: exit 0, and the words say that nothing is exported."""
+    code, _, details = run()
+    assert code == 0
+    assert "not exported" in details["traces"]
+    assert "not exported" in details["metrics"]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_collector_that_is_gone(run, monkeypatch, protocol):
+    """Nobody listens: exit 1, and the words name the address and the cause."""
+    monkeypatch.setattr(probe, "TIMEOUT", 1.0)
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    code, status, details = run()
+    assert (code, failed(status)) == (1, {"traces", "metrics"})
+    assert address in details["traces"]
+    assert "refused" in details["traces"].lower()
+
+
+def test_a_collector_that_refuses(received, run, monkeypatch):
+    """A message that was sent, but not accepted, is not confirmed, whatever the sampler."""
+    monkeypatch.setattr(probe, "TIMEOUT", 1.0)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    received.refuse = True
+    assert failed(run()[1]) == {"traces", "metrics"}
+    received.refuse = False
+    assert failed(run()[1]) == set()
+
+
+def test_a_bad_model(run, tmp_path, model_dir):
+    """No folder, or a damaged file: exit 1, and the other checks still run."""
+    code, status, details = run(model="/nowhere")
+    assert (code, failed(status)) == (1, {"model", "gists", "settings"})
+    assert "/nowhere" in details["model"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in model_dir.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
+    code, status, details = run(model=broken)
+    assert code == 1
+    assert "safetensors" in details["model"]
+
+
+def test_settings_that_do_not_fit(run):
+    """A budget beyond the model's window: exit 1, while the model itself is well."""
+    code, status, details = run(budget=100_000)
+    assert (code, failed(status)) == (1, {"settings"})
+    assert "window" in details["settings"]
+
+
+def test_a_store_that_cannot_be_reached(run, tmp_path):
+    """A store where nothing can be written: exit 1."""
+    (tmp_path / "file").write_text("not a folder")
+    code, status, details = run(store=f"sqlite:///{tmp_path}/file/sessions.sqlite")
+    assert code == 1
+    assert "store" in failed(status)
+    assert "file" in details["store"]
+    code, status, _ = run(store="mysql://somewhere")
+    assert (code, failed(status)) == (1, {"store"})
+
+
+def test_a_store_that_loses_what_it_was_given(run, monkeypatch):
+    """What is read back is compared, not only read."""
+    from server.stores.sqlite import SqliteStore
+
+    honest = SqliteStore.write_spans
+    monkeypatch.setattr(SqliteStore, "write_spans", lambda self, *args: honest(self, *args[:-1], args[-1] * 0))
+    code, status, details = run()
+    assert (code, failed(status)) == (1, {"store"})
+    assert "not what was written" in details["store"]
+
+
+def test_beside_a_running_server(run, model_dir, store):
+    """The file of a server that runs is left alone, and that is no fault."""
+    with running(settings_for(model_dir, store)):
+        code, status, details = run()
+    assert (code, status["store"]) == (0, "warning")
+    assert "/ready" in details["store"]
+
+
+def test_a_device_that_is_not_there(run):
+    """A device that this machine lacks: exit 1."""
+    code, status, _ = run(device="cuda:99")
+    assert code == 1
+    assert "device" in failed(status)
+
+
+def test_a_full_disk(run, monkeypatch):
+    """Little space is a warning, almost none a fault."""
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    for free, expected in ((1 << 30, "warning"), (1 << 20, "failed")):
+        monkeypatch.setattr("server.doctor.shutil.disk_usage", lambda _, free=free: usage(0, 0, free))
+        code, status, _ = run()
+        assert (status["disk"], code) == (expected, expected == "failed")
+
+
+def test_it_speaks_to_people(model_dir, store):
+    """Without --json there is a line a check, and a last word."""
+    flags = ["--model", str(model_dir), "--store", f"sqlite:///{store}", "--budget", "512"]
+    done = CliRunner().invoke(app, ["doctor", *flags])
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 0
+    assert [line.split()[1] for line in lines[: len(CHECKS)]] == CHECKS
+    assert lines[-1] == "All is well."
+    done = CliRunner().invoke(app, ["doctor", *flags, "--device", "cuda:99"])
+    assert done.exit_code == 1
+    assert "will not work" in done.stdout
