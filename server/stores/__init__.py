@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mc_core.errors import ConfigError
 from mc_core.store import SessionStore
-from server.stores.redis import RedisStore
 from server.stores.sqlite import SqliteStore
 
 __all__ = ["open_store"]
@@ -25,5 +24,8 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
     if scheme == "sqlite":
         return SqliteStore(rest.removeprefix("/"), lease_seconds=lease_seconds, max_pending=max_pending)
     if scheme in ("redis", "rediss"):
+        # Here, because redis-py loads OpenTelemetry's SDK, which a server without either need not carry.
+        from server.stores.redis import RedisStore
+
         return RedisStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
     raise ConfigError(f"store must be a sqlite:/// or redis:// URL or a file path, got scheme {scheme!r}")

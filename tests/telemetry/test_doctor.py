@@ -66,7 +66,8 @@ def test_without_an_endpoint_nothing_is_tried(run):
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_collector_that_is_gone(run, monkeypatch, protocol):
     """Nobody listens: exit 1, and the words name the address and the cause."""
-    monkeypatch.setattr(probe, "TIMEOUT", 1.0)
+    # Exporters tell the cause when they try again, which they do after about a second.
+    monkeypatch.setattr(probe, "TIMEOUT", 3.0)
     address = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
