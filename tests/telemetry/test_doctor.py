@@ -66,8 +66,7 @@ def test_without_an_endpoint_nothing_is_tried(run):
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_collector_that_is_gone(run, monkeypatch, protocol):
     """Nobody listens: exit 1, and the words name the address and the cause."""
-    # Exporters tell the cause when they try again, which they do after about a second.
-    monkeypatch.setattr(probe, "TIMEOUT", 3.0)
+    monkeypatch.setattr(probe, "TIMEOUT", 2.0)
     address = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
@@ -79,7 +78,7 @@ def test_a_collector_that_is_gone(run, monkeypatch, protocol):
 
 def test_a_collector_that_refuses(received, run, monkeypatch):
     """A message that was sent, but not accepted, is not confirmed, whatever the sampler."""
-    monkeypatch.setattr(probe, "TIMEOUT", 1.0)
+    monkeypatch.setattr(probe, "TIMEOUT", 2.0)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     received.refuse = True
     assert failed(run()[1]) == {"traces", "metrics"}

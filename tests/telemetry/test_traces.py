@@ -116,7 +116,7 @@ def test_no_text_and_no_token_ids_leave_the_server(received, model_dir, tmp_path
         lines = chat(http, stream=True).text.splitlines()
         data = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         replies.append("".join(d["choices"][0]["delta"].get("content") or "" for d in data))
-        body = {"model": "tiny", "prompt": SECRET, "max_tokens": 8}
+        body = {"model": "tiny", "prompt": SECRET, "max_tokens": 24, "seed": 1, "ignore_eos": True}
         replies.append(http.post("/v1/completions", json=body).json()["choices"][0]["text"])
         assert http.get(f"/v1/nowhere/{SECRET}", params={"q": SECRET}).status_code == 404
         assert http.get("/v1/sessions", params={"after": SECRET}).status_code == 400
@@ -127,10 +127,11 @@ def test_no_text_and_no_token_ids_leave_the_server(received, model_dir, tmp_path
     assert len(received.spans()) > 20
     assert len(replies) == 4
     pieces = [SECRET, *SECRET.split()[-1].split("-"), "password"]
-    pieces += [reply[at : at + 12] for reply in replies for at in (0, 20)]
+    # Shorter ones may stand in a message by chance.
+    pieces += [piece for reply in replies for at in (0, 20) if len(piece := reply[at : at + 12].strip()) >= 8]
+    assert len(pieces) > 8
     for piece in pieces:
-        if len(piece.strip()) >= 4:
-            assert piece.encode() not in sent, piece
+        assert piece.encode() not in sent, piece
     keys = {key for span in received.spans() for key in attributes(span)}
     assert not [key for key in keys if "stop" in key or "bias" in key or "message" in key]
     assert all(not span.events for span in received.spans())
