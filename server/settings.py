@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
+    segment_blocks: int = Field(
+        4, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"
+    )
     seed: int = Field(0, description="of stochastic allocators and lenses")
 
     max_sessions: int = Field(16, ge=1, description="turns decoded together; each owns W + K slots of KV")

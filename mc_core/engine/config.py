@@ -16,7 +16,8 @@ class EngineConfig:
     hot_tokens: token ids a session keeps in memory; older ones live in the store (None keeps all).
     restore_deadline: how long a refocus waits for evicted spans before it goes on without them.
     refresh_every: ``repair=incremental`` is exact again after this many refocuses, and at each turn's start.
-    segment_blocks: neighbouring raw blocks encoded together under the block mask.
+    segment_blocks: neighbouring raw blocks, aligned, that see each other under the block mask. More of them join what
+    straddles a border, and make a repair recompute more.
     """
 
     max_sessions: int = 16
@@ -26,7 +27,7 @@ class EngineConfig:
     hot_tokens: int | None = None
     restore_deadline: float = 0.5
     refresh_every: int = 8
-    segment_blocks: int = 1
+    segment_blocks: int = 4
 
     def __post_init__(self) -> None:
         for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):

@@ -22,7 +22,7 @@ from mc_core.training.model import BaseModel
 from mc_core.training.samples import BLOCK, Difficulty, Ids, Layout, SampleMaker
 
 CONTEXTS, TAIL = (512, 1024), 128
-SEGMENTS = (BLOCK, 4 * BLOCK)
+SEGMENTS = (4 * BLOCK, BLOCK)
 ANSWER_TOKENS = 40
 PROSE = 1.0
 RECALL_SETS: dict[str, tuple[tuple[FactKind, ...], tuple[int, int]]] = {
@@ -62,7 +62,7 @@ class Serving:
 
     context: int = CONTEXTS[-1]
     block_mask: bool = True
-    segment: int = BLOCK
+    segment: int = SEGMENTS[0]
 
     @property
     def name(self) -> str:
@@ -108,8 +108,8 @@ def evaluate_base(
 
 def _servings(contexts: Sequence[int]) -> list[Serving]:
     longest = contexts[-1]
-    wide = [Serving(longest, segment=segment) for segment in SEGMENTS[1:]]
-    return [*(Serving(n) for n in contexts), *wide, Serving(longest, block_mask=False)]
+    narrow = [Serving(longest, segment=segment) for segment in SEGMENTS[1:]]
+    return [*(Serving(n) for n in contexts), *narrow, Serving(longest, block_mask=False)]
 
 
 def recall_accuracy(

@@ -22,7 +22,7 @@ from mc_core.training.samples import BLOCK, SampleMaker
 from server.cli import app
 from tests.training.conftest import TINY
 
-SERVINGS = (Serving(512), Serving(512, segment=128), Serving(512, block_mask=False))
+SERVINGS = (Serving(512), Serving(512, segment=32), Serving(512, block_mask=False))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_the_command_measures_and_writes(corpus, run, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--write"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert set(figures["recall"]["all_kinds"]) == {"block_32_512", "block_32_1024", "block_128_1024", "full_1024"}
+    assert set(figures["recall"]["all_kinds"]) == {"block_128_512", "block_128_1024", "block_32_1024", "full_1024"}
     assert set(figures["text_loss"]) == {"block_32_1024", "block_128_1024", "full_1024"}
     base = json.loads((tmp_path / "tiny" / "bundle.json").read_text())["evaluation"]["base"]
     assert base["recall"] == figures["recall"]
