@@ -51,8 +51,8 @@ class Card:
             f"# {self.name}",
             about,
             f"**Shape.** {size / 1e6:.1f} M parameters in the form of Qwen3 ({shape}). History is attended to under "
-            "the block mask: each group of four blocks of 32 tokens sees itself and the first block, the newest tokens see "
-            "everything.",
+            "the block mask: each group of four blocks of 32 tokens sees itself and the first block, the newest tokens "
+            "see everything.",
             f"**Tokenizer.** Byte-level BPE of {tokenizer.get_vocab_size():,} tokens, trained on the same text; every "
             "digit is a token of its own. Chats are ChatML (`<|im_start|>`, `<|im_end|>`).",
             "```\nmegacontext serve --model THIS_FOLDER\n```",
