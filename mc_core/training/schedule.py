@@ -15,7 +15,7 @@ CURRICULUM: tuple[Stage, ...] = (
 )
 """Copying is taught on short, dense sequences first, then lengthened and diluted; the order matters more than the
 amounts: three million tokens of facts among text taught nothing, half a million of facts and questions alone did. A
-second dense stage tells many look-alikes apart: without it, recall among them stood still at 0.7 for two million tokens.
+second dense stage tells many look-alikes apart: without it, recall among them stood at 0.7 for two million tokens.
 """
 
 
