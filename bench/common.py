@@ -82,6 +82,7 @@ def report(name: str, rows: list[dict[str, Any]], summary: dict[str, Any], save:
     result = {"name": name, "machine": machine(), "summary": summary, "rows": rows}
     line = json.dumps(result)
     if save:
+        (ROOT / "bench" / "results").mkdir(exist_ok=True)
         (ROOT / "bench" / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(line)
 
