@@ -1,7 +1,7 @@
 """Is a fact planted anywhere in a million tokens found again, and does the model then answer?
 
 One history is read once; every trial has planted its own fact at its own depth before that, and asks for it in its own
-turn. After the turn's first refocus the blocks that hold the fact must stand raw in the working context ("opened").
+turn. After the turn's first refocus the blocks of key and value must stand raw in the working context ("opened").
 "Answered" is the share of replies that hold the value exactly: opened but not answered is the language model's failure,
 not the focus's. Each question's turn is rewound, so that no answer can be read off an earlier one.
 """
@@ -60,12 +60,13 @@ NOUNS = [
 
 @dataclass(frozen=True)
 class Fact:
-    """A key-value pair and the token range it was planted at."""
+    """A key-value pair, the token range of its sentence, and where in it the key begins, the value being its end."""
 
     key: str
     value: str
     start: int
     end: int
+    key_start: int
 
 
 def plant(
@@ -81,27 +82,32 @@ def plant(
         needle = bench.bundle.tokenizer.encode(f" One of the special magic numbers for {key} is: {value}. ")
         parts += [ids[at:depth], needle]
         length += depth - at
-        facts.append(Fact(str(key), value, int(length), int(length + len(needle))))
+        before = len(bench.bundle.tokenizer.encode(" One of the special magic numbers for"))
+        facts.append(Fact(str(key), value, int(length), int(length + len(needle)), int(length + before)))
         length, at = length + len(needle), depth
     return np.concatenate([*parts, ids[at:]]), facts
 
 
-def opened(session: Session, fact: Fact) -> bool:
-    """Whether every block that the fact touches stands raw."""
+def opened(session: Session, start: int, end: int) -> bool:
+    """Whether every block that the tokens [start, end) touch stands raw."""
     k = session.block_size
-    return set(range(fact.start // k, (fact.end - 1) // k + 1)) <= set(session.raw_blocks().tolist())
+    return set(range(start // k, (end - 1) // k + 1)) <= set(session.raw_blocks().tolist())
 
 
-def find_and_answer(bench: Bench, session: Session, fact: Fact, tokens: int) -> tuple[bool, bool]:
-    """Ask for a fact -> (opened by the first refocus, answered right); the session is rewound to ``tokens`` again."""
+def find_and_answer(bench: Bench, session: Session, fact: Fact, tokens: int) -> tuple[bool, bool, bool]:
+    """Ask for a fact -> (key and value opened by the first refocus, its whole sentence opened, answered right).
+
+    The session is rewound to ``tokens`` again.
+    """
     question = f"What is the special magic number for {fact.key} mentioned in the provided text?"
     # One token: the first refocus of the turn, and nothing after it.
     bench.ask(session, question, 1)
-    is_open = opened(session, fact)
+    found = opened(session, fact.key_start, fact.end)
+    whole = opened(session, fact.start, fact.end)
     bench.engine.rewind(session, tokens).result()
     reply = bench.ask(session, question, 48)
     bench.engine.rewind(session, tokens).result()
-    return is_open, fact.value in reply.text
+    return found, whole, fact.value in reply.text
 
 
 def main() -> None:
@@ -126,10 +132,11 @@ def main() -> None:
         tokens = bench.engine.ingest(session, ids).result()
         bench.engine.commit(session).result()
         ingest_seconds = time.perf_counter() - started
-        found, right, straddling, right_straddling = 0, 0, 0, 0
+        found, wholes, right, straddling, right_straddling = 0, 0, 0, 0, 0
         by_depth: dict[int, list[int]] = {}
         for fact in facts:
-            is_open, is_right = find_and_answer(bench, session, fact, tokens)
+            is_open, is_whole, is_right = find_and_answer(bench, session, fact, tokens)
+            wholes += is_whole
             found, right = found + is_open, right + is_right
             across = fact.start // session.block_size != (fact.end - 1) // session.block_size
             straddling, right_straddling = straddling + across, right_straddling + (across and is_right)
@@ -142,6 +149,7 @@ def main() -> None:
             "history": tokens,
             "trials": len(facts),
             "opened": found / len(facts),
+            "opened_with_all_of_its_sentence": wholes / len(facts),
             "answered": right / len(facts),
             "answered_across_a_border": right_straddling / max(1, straddling),
             "answered_within_a_block": (right - right_straddling) / max(1, len(facts) - straddling),

@@ -68,5 +68,5 @@ def test_it_recalls_what_the_lens_opens():
         session = bench.session("recall")
         tokens = bench.engine.ingest(session, ids).result()
         found = [find_and_answer(bench, session, fact, tokens) for fact in facts]
-    assert sum(is_open for is_open, _ in found) == NEEDLES
-    assert sum(is_right for _, is_right in found) >= RIGHT * NEEDLES
+    assert all(is_open for is_open, _, _ in found)
+    assert sum(is_right for _, _, is_right in found) >= RIGHT * NEEDLES
