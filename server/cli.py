@@ -1,4 +1,4 @@
-"""``megacontext``: serve, chat, ingest, train, evaluate. Commands import models and servers when they run."""
+"""``megacontext``: serve, chat, ingest, load, train, evaluate. Commands import models and servers when they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from clients.load.settings import LoadSettings
 from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
+from server.commands.load import load
 from server.commands.options import with_options
 from server.commands.serve import serve
 from server.commands.talk import chat, ingest
@@ -37,6 +39,7 @@ def main(version: Version = False) -> None:
 app.command("serve")(with_options(Settings, serve))
 app.command("chat")(chat)
 app.command("ingest")(ingest)
+app.command("load")(with_options(LoadSettings, load))
 train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
 app.add_typer(train, name="train")
 
