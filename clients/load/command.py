@@ -62,9 +62,14 @@ async def measure(settings: LoadSettings, api_key: str | None, console: Console)
         "ingested_tokens": run.ingested_tokens,
         "calibration": {
             "turns": CALIBRATION_TURNS,
+            "prompt_tokens": calibration.spent,
             "tokens_per_word": calibration.per_word,
             "overhead_tokens": calibration.overhead,
         },
-        "warm_up": {"sent": len(warm.records), "completed": sum(r.outcome == "completed" for r in warm.records)},
+        "warm_up": {
+            "sent": len(warm.records),
+            "completed": sum(record.outcome == "completed" for record in warm.records),
+            "prompt_tokens": sum(record.prompt_tokens or 0 for record in warm.records),
+        },
     }
     return make_report(settings, run.records, seconds=run.seconds, facts=facts)

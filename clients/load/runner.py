@@ -81,10 +81,12 @@ class Runner:
         session = await self._server.create_session(metadata={"load": plan.key})
         self._sessions[plan.key] = session.id
         if plan.document is not None:
-            run.ingested_tokens += (await self._server.ingest(session.id, plan.document)).tokens_added
+            document = await self._server.ingest(session.id, plan.document)
+            run.ingested_tokens += document.tokens_added
         if plan.history_tokens:
             text = self._words.document(f"{plan.key} history", plan.history_tokens)
-            run.ingested_tokens += (await self._server.ingest(session.id, text)).tokens_added
+            history = await self._server.ingest(session.id, text)
+            run.ingested_tokens += history.tokens_added
 
     async def _send_all(self, plans: Sequence[SessionPlan], run: Run) -> None:
         together = None if _timed(plans) else asyncio.Semaphore(self._settings.concurrency)

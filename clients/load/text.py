@@ -26,10 +26,14 @@ def vocabulary(seed: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A message of n words costs about ``overhead`` + n * ``per_word`` tokens; the overhead is the chat template's."""
+    """A message of n words costs about ``overhead`` + n * ``per_word`` tokens; the overhead is the chat template's.
+
+    spent: prompt tokens that the server read to find out.
+    """
 
     per_word: float
     overhead: float
+    spent: int = 0
 
 
 class Words:
@@ -58,7 +62,7 @@ async def calibrate(server: AsyncMegaContext, seed: int, model: str) -> Calibrat
     per_word = (long - short) / (LONG - SHORT)
     if per_word <= 0:
         raise ClientError("the server's usage does not grow with the prompt: lengths can't be calibrated")
-    return Calibration(per_word, short - SHORT * per_word)
+    return Calibration(per_word, short - SHORT * per_word, short + long)
 
 
 async def _count(server: AsyncMegaContext, text: str, model: str) -> int:
