@@ -36,8 +36,8 @@ def pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         _picture("First token by history", "tokens of history before the turn", "ms", _history(report["by_history"])),
         _picture("First token by turn", "turn of its conversation", "ms", _turns(report["by_turn"])),
-        _picture("First token, sorted", "percent of turns that are at least as fast", "ms", _curve(curves, "first")),
-        _picture("Between tokens, sorted", "percent of gaps that are at most as long", "ms", _curve(curves, "gaps")),
+        _picture("First token, sorted", "percent of turns with at most this time", "ms", _curve(curves, "first")),
+        _picture("Between tokens, sorted", "percent of gaps with at most this time", "ms", _curve(curves, "gaps")),
         _picture("Over time", "seconds since the start", "turns/s", _timeline(report["timeline"])),
     ]
 

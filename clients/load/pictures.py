@@ -74,9 +74,9 @@ def number(value: float) -> str:
 
 
 def _round_step(least: float) -> float:
-    """The lowest of 1, 2, 5, 10, 20, ... (and 0.5, 0.2, ...) at or above ``least``."""
+    """The lowest of 1, 2, 2.5, 5, 10, 20, ... (and 0.5, 0.25, ...) at or above ``least``."""
     scale = 10.0 ** math.floor(math.log10(least))
-    return next(scale * factor for factor in (1, 2, 5, 10) if scale * factor >= least * (1 - 1e-9))
+    return next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= least * (1 - 1e-9))
 
 
 def _draw(series: Series, x: Axis, y: Axis) -> str:

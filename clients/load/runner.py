@@ -84,8 +84,8 @@ class Runner:
             document = await self._server.ingest(session.id, plan.document)
             run.ingested_tokens += document.tokens_added
         if plan.history_tokens:
-            text = self._words.document(f"{plan.key} history", plan.history_tokens)
-            history = await self._server.ingest(session.id, text)
+            texts = self._words.document(f"{plan.key} history", plan.history_tokens)
+            history = await self._server.ingest(session.id, texts)
             run.ingested_tokens += history.tokens_added
 
     async def _send_all(self, plans: Sequence[SessionPlan], run: Run) -> None:
@@ -106,17 +106,18 @@ class Runner:
                     with suppress(ClientError):
                         # If it fails, each of its turns tries to send and records why it can't.
                         await self._prepare(plan, run)
+                # Before it is due: a long text takes its time.
+                text = self._words.message(f"{plan.key} {turn.number}", turn.prompt_tokens)
                 await (_until(run, turn.at) if turn.at is not None else asyncio.sleep(turn.think))
                 if turn.at is None and run.until is not None and run.now() >= run.until:
                     return
                 run.running += 1
                 try:
-                    await self._turn(plan, turn, run)
+                    await self._turn(plan, turn, text, run)
                 finally:
                     run.running -= 1
 
-    async def _turn(self, plan: SessionPlan, turn: TurnPlan, run: Run) -> None:
-        text = self._words.message(f"{plan.key} {turn.number}", turn.prompt_tokens)
+    async def _turn(self, plan: SessionPlan, turn: TurnPlan, text: str, run: Run) -> None:
         sent = run.now()
         due = sent if turn.at is None else turn.at
         record = Record(plan.key, turn.number, due, sent, turn.prompt_tokens, turn.output_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clients.megacontext_client import AsyncMegaContext, ClientError
@@ -12,6 +13,8 @@ VOCABULARY = 1024
 SHORT, LONG = 16, 144
 """Words of the two prompts that the calibration compares."""
 CALIBRATION_TURNS = 2
+PIECE = 4096
+"""Words of a document that are in memory at a time."""
 
 
 def vocabulary(seed: int) -> list[str]:
@@ -50,9 +53,12 @@ class Words:
         """A chat message that costs ``tokens`` with its template, as nearly as whole words allow; at least one."""
         return self.text(key, max(1, round((tokens - self.calibration.overhead) / self.calibration.per_word)))
 
-    def document(self, key: str, tokens: int) -> str:
-        """A text to ingest, which has no template around it."""
-        return self.text(key, max(1, round(tokens / self.calibration.per_word)))
+    def document(self, key: str, tokens: int) -> Iterator[str]:
+        """A text to ingest, which has no template around it; in pieces, since it may be of any size."""
+        words = max(1, round(tokens / self.calibration.per_word))
+        for start in range(0, words, PIECE):
+            piece = self.text(f"{key} {start}", min(PIECE, words - start))
+            yield piece if start == 0 else f" {piece}"
 
 
 async def calibrate(server: AsyncMegaContext, seed: int, model: str) -> Calibration:

@@ -13,6 +13,9 @@ TIMEOUT = 600.0
 CONNECT_TIMEOUT = 10.0
 RETRIES = 2
 CONNECTIONS = 100
+KEEP_ALIVE = 4.0
+"""Seconds that an idle connection is kept: less than the five after which servers close theirs, so that no turn is sent
+down a connection that is just going away (and then can't be repeated)."""
 
 
 def connection_settings(
@@ -24,7 +27,9 @@ def connection_settings(
         "base_url": base_url.rstrip("/").removesuffix("/v1"),
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         "timeout": httpx.Timeout(timeout, connect=connect),
-        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        "limits": httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE
+        ),
     }
 
 

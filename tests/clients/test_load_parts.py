@@ -19,7 +19,7 @@ from clients.load.distributions import Distribution
 from clients.load.plan import arrival_times, make_plan, warm_up_plan
 from clients.load.settings import LoadSettings
 from clients.load.stats import fit, percentile, summarize, t_quantile
-from clients.load.text import Calibration, Words, vocabulary
+from clients.load.text import PIECE, Calibration, Words, vocabulary
 from clients.load.trace import TraceError, conversations, read_trace
 
 URL = "http://127.0.0.1:1"
@@ -280,5 +280,8 @@ def test_texts() -> None:
     assert text == same.message("a 0", 50)
     assert len({text, words.message("a 1", 50), other.message("a 0", 50)}) == 3
     assert [len(words.message("a", n).split()) for n in (1, 10, 12, 50)] == [1, 1, 1, 20]
-    assert len(words.document("a", 50).split()) == 25
+    for tokens in (50, 20_000, 16_384):
+        pieces = list(words.document("a", tokens))
+        assert len("".join(pieces).split()) == tokens // 2
+        assert max(len(piece.split()) for piece in pieces) <= PIECE
     assert len(set(vocabulary(3))) == 1024
