@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 
 from clients.load.pictures import Series, chart, number
 from clients.load.show import LATENCIES, MODES, slope_words
@@ -45,7 +44,7 @@ def pictures(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _picture(title: str, x_name: str, y_name: str, series: list[Series]) -> dict[str, Any]:
     drawn = [one for one in series if one.points]
     legend = [(one.colour, one.name) for one in drawn] if len(drawn) > 1 else []
-    return {"title": title, "svg": Markup(chart(title, x_name, y_name, drawn)), "legend": legend}
+    return {"title": title, "svg": chart(title, x_name, y_name, drawn), "legend": legend}
 
 
 def _history(by_history: dict[str, Any]) -> list[Series]:
