@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from wire_server import KEY, TEXT
+from support import running, settings_for, write_model
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "clients"
+KEY = "sesame"
 LIMIT_BYTES = 10_000_000
 USE = """
 import json, sys
@@ -24,8 +25,9 @@ from megacontext_client import MegaContext
 with MegaContext(sys.argv[1], sys.argv[2]) as server:
     session = server.create_session(system="Be brief.")
     server.ingest(session.id, "call me Ishmael")
-    with server.chat(session.id, "Hello", stream=True) as stream:
-        print(json.dumps("".join(delta.content for delta in stream)))
+    with server.chat(session.id, "Hello", stream=True, max_tokens=5, ignore_eos=True) as stream:
+        text = "".join(delta.content for delta in stream)
+    print(json.dumps([text, stream.result.content, stream.result.usage.completion_tokens]))
 """
 
 
@@ -55,7 +57,7 @@ def test_it_imports_nothing_of_the_project() -> None:
 
 
 @pytest.mark.slow
-def test_it_installs_into_an_empty_environment(url: str, tmp_path: Path) -> None:
+def test_it_installs_into_an_empty_environment(tmp_path: Path) -> None:
     """Law: from the folder alone it installs, works against a server, and takes less than 10 MB with all it needs."""
     folder = tmp_path / "clients"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
@@ -65,11 +67,13 @@ def test_it_installs_into_an_empty_environment(url: str, tmp_path: Path) -> None
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     subprocess.run([*pip, "install", "--quiet", str(folder)], check=True, timeout=280)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, "-c", USE, url, KEY], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=False
-    )
+    settings = settings_for(write_model(tmp_path / "tiny"), tmp_path / "store.sqlite", api_key=[KEY])
+    with running(settings) as url:
+        command = [python, "-c", USE, url, KEY]
+        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == "".join(TEXT)
+    streamed, whole, tokens = json.loads(done.stdout)
+    assert (streamed, tokens) == (whole, 5)
     site = next((tmp_path / "venv").glob("lib/python3*/site-packages"))
     size = sum(file.stat().st_size for file in site.rglob("*") if file.is_file())
     print(f"site-packages: {size / 1e6:.1f} MB")
