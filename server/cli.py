@@ -1,4 +1,4 @@
-"""``megacontext``: serve, doctor, chat, ingest, settings, train, evaluate; models are imported when they run."""
+"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, evaluate; models are imported when they run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from clients.load.settings import LoadSettings
 from server.commands.doctor import doctor
 from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
+from server.commands.load import load
 from server.commands.options import Field, with_options
 from server.commands.serve import serve
 from server.commands.settings import settings
@@ -42,6 +44,7 @@ app.command("doctor")(with_options(Settings, doctor, extra=[AS_JSON]))
 app.command("chat")(chat)
 app.command("ingest")(ingest)
 app.command("settings")(settings)
+app.command("load")(with_options(LoadSettings, load))
 train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
 app.add_typer(train, name="train")
 

@@ -7,11 +7,11 @@ with MegaContext("http://127.0.0.1:8000") as server:
         print(delta.content, end="", flush=True)
 """
 
-from clients.megacontext_client.async_client import AsyncMegaContext
-from clients.megacontext_client.client import MegaContext
-from clients.megacontext_client.errors import APIConnectionError, APIError, ClientError, StreamEndedError
-from clients.megacontext_client.stream import AsyncChatStream, ChatStream
-from clients.megacontext_client.types import (
+from .async_client import AsyncMegaContext
+from .client import MegaContext
+from .errors import APIConnectionError, APIError, ClientError, StreamEndedError
+from .stream import AsyncChatStream, ChatStream
+from .types import (
     ChatResult,
     Delta,
     Focus,

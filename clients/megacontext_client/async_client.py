@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from clients.megacontext_client import calls
-from clients.megacontext_client.calls import Call, Messages
-from clients.megacontext_client.stream import AsyncChatStream, broken
-from clients.megacontext_client.transport import TIMEOUT, connection_settings, raise_for_error, read_answer
-from clients.megacontext_client.types import ChatResult, Focus, Ingested, Model, Session
-from clients.megacontext_client.upload import Progress, Source, async_pieces
+from . import calls
+from .calls import Call, Messages
+from .errors import APIError
+from .retries import Retries
+from .stream import AsyncChatStream, broken
+from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
+from .types import ChatResult, Focus, Ingested, Model, Session
+from .upload import Progress, Source, async_pieces
 
 T = TypeVar("T")
 
@@ -20,8 +23,17 @@ T = TypeVar("T")
 class AsyncMegaContext:
     """One server; for asyncio. See ``MegaContext`` for the arguments, the errors and what each method does."""
 
-    def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = TIMEOUT) -> None:
-        self._http = httpx.AsyncClient(**connection_settings(base_url, api_key, timeout))
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        timeout: float | None = TIMEOUT,
+        *,
+        retries: int = RETRIES,
+        connections: int | None = CONNECTIONS,
+    ) -> None:
+        self._http = httpx.AsyncClient(**connection_settings(base_url, api_key, timeout, connections))
+        self._retries = Retries(retries)
         self._model: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,14 +131,25 @@ class AsyncMegaContext:
         return call.parse(read_answer(response))
 
     async def _open(self, call: Call[Any], content: AsyncIterator[bytes] | None = None) -> httpx.Response:
+        attempt = 0
+        while True:
+            try:
+                return await self._attempt(call, content)
+            except (httpx.HTTPError, APIError) as error:
+                pause = self._retries.pause(attempt, call.method, content is not None, error)
+                if pause is None:
+                    if isinstance(error, APIError):
+                        raise
+                    raise broken(error) from error
+            await asyncio.sleep(pause)
+            attempt += 1
+
+    async def _attempt(self, call: Call[Any], content: AsyncIterator[bytes] | None) -> httpx.Response:
         request = self._http.build_request(
             call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=content
         )
-        try:
-            response = await self._http.send(request, stream=True)
-            if not response.is_success:
-                await response.aread()
-        except httpx.HTTPError as error:
-            raise broken(error) from error
+        response = await self._http.send(request, stream=True)
+        if not response.is_success:
+            await response.aread()
         raise_for_error(response)
         return response

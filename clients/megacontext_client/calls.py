@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from clients.megacontext_client.types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPage
+from .types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPage
 
 T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any]]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
-from clients.megacontext_client import calls
-from clients.megacontext_client.calls import Call, Messages
-from clients.megacontext_client.stream import ChatStream, broken
-from clients.megacontext_client.transport import TIMEOUT, connection_settings, raise_for_error, read_answer
-from clients.megacontext_client.types import ChatResult, Focus, Ingested, Model, Session
-from clients.megacontext_client.upload import Progress, Source, pieces
+from . import calls
+from .calls import Call, Messages
+from .errors import APIError
+from .retries import Retries
+from .stream import ChatStream, broken
+from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
+from .types import ChatResult, Focus, Ingested, Model, Session
+from .upload import Progress, Source, pieces
 
 T = TypeVar("T")
 
@@ -20,11 +23,22 @@ T = TypeVar("T")
 class MegaContext:
     """One server. ``timeout`` is the longest silence in seconds; streams are kept alive by the server's comments.
 
+    What the server has not begun (no connection, queue full, draining) is sent again, ``retries`` times at most; what
+    it may have begun never is, so a turn never counts twice. ``connections``: how many at a time; None: any number.
     Every method raises APIError when the server refuses and APIConnectionError when it can't be reached or breaks off.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = TIMEOUT) -> None:
-        self._http = httpx.Client(**connection_settings(base_url, api_key, timeout))
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        timeout: float | None = TIMEOUT,
+        *,
+        retries: int = RETRIES,
+        connections: int | None = CONNECTIONS,
+    ) -> None:
+        self._http = httpx.Client(**connection_settings(base_url, api_key, timeout, connections))
+        self._retries = Retries(retries)
         self._model: str | None = None
 
     def __enter__(self) -> Self:
@@ -125,14 +139,25 @@ class MegaContext:
         return call.parse(read_answer(response))
 
     def _open(self, call: Call[Any], content: Iterator[bytes] | None = None) -> httpx.Response:
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(call, content)
+            except (httpx.HTTPError, APIError) as error:
+                pause = self._retries.pause(attempt, call.method, content is not None, error)
+                if pause is None:
+                    if isinstance(error, APIError):
+                        raise
+                    raise broken(error) from error
+            time.sleep(pause)
+            attempt += 1
+
+    def _attempt(self, call: Call[Any], content: Iterator[bytes] | None) -> httpx.Response:
         request = self._http.build_request(
             call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=content
         )
-        try:
-            response = self._http.send(request, stream=True)
-            if not response.is_success:
-                response.read()
-        except httpx.HTTPError as error:
-            raise broken(error) from error
+        response = self._http.send(request, stream=True)
+        if not response.is_success:
+            response.read()
         raise_for_error(response)
         return response

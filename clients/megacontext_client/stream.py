@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import httpx
 
-from clients.megacontext_client.errors import APIConnectionError, StreamEndedError, api_error
-from clients.megacontext_client.sse import DONE, Event, EventDecoder
-from clients.megacontext_client.types import JSON, ChatResult, Delta, Usage
+from .errors import APIConnectionError, StreamEndedError, api_error
+from .sse import DONE, Event, EventDecoder
+from .types import JSON, ChatResult, Delta, Usage
 
 
 class Assembly:

@@ -127,16 +127,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, as OpenAI counts them."""
+    """Tokens of one request, as OpenAI counts them: of the prompt, ``cached_tokens`` stood in the history already."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
 
     @classmethod
     def parse(cls, body: JSON) -> Self:
         prompt, completion = int(body.get("prompt_tokens") or 0), int(body.get("completion_tokens") or 0)
-        return cls(prompt, completion, int(body.get("total_tokens") or prompt + completion))
+        cached = int((body.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        return cls(prompt, completion, int(body.get("total_tokens") or prompt + completion), cached)
 
 
 @dataclass(frozen=True)

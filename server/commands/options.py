@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 T = TypeVar("T")
@@ -21,7 +22,8 @@ _METAVARS = {int: "INTEGER", float: "FLOAT", Path: "PATH"}
 class Field:
     """One setting: ``kind`` is its type without None; a ``required`` one has no default; ``env`` may also give it.
 
-    ``group`` is the field of the settings that holds this one, if it is nested.
+    ``group`` is the field of the settings that holds this one, if it is nested. ``given_as`` is the flag where it isn't
+    made of the name; a ``positional`` one has no flag, but a place.
     """
 
     name: str
@@ -31,10 +33,14 @@ class Field:
     help: str
     env: str | None = None
     group: str | None = None
+    given_as: str | None = None
+    positional: bool = False
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        if self.positional:
+            return self.name.upper()
+        return self.given_as or "--" + self.name.replace("_", "-")
 
     @property
     def repeatable(self) -> bool:
@@ -56,6 +62,8 @@ def fields_of(settings: type) -> list[Field]:
                 info.is_required(),
                 info.description or "",
                 None if prefix is None else f"{prefix}{name}".upper(),
+                given_as=_extra(info, "flag"),
+                positional=bool(_extra(info, "positional")),
             )
             for name, info in settings.model_fields.items()
         ]
@@ -126,6 +134,12 @@ def _pairs(field: Field, given: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in parts}
 
 
+def _extra(info: FieldInfo, key: str) -> Any:
+    """What a pydantic field says of itself beyond its type (``json_schema_extra``)."""
+    extra = info.json_schema_extra
+    return extra.get(key) if isinstance(extra, dict) else None
+
+
 def _dataclass_field(field: dataclasses.Field[Any], hint: Any) -> Field:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -143,6 +157,8 @@ def _without_none(annotation: Any) -> Any:
 
 def _annotation(field: Field) -> Any:
     """Text for all but flags: the settings class converts and judges, here as for the environment."""
+    if field.positional:
+        return str
     if field.kind is bool:
         return bool | None
     return list[str] | None if field.repeatable else str | None
@@ -153,6 +169,8 @@ def _option(field: Field) -> Any:
     text = f"{field.help} [{'; '.join(notes)}]" if notes else field.help
     # Typer reads help as rich markup, in which [name: ...] would be a tag.
     text = text.replace("[", "\\[")
+    if field.positional:
+        return typer.Argument(metavar=field.flag, help=text, show_default=False)
     if field.kind is bool:
         return typer.Option(None, f"{field.flag}/--no-{field.flag[2:]}", help=text)
     return typer.Option(None, field.flag, help=text, metavar=_metavar(field.kind), show_default=False)
@@ -160,7 +178,8 @@ def _option(field: Field) -> Any:
 
 def _default_note(field: Field) -> str:
     if field.required:
-        return "required"
+        # Of a place, typer says so itself.
+        return "" if field.positional else "required"
     if field.default is None or field.default == [] or field.default == ():
         return ""
     return f"default: {str(field.default).lower() if field.kind is bool else field.default}"

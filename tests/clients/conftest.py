@@ -22,7 +22,8 @@ def url(wire: Wire) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[MegaContext]:
-    with MegaContext(url, KEY, timeout=10) as client:
+    """Without retries, so that a test sees each refusal at once."""
+    with MegaContext(url, KEY, timeout=10, retries=0) as client:
         yield client
 
 

@@ -42,7 +42,7 @@ def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     place._execute("PRAGMA user_version = 2")
     with pytest.raises(StoreError, match="schema 2"):
         place.open()
-    for name, content in (("text", b"hello " * 1000), ("no-folder/file", None)):
+    for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
         if content:
             path.write_bytes(content)
@@ -159,3 +159,11 @@ def test_urls(place, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="mongodb"):
         open_store("mongodb://host")
     assert make_record().blocks == 0
+
+
+def test_the_folder_of_a_new_file_is_made(tmp_path):
+    """Law: the default path works in a fresh checkout; a path whose parents are missing too is refused."""
+    open_store(f"sqlite:///{tmp_path}/data/sessions.sqlite").close()
+    assert (tmp_path / "data" / "sessions.sqlite").exists()
+    with pytest.raises(StoreError, match="can't open the store file"):
+        open_store(f"sqlite:///{tmp_path}/no/such/sessions.sqlite")

@@ -90,10 +90,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def open_file(path: Path, connections: int) -> tuple[FileLock, list[sqlite3.Connection]]:
-    """Locks, checks and opens the file. Raises StoreError, and leaves nothing open then."""
+    """Locks, checks and opens the file; its folder is made, but none above it, which would hide a mistyped path.
+
+    Raises StoreError, and leaves nothing open then.
+    """
     opened: list[sqlite3.Connection] = []
     lock: FileLock | None = None
     try:
+        path.parent.mkdir(exist_ok=True)
         lock = FileLock(path)
         opened.append(connect(path))
         prepare(opened[0], path)
