@@ -1,0 +1,1 @@
+"""Tasks that need memory: made-up episodes, for training and for evaluation."""
