@@ -69,33 +69,28 @@ class FocusModel(nn.Module):
         where = (batch.weights > 0) | batch.future
         return ViewOutput(self.decoder.logits(hidden[where]), where, batch, gists)
 
-    def regression(self, output: ViewOutput, top: int = 64) -> tuple[Tensor, Tensor]:
+    def regression(self, output: ViewOutput, views: Sequence[View], top: int = 64) -> tuple[Tensor, Tensor]:
         """LOD1 and LOD2 gist regression on the future, teacher-forced: gists of the expected tokens against true ones.
 
-        The future must begin at a block border; its whole blocks count (LOD1), and what there is of a LOD2 node's
-        children is one masked gist (long horizons are trimmed to what there is). 0 where the future holds no block.
+        Where the future begins at a block border, its whole blocks count (LOD1), and what there is of a LOD2 node's
+        children makes one gist: a long horizon is trimmed to one such node. 0 where no future holds a block.
         """
         size, embedding = self.gistnet.block_size, self.decoder.embed_tokens.weight
-        predicted, true, of = [], [], []
-        targets = output.batch.targets[output.where]
-        samples = output.where.nonzero()[:, 0]
-        for sample in range(len(output.batch)):
-            rows = ((samples == sample) & output.future).nonzero()[:, 0]
-            blocks = len(rows) // size
-            if blocks:
-                rows = rows[: blocks * size]
-                predicted.append(expected_embeddings(output.logits[rows], embedding, top).view(blocks, size, -1))
-                true.append(self.decoder.embed(targets[rows]).float().view(blocks, size, -1))
-                of.append(blocks)
-        if not of:
+        targets, samples = output.batch.targets[output.where], output.where.nonzero()[:, 0]
+        guessed, known = [], []
+        for sample, view in enumerate(views):
+            blocks = min(size, len(view.future) // size)
+            if blocks and view.layout.ends[-1] % size == 0:
+                rows = ((samples == sample) & output.future).nonzero()[: blocks * size, 0]
+                expected = expected_embeddings(output.logits[rows], embedding, top)
+                guessed.append(self.gistnet(expected.view(blocks, size, -1)))
+                with torch.no_grad():
+                    known.append(self.gistnet(self.decoder.embed(targets[rows]).float().view(blocks, size, -1)))
+        if not guessed:
             nothing = output.logits.sum() * 0
             return nothing, nothing
-        guessed, known = self.gistnet(torch.cat(predicted)), self.gistnet(torch.cat(true))
-        coarse = (
-            [self._parent(part, size) for part in guessed.split(of)],
-            [self._parent(p, size) for p in known.split(of)],
-        )
-        return gist_regression(guessed, known), gist_regression(torch.cat(coarse[0]), torch.cat(coarse[1]))
+        parents = [torch.cat([self.gistnet(gists[None]) for gists in part]) for part in (guessed, known)]
+        return gist_regression(torch.cat(guessed), torch.cat(known)), gist_regression(*parents)
 
     def separation(self, views: Sequence[View], gists: Tensor, margin: float = 0.2) -> Tensor:
         """Neighbouring gists of one level must not be alike."""
@@ -107,10 +102,6 @@ class FocusModel(nn.Module):
             base += len(ranks)
         first = torch.cat(pairs)
         return separation(gists, torch.stack([first, first + 1], dim=1), margin)
-
-    def _parent(self, gists: Tensor, size: int) -> Tensor:
-        """gists [n, d] of neighbouring nodes -> the gist [1, d] of the first at most ``size`` of them."""
-        return self.gistnet(gists[None, :size])
 
     def _children(self, tree: MegaContextTree, view: View) -> Tensor:
         """Children [g, K, d] of the gists that one view shows, in order."""
