@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
 from mc_core.training.cache import Stream
@@ -42,3 +43,17 @@ class PassageMaker:
         weights = np.full(count, TAIL_WEIGHT, np.float32)
         weights[history:] = 1.0
         return Passage(ids, history, weights)
+
+
+def passage_of(row: NDArray[np.int64], horizon: int) -> Passage:
+    """A row of token ids, padded at the end with -1, as a passage whose last ``horizon`` tokens are to be foretold."""
+    padding = row < 0
+    length = int(np.argmax(padding)) if padding.any() else len(row)
+    if not padding[length:].all() or length <= horizon:
+        raise ConfigError(
+            f"ids must have a history before the horizon of {horizon} tokens and be padded at their end only, "
+            f"got a row of {length} tokens"
+        )
+    weights = np.full(length, TAIL_WEIGHT, np.float32)
+    weights[length - horizon :] = 1.0
+    return Passage(row[:length], length - horizon, weights)

@@ -56,7 +56,7 @@ def gist_worth(
     """Measure each held-out stream that is long enough; ``history`` + ``horizon`` must fit the base's window."""
     found = []
     for stream in streams:
-        if len(stream) < 2 * (history + horizon):
+        if len(stream) <= history + horizon:
             continue
         sums: dict[str, float] = dict.fromkeys(("full", "lod1", "lod2", "none"), 0.0)
         for start in range(0, samples, batch):

@@ -45,6 +45,7 @@ class TrainedFocus:
 
     model: FocusModel
     step: int
+    tokens: int
     finished: bool
     figures: dict[str, float]
 
@@ -205,7 +206,7 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
         with stop_on_signals() as signalled:
             figures = _loop(trainer, report, signalled)
     trainer.model.eval()
-    return TrainedFocus(trainer.model, trainer.done, trainer.done >= config.steps, figures)
+    return TrainedFocus(trainer.model, trainer.done, trainer.tokens, trainer.done >= config.steps, figures)
 
 
 def _loop(trainer: FocusTrainer, report: Report, stop: Event) -> dict[str, float]:
