@@ -35,8 +35,8 @@ FULL_EVIDENCE = 2.0
 WORTHWHILE = 0.25
 """Places below this share of the best one are noise: opening them would only churn the working context."""
 OUTDONE, NEW = 0.9, 0.05
-"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it: it
-would show the model a look-alike of what was asked for. Places as good as the best, and those that hold words of the
+"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it:
+it would show the model a look-alike of what was asked for. Places as good as the best, and those that hold words of the
 question that no better one holds, stay: several facts of one key, or of several keys."""
 NEIGHBOUR_ADDS = 0.15
 """A neighbour belongs to a place if it adds this share to the score of the block alone."""
