@@ -13,41 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import httpx
 import numpy as np
-import psutil
 
 from bench.common import BUNDLE, report
+from bench.serving import process, served
 from bench.text import prose
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.models.bundle import load_bundle
 from mc_core.models.sampling_params import SamplingParams
 from server.telemetry.telemetry import Telemetry
-
-
-@contextmanager
-def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python module as a process, without our own settings for telemetry and servers."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "MEGACONTEXT_"))}
-    command = [sys.executable, "-m", *arguments]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    running = subprocess.Popen(command, env={**kept, **environment}, text=True, **pipes)
-    try:
-        yield running
-    finally:
-        running.terminate()
-        running.communicate()
 
 
 def line_of(collector: subprocess.Popen[str]) -> str:
@@ -68,29 +49,14 @@ class Server:
 
     def __init__(self, stack: ExitStack, options: argparse.Namespace, endpoint: str | None) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        port = _free_port()
-        flags = ["--model", str(options.model), "--store", f"sqlite:///{folder}/s.sqlite", "--port", str(port)]
+        flags = ["--model", str(options.model), "--store", f"sqlite:///{folder}/s.sqlite"]
         flags += ["--threads", str(options.threads)]
         otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "5000"} if endpoint else {}
-        running = stack.enter_context(process("server.cli", "serve", *flags, **otel))
-        self._usage = psutil.Process(running.pid)
-        self._http = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600))
-        self._wait()
+        self._http, self._usage = stack.enter_context(served(*flags, **otel))
         self._model = self._http.get("/v1/models").json()["data"][0]["id"]
         self._session = self._http.post("/v1/sessions", json={}).raise_for_status().json()["id"]
         text = prose(options.history // 10)
         self._http.post(f"/v1/sessions/{self._session}/ingest", content=text).raise_for_status()
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if self._http.get("/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
 
     def ask(self, question: str, tokens: int) -> tuple[float, float]:
         """One turn -> tokens a second, processor seconds a token."""
@@ -105,12 +71,6 @@ class Server:
     def _processor(self) -> float:
         times = self._usage.cpu_times()
         return float(times.user + times.system)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def measure(options: argparse.Namespace, rng: np.random.Generator, endpoint: str) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """The research facade: one session in one process, step by step, on the same parts that the engine runs.
 
-No thread, no store, no HTTP. A notebook feeds tokens, gets logits, and looks at what the focus did.
+No thread, no store, no HTTP. A notebook feeds tokens, gets logits, and looks at what the focus did; a training loop of
+one's own asks for the losses of a batch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from mc_core.kv.repair import RepairMode
 from mc_core.kv.session_kv import SessionKV, decode_step
 from mc_core.models.bundle import Bundle
 from mc_core.session import QUESTION_TOKENS, Session, SessionFactory
+from mc_core.training.focus.config import LossWeights
+from mc_core.training.focus.contexts import ContextKind, ContextShape
+from mc_core.training.focus.model import FocusModel
+from mc_core.training.focus.passages import passage_of
+from mc_core.training.focus.process import BatchProcessor, FocusLosses
 
 T = TypeVar("T")
 
@@ -90,6 +96,23 @@ class MCController:
             drive(refocus(self.core, session, self._question(session), context, "", "interval"))
             report = session.last_report
         return self._step(session, hidden, report, context)
+
+    def process_batch(
+        self, ids: Tensor, *, horizon: int = 64, kind: ContextKind = "mixed", weights: LossWeights | None = None
+    ) -> FocusLosses:
+        """Losses of a batch of histories, to mix with the base's own; gradients reach the bundle's base and GistNet.
+
+        ids [B, T], shorter rows padded at the end with -1: the last ``horizon`` tokens of each row follow its working
+        context, which is of ``kind`` (see ``sample_context``). ConfigError if a row has no history.
+        """
+        focus, core = self._factory.focus, self.core
+        segments = core.config.segment_blocks if core.kv_model.mode == "block" else None
+        shape = ContextShape(focus.budget, focus.recent_tokens, focus.block_size, segments)
+        model = FocusModel(core.bundle.decoder, core.bundle.gistnet, core.kv_model.policy)
+        passages = [passage_of(row, horizon) for row in ids.cpu().numpy()]
+        rng, count = np.random.default_rng(focus.seed), len(passages)
+        processor = BatchProcessor(model, weights or LossWeights())
+        return processor.process(rng, passages, [kind] * count, [shape] * count)
 
     def _read(self, session: Session, ids: NDArray[np.int32]) -> InferenceStep:
         session.append(np.asarray(ids, np.int32))

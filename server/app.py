@@ -34,7 +34,8 @@ def build_app(
         state = await asyncio.to_thread(build, settings, told)
         app.state.server = state
         state.engine.start()
-        chores = [asyncio.create_task(state.metrics.watch_loop()), asyncio.create_task(state.host.keep_leases())]
+        work = (state.metrics.watch_loop(), state.metrics.watch_store(state.store), state.host.keep_leases())
+        chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield
         finally:

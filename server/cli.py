@@ -1,4 +1,4 @@
-"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, evaluate; models are imported when they run."""
+"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, evaluate. Models are imported late."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clients.load.settings import LoadSettings
+from server.commands.ablate import ablate
 from server.commands.doctor import doctor
 from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
 from server.commands.load import load
@@ -44,6 +45,7 @@ app.command("doctor")(with_options(Settings, doctor, extra=[AS_JSON]))
 app.command("chat")(chat)
 app.command("ingest")(ingest)
 app.command("settings")(settings)
+app.command("ablate")(ablate)
 app.command("load")(with_options(LoadSettings, load))
 train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
 app.add_typer(train, name="train")

@@ -18,6 +18,9 @@ from mc_core.focus.metrics import Swaps
 from mc_core.focus.scores import Scores
 from mc_core.focus.wishes import Wish, wishes_of
 
+REJECTIONS = ("threshold", "limit", "budget", "harm", "cooldown", "displaced", "missing")
+"""Reasons why a wish is not granted; see ``PlanReport``."""
+
 
 @dataclass(frozen=True)
 class PlanReport:
@@ -25,7 +28,7 @@ class PlanReport:
 
     "threshold": worth too little. "limit": enough was opened in this refocus. "budget": nothing is left that could
     collapse. "harm": what could collapse is worth too much. "cooldown": what could collapse came a short while ago.
-    "displaced": made room for something better.
+    "displaced": made room for something better. "missing": its ids did not come back from the store.
     """
 
     eligible: int

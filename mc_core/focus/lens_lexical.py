@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.focus.lexical import Evidence, LexicalIndex
+from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
 from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.view import LensView
-
-FULL_EVIDENCE = 2.0
-"""Evidence is full at the weight of this many terms that occur once; less is worth proportionally less."""
 
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""

@@ -30,10 +30,32 @@ SEGMENT_BLOCKS = 65_536
 
 PLACES_A_HIT = 16
 """Blocks ranked for each hit asked for: those next to a better hit are passed over."""
+FULL_EVIDENCE = 2.0
+"""Evidence is full at the weight of this many terms that occur once; less is worth proportionally less."""
 WORTHWHILE = 0.25
 """Places below this share of the best one are noise: opening them would only churn the working context."""
+OUTDONE, NEW = 0.9, 0.05
+"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it:
+it would show the model a look-alike of what was asked for. Places as good as the best, and those that hold words of the
+question that no better one holds, stay: several facts of one key, or of several keys."""
 NEIGHBOUR_ADDS = 0.15
 """A neighbour belongs to a place if it adds this share to the score of the block alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Postings:
+    """Which terms of a question stand where: blocks [p], terms [p] as indices of ``weights``."""
+
+    blocks: Ints
+    terms: Ints
+    weights: Floats
+
+    def held(self, first: Ints, last: Ints) -> NDArray[np.bool_]:
+        """Which terms stand in blocks first[i] to last[i] [n, terms]."""
+        found = np.zeros((len(first), len(self.weights)), bool)
+        for i, (low, high) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+            found[i, self.terms[(self.blocks >= low) & (self.blocks <= high)]] = True
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +64,7 @@ class Evidence:
 
     own: score of each block [n] (0 if just its successor holds terms); ahead: score of the block and its successor
     taken as one document [n]; behind: the same with its predecessor [n]. ``unit`` is the score of one term that
-    stands in a single block of all.
+    stands in a single block of all. postings: of the terms that were read.
     """
 
     blocks: Ints
@@ -50,6 +72,7 @@ class Evidence:
     ahead: Floats
     behind: Floats
     unit: float
+    postings: Postings
 
     @property
     def best(self) -> Floats:
@@ -76,7 +99,22 @@ class Evidence:
         shared = best - own > NEIGHBOUR_ADDS * own
         first = block - (shared & backward)
         last = block + (shared & ~backward)
-        return with_neighbours(first, last, best, neighbours, end, further)
+        kept = self._not_outdone(first, last, best)
+        return with_neighbours(first[kept], last[kept], best[kept], neighbours, end, further)
+
+    def _not_outdone(self, first: Ints, last: Ints, best: Floats) -> NDArray[np.bool_]:
+        """Places first..last (best first) of which no better one says the same and more [n]."""
+        kept = np.ones(len(best), bool)
+        sure = best >= FULL_EVIDENCE * self.unit
+        if not sure.any():
+            return kept
+        held = self.postings.held(first, last)
+        weights = self.postings.weights
+        for i in range(1, len(best)):
+            betters = kept[:i] & sure[:i] & (best[i] <= OUTDONE * best[:i])
+            missing = (held[i] & ~held[:i][betters]) @ weights
+            kept[i] = not (missing <= NEW * (held[i] @ weights)).any()
+        return kept
 
 
 class LexicalIndex:
@@ -197,7 +235,7 @@ class LexicalIndex:
         behind = alone.copy()
         follows = np.flatnonzero(np.diff(touched) == 1)
         behind[follows + 1] = ahead[follows]
-        return Evidence(touched, alone, ahead, behind, unit)
+        return Evidence(touched, alone, ahead, behind, unit, Postings(blocks, of_term, weights))
 
     def _folded(self, ids: Ids) -> Ids:
         return ids.astype(np.int32, copy=False) if self.fold is None else self.fold[ids]

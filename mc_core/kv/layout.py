@@ -54,7 +54,7 @@ def layout_of(context: WorkingContext, *, hidden_gists: bool, segment_blocks: in
     """The units of a working context.
 
     hidden_gists: gists are not shown to the model (no trained GistNet). segment_blocks: how many neighbouring raw
-    blocks, at most and aligned, are encoded together under the block mask; None = no block mask.
+    blocks are encoded together under the block mask, at most; None = no block mask.
     """
     levels, starts, ends = context.levels, context.starts(), context.ends()
     raw = levels == 0
@@ -94,15 +94,21 @@ def _segments(
     raw: NDArray[np.bool_],
     segment_blocks: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token range of the segment of each entry; -1 for the tail. Runs of raw blocks are cut at aligned groups."""
+    """Token range of the segment of each entry; -1 for the tail.
+
+    A run of neighbouring raw blocks is one segment, so that a fact that was opened with its neighbours is whole. A
+    longer run is cut at aligned groups, so that its growth at either end leaves the segments in between as they are.
+    """
     if not len(starts):
         return starts, ends
     block = starts // context.block_size
     history = starts < context.tail_start
     begins = np.ones(len(starts), bool)
-    same_group = block[1:] // segment_blocks == block[:-1] // segment_blocks
     # Block 0 is shared by all segments, so it is a segment by itself.
-    begins[1:] = ~(raw[1:] & raw[:-1] & same_group & (block[:-1] > 0) & (history[1:] == history[:-1]))
+    begins[1:] = ~(raw[1:] & raw[:-1] & (block[:-1] > 0) & (history[1:] == history[:-1]))
+    lengths = np.diff(np.append(np.flatnonzero(begins), len(starts)))
+    too_long = np.repeat(lengths > segment_blocks, lengths)
+    begins[1:] |= too_long[1:] & (block[1:] // segment_blocks != block[:-1] // segment_blocks)
     first = np.flatnonzero(begins)
     last = np.append(first[1:], len(starts)) - 1
     number = np.cumsum(begins) - 1

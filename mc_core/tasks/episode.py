@@ -23,7 +23,7 @@ class Asked:
     wrong: tuple[str, ...] = ()
 
     def score(self, reply: str) -> float:
-        """Share of ``values`` that the reply holds, 0 if it holds something wrong (RULER's recall, arXiv 2404.06654)."""
+        """Share of ``values`` that the reply holds, 0 if it holds something wrong (as RULER does, arXiv 2404.06654)."""
         if any(value in reply for value in self.wrong):
             return 0.0
         return sum(value in reply for value in self.values) / len(self.values)

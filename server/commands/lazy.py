@@ -29,7 +29,11 @@ class LazyGroup(TyperGroup):
 class LazyTrainGroup(LazyGroup):
     """``megacontext train``."""
 
-    makers: ClassVar[dict[str, str]] = {"base": "server.commands.train:base_command"}
+    makers: ClassVar[dict[str, str]] = {
+        "base": "server.commands.train:base_command",
+        "focus": "server.commands.train_focus:focus_command",
+        "joint": "server.commands.train_focus:joint_command",
+    }
 
 
 class LazyEvaluateGroup(LazyGroup):

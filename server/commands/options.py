@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -47,6 +48,9 @@ class Field:
         return get_origin(self.kind) in (list, tuple, dict)
 
 
+PRESET = Field("preset", str, None, False, "a preset's name, or a YAML file; other options go before it")
+
+
 def fields_of(settings: type) -> list[Field]:
     """The fields of a pydantic model, or of a dataclass and of the dataclasses in it.
 
@@ -84,18 +88,24 @@ def with_options(
     run: Callable[..., None],
     help_texts: Mapping[str, str] | None = None,
     extra: Sequence[Field] = (),
+    preset: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> Callable[..., None]:
     """A typer command with an option a field; it validates what was given and calls ``run(settings, **extra)``.
 
-    help_texts: by field, where the class has none; extra: options that are not the settings' own, passed on as text.
+    help_texts: by field, where the class has none; extra: options that are not the settings' own, passed on as text;
+    preset: the settings that a ``--preset`` stands for, over which the other options go.
     """
     texts = help_texts or {}
     fields = [dataclasses.replace(field, help=texts.get(field.name, field.help)) for field in fields_of(settings)]
     fields += extra
+    if preset is not None:
+        fields.append(PRESET)
 
     def command(**given: Any) -> None:
         others = {field.name: given.pop(field.name) for field in extra}
-        run(build(settings, {name: value for name, value in given.items() if value is not None}), **others)
+        name = given.pop(PRESET.name, None)
+        chosen = {field: value for field, value in given.items() if value is not None}
+        run(build(settings, chosen, preset(name) if preset is not None and name else {}), **others)
 
     parameters = [
         inspect.Parameter(
@@ -109,10 +119,13 @@ def with_options(
     return command
 
 
-def build(settings: type[T], given: dict[str, Any]) -> T:
-    """Settings from options (and the environment); typer.BadParameter names the option and what is wrong with it."""
+def build(settings: type[T], given: dict[str, Any], preset: Mapping[str, Any] | None = None) -> T:
+    """Settings from options (and the environment); typer.BadParameter names the option and what is wrong with it.
+
+    preset: values, by field or by group and field, of what is not given.
+    """
     by_name = {field.name: field for field in fields_of(settings)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = deepcopy(dict(preset or {}))
     for name, value in given.items():
         group = by_name[name].group
         target = values if group is None else values.setdefault(group, {})

@@ -71,7 +71,7 @@ def base(
     console = Console(stderr=True)
     with plain_errors():
         about_data = Path(sources).read_text(encoding="utf-8") if sources else ""
-        with _bars(console) as bars:
+        with progress_bars(console) as bars:
             trained = train_base(config, reporter(bars))
         if not trained.finished:
             console.print(f"stopped at step {trained.step} of {config.steps}; the same command goes on from here")
@@ -106,7 +106,7 @@ def figures_line(progress: TrainProgress) -> str:
     return "  ".join(parts)
 
 
-def _bars(console: Console) -> Progress:
+def progress_bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),

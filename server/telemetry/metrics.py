@@ -10,9 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 
 from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Delta, Event, Failed, Finished
+from mc_core.focus.allocator_base import REJECTIONS
+from mc_core.store import SessionStore
 from server.telemetry import names
 from server.telemetry.names import Definition
 
+STORE_PERIOD = 5.0
+"""Seconds between two tries of the store."""
 LAG_PERIOD = 0.25
 LEVEL = "entries.lod"
 """Prefix of a refocus report's keys: entries by level."""
@@ -42,6 +46,9 @@ class Metrics:
         self.expands = self._counter(names.EXPANDS)
         self.collapses = self._counter(names.COLLAPSES)
         self.rejections = self._counter(names.REJECTIONS)
+        for reason in REJECTIONS:
+            # Known from the start, so that a rate of the first one can be asked for.
+            self.rejections.labels(reason)
         self.residency = self._gauge(names.RESIDENCY)
         self.residency_p95 = self._gauge(names.RESIDENCY_P95)
         self.score = self._gauge(names.SCORE)
@@ -54,6 +61,8 @@ class Metrics:
         self.kv_reused = self._counter(names.KV_REUSED)
         self.kv_recomputed = self._counter(names.KV_RECOMPUTED)
         self.store = self._histogram(names.STORE_LATENCY)
+        self.store_up = self._gauge(names.STORE_UP)
+        self.store_backlog = self._gauge(names.STORE_BACKLOG)
         self.lag = self._histogram(names.EVENT_LOOP_LAG)
 
     def read(self, definition: Definition, value: Callable[[], float]) -> None:
@@ -120,6 +129,14 @@ class Metrics:
             due = time.monotonic() + LAG_PERIOD
             await asyncio.sleep(LAG_PERIOD)
             self.lag.observe(max(0.0, time.monotonic() - due))
+
+    async def watch_store(self, store: SessionStore) -> None:
+        """Try the store again and again, until cancelled."""
+        while True:
+            health = await asyncio.wrap_future(store.healthy())
+            self.store_up.set(health.ok)
+            self.store_backlog.set(health.pending_bytes)
+            await asyncio.sleep(STORE_PERIOD)
 
 
 class TurnWatch:

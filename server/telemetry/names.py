@@ -73,6 +73,8 @@ SPANS_EVICTED = _counter("spans_evicted", "Spans evicted to the store")
 KV_REUSED = _counter("kv_reused", "KV units kept by repairs")
 KV_RECOMPUTED = _counter("kv_recomputed", "KV units computed by repairs")
 STORE_LATENCY = _seconds("store", "Store operations", "operation")
+STORE_UP = _gauge("store_up", "1 if the store took a durable write when last tried, 0 if not")
+STORE_BACKLOG = _gauge("store_backlog_bytes", "Writes that waited for the store then", unit="bytes")
 EVENT_LOOP_LAG = _seconds("event_loop_lag", "Event loop lag")
 
 QUEUE_SPAN = "mc.queue"

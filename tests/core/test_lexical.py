@@ -236,3 +236,45 @@ def test_fold_table_joins_case_and_leading_space() -> None:
     """The folded vocabulary joins the spellings of a word, keeps bare spaces apart and drops control tokens."""
     pieces = ["the", "Ġthe", "The", "▁THE", "Ġ", "other", "<|im_end|>"]
     assert fold_table(pieces, [6]).tolist() == [0, 0, 0, 0, 4, 5, -1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), blocks=st.integers(30, 400), asked=st.integers(2, 10))
+def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) -> None:
+    """A place is left out if and only if a kept, surely better one holds what speaks for it; the best always stays."""
+    ids = _ids(seed, blocks, 4_000)
+    question = np.random.default_rng([seed, 1]).choice(ids.reshape(-1), asked).astype(np.int32)
+    found = _indexed(ids).evidence(question)
+    order = found.ranked(64)
+    order = order[lexical.apart(found.blocks[order], 8, 1)]
+    block, best = found.blocks[order], found.best[order]
+    kept = found._not_outdone(block, block, best)
+    terms = [{int(t) for t in found.postings.terms[found.postings.blocks == b]} for b in block]
+    weight = found.postings.weights
+    for i, stays in enumerate(kept):
+        own = sum(weight[t] for t in terms[i])
+        outdone = any(
+            kept[j]
+            and best[j] >= lexical.FULL_EVIDENCE * found.unit
+            and best[i] <= lexical.OUTDONE * best[j]
+            and sum(weight[t] for t in terms[i] - terms[j]) <= lexical.NEW * own
+            for j in range(i)
+        )
+        assert bool(stays) is not outdone
+    assert not len(kept) or kept[0]
+
+
+def test_look_alikes_are_left_out_and_facts_asked_for_together_are_not() -> None:
+    """A fact that shares one half of the key asked for is not opened; all facts of the key, or of two keys, are."""
+    ids = np.random.default_rng(0).integers(0, 50, (600, 8)).astype(np.int32)
+    right, twin, alike, other = 100, 200, 300, 400
+    for block, key in ((right, (900, 901)), (twin, (900, 901)), (alike, (900, 777)), (other, (950, 951))):
+        ids[block, 2:6] = (800, *key, 60)
+    index = _indexed(ids)
+
+    def opened(*question: int) -> set[int]:
+        return set(index.evidence(np.array(question, np.int32)).targets(8, 0, 600, 0)[0].tolist())
+
+    assert opened(800, 900, 901) & {right, twin, alike} == {right, twin}
+    assert {right, twin, other} <= opened(800, 900, 901, 70, 950, 951)
+    assert alike not in opened(800, 900, 901, 70, 950, 951)

@@ -36,6 +36,14 @@ WATCHED = (
     "slabs_free",
     "store_seconds_bucket",
     "event_loop_lag_seconds_bucket",
+    "expands_total",
+    "collapses_total",
+    "rejections_total",
+    "score",
+    "gist_calls_total",
+    "spans_hit_total",
+    "store_up",
+    "store_backlog_bytes",
 )
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool, which comes with prometheus, isn't installed")
 

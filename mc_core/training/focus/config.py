@@ -1,0 +1,158 @@
+"""Settings of a focus training run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mc_core.errors import ConfigError
+from mc_core.nets.gistnet import GistKind, Head, Pooling
+from mc_core.training.focus.contexts import KINDS
+
+FIXED = ("mode", "gist", "block_size", "seed")
+"""What a resumed run may not change; rates, weights and the curriculum may."""
+MODES = ("frozen", "joint")
+
+
+@dataclass(frozen=True)
+class GistShape:
+    """The GistNet's arguments, as ``bundle.json`` keeps them."""
+
+    kind: GistKind = "mean"
+    layers: int = 2
+    heads: int = 4
+    pooling: Pooling = "query"
+    head: Head = "mlp"
+
+    def arguments(self) -> dict[str, Any]:
+        """For ``GistNet``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss counts beside the token loss; 0 leaves it out, and what it costs to compute."""
+
+    kl: float = 0.0
+    lod1: float = 0.1
+    lod2: float = 0.05
+    separation: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value >= 0:
+                raise ConfigError(f"weights.{name} must be at least 0, got {value}")
+
+
+@dataclass(frozen=True)
+class FocusStage:
+    """One part of the curriculum.
+
+    share: of all steps. history: tokens before the horizon, least and most. budget: W, least and most. horizon: tokens
+    foretold after the working context. views: passages a step. kinds: shares of the kinds of working context.
+    memory: share of passages with facts to recall; the rest is plain text.
+    """
+
+    share: float
+    history: tuple[int, int]
+    budget: tuple[int, int]
+    horizon: int = 64
+    views: int = 6
+    kinds: dict[str, float] = field(default_factory=lambda: {"mixed": 0.5, "lod1": 0.25, "coarse": 0.15, "full": 0.1})
+    memory: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"stage share must lie in (0, 1], got {self.share}")
+        for name in ("history", "budget"):
+            low, high = getattr(self, name)
+            if not 64 <= low <= high:
+                raise ConfigError(f"stage {name} must be two numbers, 64 <= least <= most, got {(low, high)}")
+        if self.horizon < 1 or self.views < 1:
+            raise ConfigError(f"stage horizon and views must be at least 1, got {self.horizon} and {self.views}")
+        strange = set(self.kinds) - set(KINDS)
+        if strange or not sum(self.kinds.values()) > 0 or min(self.kinds.values()) < 0:
+            raise ConfigError(f"stage kinds must be shares of {KINDS}, got {self.kinds}")
+        if not 0 <= self.memory <= 1:
+            raise ConfigError(f"stage memory must lie in [0, 1], got {self.memory}")
+
+
+CURRICULUM = (
+    FocusStage(0.2, (384, 1024), (352, 512), kinds={"mixed": 0.3, "lod1": 0.6, "full": 0.1}),
+    FocusStage(0.5, (512, 4096), (352, 768)),
+    FocusStage(0.3, (1024, 40_000), (448, 1024), views=4),
+)
+"""Budgets and depth grow: LOD1 first, then LOD2, and LOD3 in the histories beyond K^3 = 32,768 tokens."""
+
+
+@dataclass(frozen=True)
+class FocusTrainConfig:
+    """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to start from; out: the run's folder, resumed.
+
+    mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the steps of a joint run that
+    are base training batches (``stages`` of ``BaseTrainConfig``), so that the base forgets nothing. gist_rate: AdamW
+    rate of the GistNet; muon_rate, adam_rate: of the base in a joint run. precision as in ``BaseTrainConfig``; compile:
+    compile the decoder's layers. recent_tokens: of the working contexts.
+    """
+
+    data: Path
+    model: Path
+    out: Path
+    mode: str = "frozen"
+    gist: GistShape = field(default_factory=GistShape)
+    weights: LossWeights = field(default_factory=LossWeights)
+    stages: tuple[FocusStage, ...] = CURRICULUM
+    mix: dict[str, float] | None = None
+    block_size: int = 32
+    recent_tokens: int = 128
+    steps: int = 2000
+    accumulate: int = 1
+    base_share: float = 0.5
+    batch_tokens: int = 2304
+    gist_rate: float = 1e-3
+    muon_rate: float = 0.01
+    adam_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 40
+    decay: float = 0.6
+    floor: float = 0.02
+    clip: float = 1.0
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "auto"
+    compile: bool = False
+    checkpoint_minutes: float = 5.0
+    log_steps: int = 20
+    build_workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode must be one of {MODES}, got {self.mode!r}")
+        positive = ("steps", "accumulate", "batch_tokens", "gist_rate", "muon_rate", "adam_rate", "clip")
+        for name in (*positive, "checkpoint_minutes", "log_steps", "build_workers"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("decay", "floor", "base_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        if not self.stages:
+            raise ConfigError("stages must name at least one stage")
+
+    @property
+    def bfloat16(self) -> bool:
+        """Are matrix products computed in bfloat16?"""
+        return self.precision == "bfloat16" or (self.precision == "auto" and self.device.startswith("cuda"))
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able settings, without this machine's paths."""
+        return {key: value for key, value in asdict(self).items() if key not in ("data", "out", "model")}
+
+    def check_resumes(self, saved: dict[str, Any]) -> None:
+        """ConfigError if a run with these settings cannot go on from one with ``saved`` (a ``summary``)."""
+        now = self.summary()
+        for name in FIXED:
+            if now[name] != saved.get(name):
+                raise ConfigError(f"{name} cannot change when a run is resumed: {saved.get(name)} -> {now[name]}")

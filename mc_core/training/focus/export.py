@@ -1,0 +1,61 @@
+"""Writes what a focus training run made as a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mc_core.errors import ConfigError
+from mc_core.models.bundle import GISTNET, LENSNET, MANIFEST, load_bundle, save_networks
+from mc_core.models.loading import read_json, save_decoder
+from mc_core.models.manifest import Manifest, current_versions
+from mc_core.training.focus.config import FocusTrainConfig
+from mc_core.training.focus.model import FocusModel
+
+NOT_COPIED = (MANIFEST, GISTNET, LENSNET)
+SPECIAL: tuple[str, ...] = ("eos_token_id", "bos_token_id", "pad_token_id")
+
+
+def export_focus(
+    config: FocusTrainConfig, model: FocusModel, out: Path, figures: dict[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write the base that the run began with, or the one that a joint run made, with its GistNet into ``out``.
+
+    figures: of the run, kept as the GistNet's evaluation; it has not passed its gate yet. A LensNet stays if the base,
+    whose embeddings it reads, is still the same. dtype: of a joint run's base on disk. ConfigError if ``out`` is the
+    model's own folder.
+    """
+    if out.resolve() == config.model.resolve():
+        raise ConfigError(f"bundle must be another folder than model, got {out} for both")
+    out.mkdir(parents=True, exist_ok=True)
+    joint = config.mode == "joint"
+    for file in sorted(config.model.iterdir()):
+        weights = file.name.startswith("model") and ".safetensors" in file.name
+        if file.is_file() and file.name not in NOT_COPIED and not (joint and weights):
+            shutil.copyfile(file, out / file.name)
+    if joint:
+        known = read_json(out / "config.json")
+        extra: dict[str, Any] = {
+            key: known[key] for key in ("eos_token_id", "bos_token_id", "pad_token_id") if key in known
+        }
+        save_decoder(out, model.decoder, dtype, extra)
+    path = config.model / MANIFEST
+    before = Manifest.from_json(read_json(path)) if path.exists() else Manifest()
+    kept = None if joint else load_bundle(config.model).lensnet
+    manifest = replace(
+        before,
+        name=before.name or config.model.resolve().name,
+        block_size=config.block_size,
+        lens=before.lens if kept is not None else "auto",
+        gistnet=config.gist.arguments(),
+        lensnet=before.lensnet if kept is not None else None,
+        evaluation={**before.evaluation, "gistnet": {"passed": False, **figures}},
+        versions=current_versions(),
+    )
+    if kept is None:
+        manifest = replace(manifest, evaluation={k: v for k, v in manifest.evaluation.items() if k != "lensnet"})
+    save_networks(out, manifest, model.gistnet, kept)

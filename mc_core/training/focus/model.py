@@ -1,0 +1,120 @@
+"""Base and GistNet together: a batch of views with live gists, and the losses on what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mc_core.models.decoder import Decoder
+from mc_core.nets.gistnet import GistNet
+from mc_core.positions.policies import Policy
+from mc_core.positions.rotary import Rotary
+from mc_core.training.focus.attention import ViewAttention
+from mc_core.training.focus.losses import expected_embeddings, gist_regression, separation, token_losses
+from mc_core.training.focus.view import View, ViewBatch, collate
+from mc_core.tree.tree import MegaContextTree
+
+
+@dataclass(frozen=True, eq=False)
+class ViewOutput:
+    """logits [M, vocabulary] of the M targets that count (weight above 0 or in the future), in order of the flattened
+    batch; where [B, T] says which those are."""
+
+    logits: Tensor
+    where: Tensor
+    batch: ViewBatch
+    gists: Tensor
+
+    def losses(self) -> Tensor:
+        """Nats of each target that counts [M]."""
+        return token_losses(self.logits, self.batch.targets[self.where])
+
+    @property
+    def future(self) -> Tensor:
+        """Which of the M targets lie after the working context."""
+        return self.batch.future[self.where]
+
+    @property
+    def weights(self) -> Tensor:
+        return self.batch.weights[self.where]
+
+
+class FocusModel(nn.Module):
+    """A decoder that reads gists, and the GistNet that makes them. Gradients reach both, unless frozen."""
+
+    def __init__(self, decoder: Decoder, gistnet: GistNet, policy: Policy) -> None:
+        super().__init__()
+        self.decoder, self.gistnet, self.policy = decoder, gistnet, policy
+        self.rotary = Rotary(decoder.config, decoder.device)
+
+    def gists(self, trees: Sequence[MegaContextTree], views: Sequence[View]) -> Tensor:
+        """Live gists [G, d] of all gists that the views show, in order: one GistNet call.
+
+        Children of LOD1 are the embeddings of their tokens; children above are the tree's own gists, made by this
+        GistNet but without a gradient, as LOD2 is trained on LOD1's outputs.
+        """
+        parts = [self._children(tree, view) for tree, view in zip(trees, views, strict=True)]
+        children = torch.cat(parts)
+        return self.gistnet(children) if len(children) else children.mean(1)
+
+    def forward(self, views: Sequence[View], gists: Tensor) -> ViewOutput:
+        """Read the views, ``gists`` [G, d] in their places."""
+        batch = collate(views, self.policy, self.rotary)
+        x = self.decoder.embed(batch.ids)
+        flat = x.flatten(0, 1).index_put((batch.gist_rows,), gists.to(x.dtype))
+        hidden = self.decoder(flat.view_as(x), ViewAttention(batch, self.policy))
+        where = (batch.weights > 0) | batch.future
+        return ViewOutput(self.decoder.logits(hidden[where]), where, batch, gists)
+
+    def regression(self, output: ViewOutput, views: Sequence[View], top: int = 64) -> tuple[Tensor, Tensor]:
+        """LOD1 and LOD2 gist regression on the future, teacher-forced: gists of the expected tokens against true ones.
+
+        Where the future begins at a block border, its whole blocks count (LOD1), and what there is of a LOD2 node's
+        children makes one gist: a long horizon is trimmed to one such node. 0 where no future holds a block.
+        """
+        size, embedding = self.gistnet.block_size, self.decoder.embed_tokens.weight
+        targets, samples = output.batch.targets[output.where], output.where.nonzero()[:, 0]
+        guessed, known = [], []
+        for sample, view in enumerate(views):
+            blocks = min(size, len(view.future) // size)
+            if blocks and view.layout.ends[-1] % size == 0:
+                rows = ((samples == sample) & output.future).nonzero()[: blocks * size, 0]
+                expected = expected_embeddings(output.logits[rows], embedding, top)
+                guessed.append(self.gistnet(expected.view(blocks, size, -1)))
+                with torch.no_grad():
+                    known.append(self.gistnet(self.decoder.embed(targets[rows]).float().view(blocks, size, -1)))
+        if not guessed:
+            nothing = output.logits.sum() * 0
+            return nothing, nothing
+        parents = [torch.cat([self.gistnet(gists[None]) for gists in part]) for part in (guessed, known)]
+        return gist_regression(torch.cat(guessed), torch.cat(known)), gist_regression(*parents)
+
+    def separation(self, views: Sequence[View], gists: Tensor, margin: float = 0.2) -> Tensor:
+        """Neighbouring gists of one level must not be alike."""
+        pairs, base = [], 0
+        for view in views:
+            ranks, levels, _ = view.gists
+            near = ((ranks[1:] - ranks[:-1] == 1) & (levels[1:] == levels[:-1])).nonzero()[0]
+            pairs.append(torch.from_numpy(near).to(gists.device) + base)
+            base += len(ranks)
+        first = torch.cat(pairs)
+        return separation(gists, torch.stack([first, first + 1], dim=1), margin)
+
+    def _children(self, tree: MegaContextTree, view: View) -> Tensor:
+        """Children [g, K, d] of the gists that one view shows, in order."""
+        _, levels, nodes = view.gists
+        size = tree.config.block_size
+        children = torch.empty(len(nodes), size, tree.dim, device=self.decoder.device)
+        rows = torch.from_numpy((levels == 1).nonzero()[0]).to(children.device)
+        if len(rows):
+            ids = torch.from_numpy(tree.block_ids(nodes[levels == 1]).astype("int64")).to(children.device)
+            children = children.index_put((rows,), self.decoder.embed(ids).float())
+        for level in sorted({int(level) for level in levels if level > 1}):
+            here = levels == level
+            inner = (nodes[here][:, None] * size + range(size)).reshape(-1)
+            values = tree.gists(level - 1, inner).float().view(-1, size, tree.dim)
+            children = children.index_put((torch.from_numpy(here.nonzero()[0]).to(children.device),), values)
+        return children

@@ -1,0 +1,232 @@
+"""Trains GistNet for a base, or both together. A run is a folder and can be resumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mc_core.errors import ConfigError
+from mc_core.models.bundle import load_bundle
+from mc_core.models.loading import read_json, write_json
+from mc_core.nets.gistnet import GistNet
+from mc_core.positions.policies import make_policy
+from mc_core.training.base import on_device, stop_on_signals
+from mc_core.training.batches import make_batch
+from mc_core.training.cache import open_cache, prepare_cache
+from mc_core.training.chat_format import ChatEncoder
+from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mc_core.training.focus.config import FocusStage, FocusTrainConfig
+from mc_core.training.focus.contexts import ContextKind, ContextShape
+from mc_core.training.focus.model import FocusModel
+from mc_core.training.focus.passages import PassageMaker
+from mc_core.training.focus.process import BatchProcessor, FocusLosses
+from mc_core.training.model import BaseModel
+from mc_core.training.optim import AdamW, Muon, split_parameters
+from mc_core.training.progress import RunLog, TrainProgress
+from mc_core.training.samples import SampleMaker
+from mc_core.training.schedule import CURRICULUM, rate_at
+
+Report = Callable[[TrainProgress], None]
+BASE_STAGE = CURRICULUM[-1]
+"""What a joint run repeats of the base's own training: its last stage, as it is served."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedFocus:
+    """What a run made. finished: all steps done (else it was stopped and can be resumed)."""
+
+    model: FocusModel
+    step: int
+    tokens: int
+    finished: bool
+    figures: dict[str, float]
+
+
+class FocusTrainer:
+    """Networks, optimizers and counters of one run; ``step`` is the only thing that changes them."""
+
+    def __init__(self, config: FocusTrainConfig, passages: PassageMaker, samples: SampleMaker | None) -> None:
+        """samples: of the base's own training, for a joint run."""
+        bundle = load_bundle(config.model, config.device, block_size=config.block_size)
+        torch.manual_seed(config.seed)
+        gistnet = GistNet(bundle.decoder.config.hidden_size, config.block_size, **config.gist.arguments())
+        gistnet = gistnet.to(config.device)
+        policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
+        self.config, self.passages, self.samples = config, passages, samples
+        self.model = FocusModel(bundle.decoder, gistnet, policy)
+        self.base = BaseModel(bundle.decoder)
+        self.segments = 4 if bundle.repair == "block" else None
+        self.processor = BatchProcessor(self.model, config.weights, build_workers=config.build_workers)
+        if config.compile:
+            bundle.decoder.compile()
+        joint = config.mode == "joint"
+        bundle.decoder.requires_grad_(joint)
+        matrices, rest = split_parameters(bundle.decoder) if joint else ({}, {})
+        products = torch.bfloat16 if config.bfloat16 else torch.float32
+        self.muon, self.adam = Muon(matrices, config.weight_decay, products), AdamW(rest)
+        self.gist_adam = AdamW({f"gistnet.{name}": p for name, p in gistnet.named_parameters()})
+        self.done = self.tokens = 0
+        self.sums: dict[str, list[Tensor]] = {}
+
+    def step(self) -> None:
+        """Gather gradients of ``accumulate`` batches and learn from them."""
+        config = self.config
+        for part in range(config.accumulate):
+            self._backward(np.random.default_rng([config.seed, self.done, part]))
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, config.clip)
+        rate = rate_at(self.done, config.steps, config.warmup_steps, config.decay, config.floor)
+        if config.mode == "joint":
+            self.muon.step(rate * config.muon_rate)
+            self.adam.step(rate * config.adam_rate, self.done + 1)
+        if all(p.grad is not None for p in self.gist_adam.parameters.values()):
+            self.gist_adam.step(rate * config.gist_rate, self.done + 1)
+        self.model.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def _backward(self, rng: Generator) -> None:
+        config = self.config
+        on_base = config.mode == "joint" and rng.random() < config.base_share
+        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
+            loss = self._base_loss(rng) if on_base else self._focus_loss(rng)
+        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+
+    def _base_loss(self, rng: Generator) -> Tensor:
+        config = self.config
+        assert self.samples is not None
+        seed = int(rng.integers(2**31))
+        batch = on_device(
+            make_batch(self.samples, BASE_STAGE, config.batch_tokens, 0.5, seed, self.done), config.device
+        )
+        losses, _ = self.base.token_losses(batch)
+        loss = (losses * batch.weights).sum() / batch.weights.sum()
+        self.tokens += batch.ids.numel()
+        self._count("base", loss)
+        return loss
+
+    def _focus_loss(self, rng: Generator) -> Tensor:
+        losses = self._processed(rng, stage_at(self.config.stages, self.done, self.config.steps))
+        for name, value in losses.figures().items():
+            self._count(name, value)
+        self.tokens += losses.positional_caches[0].shape[0] * losses.positional_caches[0].shape[1]
+        return losses.total
+
+    def _processed(self, rng: Generator, stage: FocusStage) -> FocusLosses:
+        names = list(stage.kinds)
+        shares = np.array([stage.kinds[name] for name in names])
+        passages, kinds, shapes = [], list[ContextKind](), []
+        window = self.model.decoder.config.max_position_embeddings
+        for _ in range(stage.views):
+            kind: ContextKind = names[int(rng.choice(len(names), p=shares / shares.sum()))]  # type: ignore[assignment]
+            low, high = stage.history
+            # Log-uniform: as many short histories as long ones.
+            history = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+            budget = min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), window - stage.horizon)
+            if kind == "full":
+                history = min(history, budget - self.config.block_size)
+            if rng.random() < 0.5:
+                history -= history % self.config.block_size
+            passages.append(self.passages.text(rng, history, stage.horizon))
+            kinds.append(kind)
+            shapes.append(ContextShape(budget, self.config.recent_tokens, self.config.block_size, self.segments))
+        return self.processor.process(rng, passages, kinds, shapes)
+
+    def _count(self, name: str, value: Tensor) -> None:
+        self.sums.setdefault(name, []).append(value.detach())
+
+    def figures(self) -> dict[str, float]:
+        """Mean losses since the last call."""
+        means = {name: float(torch.stack(values).mean()) for name, values in self.sums.items()}
+        self.sums = {}
+        return {**means, "loss": means.get("token", means.get("base", 0.0))}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, by name; live tensors. A frozen base is not among them."""
+        weights = {f"gistnet.{name}": p.detach() for name, p in self.model.gistnet.named_parameters()}
+        if self.config.mode == "joint":
+            weights |= {f"model.{name}": p.detach() for name, p in self.model.decoder.named_parameters()}
+        adam = {f"base.{name}": tensor for name, tensor in self.adam.state().items()}
+        return {**weights, **self.muon.state(), **adam, **self.gist_adam.state()}
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = {"tokens": self.tokens, "config": self.config.summary()}
+        save_checkpoint(self.config.out / "checkpoints", self.done, self.tensors(), state)
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint of the run's folder, if it has one."""
+        folder = self.config.out / "checkpoints"
+        found = checkpoints(folder)
+        if found:
+            self.config.check_resumes(read_json(found[-1] / "state.json")["config"])
+        state = load_checkpoint(folder, self.tensors())
+        if state is None:
+            return False
+        self.done, self.tokens = int(state["step"]), int(state["tokens"])
+        return True
+
+
+def stage_at(stages: tuple[FocusStage, ...], step: int, steps: int) -> FocusStage:
+    """The stage that ``step`` of ``steps`` falls into."""
+    end, total = 0.0, sum(stage.share for stage in stages)
+    for stage in stages:
+        end += stage.share / total * steps
+        if step < end:
+            return stage
+    return stages[-1]
+
+
+def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = None) -> TrainedFocus:
+    """Train to the end, or until ``stop`` is set; either way the run's folder holds its state.
+
+    Also writes ``config.json`` (settings) and ``log.jsonl`` there. Without ``stop``, SIGTERM and SIGINT save and stop.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    path = config.model / "tokenizer.json"
+    if not path.exists():
+        raise ConfigError(f"model: {config.model} has no tokenizer.json")
+    tokenizer, cache = Tokenizer.from_file(str(path)), config.out / "cache"
+    prepare_cache(config.data, tokenizer, cache, lambda name, n: report(TrainProgress("cache", n, 0, name)))
+    streams = open_cache(cache, "train")
+    samples = SampleMaker(streams, ChatEncoder(tokenizer), config.mix) if config.mode == "joint" else None
+    trainer = FocusTrainer(config, PassageMaker(streams, config.mix, config.block_size), samples)
+    trainer.resume()
+    write_json(config.out / "config.json", config.summary())
+    if stop is not None:
+        figures = _loop(trainer, report, stop)
+    else:
+        with stop_on_signals() as signalled:
+            figures = _loop(trainer, report, signalled)
+    trainer.model.eval()
+    return TrainedFocus(trainer.model, trainer.done, trainer.tokens, trainer.done >= config.steps, figures)
+
+
+def _loop(trainer: FocusTrainer, report: Report, stop: Event) -> dict[str, float]:
+    config, log = trainer.config, RunLog(trainer.config.out / "log.jsonl")
+    began = saved = logged = time.monotonic()
+    tokens, figures = trainer.tokens, dict[str, float]()
+    while trainer.done < config.steps and not stop.is_set():
+        trainer.step()
+        now = time.monotonic()
+        if trainer.done % config.log_steps == 0 or trainer.done == config.steps:
+            figures = trainer.figures()
+            speed = (trainer.tokens - tokens) / max(now - logged, 1e-9)
+            progress = TrainProgress(
+                "train", trainer.done, config.steps, config.mode, trainer.tokens, figures, None, speed
+            )
+            log.write(progress, now - began)
+            report(progress)
+            logged, tokens = now, trainer.tokens
+        if now - saved >= 60 * config.checkpoint_minutes:
+            trainer.save()
+            saved = time.monotonic()
+    trainer.save()
+    return figures

@@ -1,0 +1,191 @@
+"""Focus training runs: what learns, what stays, what a stop and a resume leave alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from conftest import TINY, Corpus
+from mc_core.controller import MCController
+from mc_core.errors import ConfigError
+from mc_core.focus.config import FocusConfig
+from mc_core.models.bundle import load_bundle
+from mc_core.models.decoder import Decoder
+from mc_core.models.loading import save_decoder
+from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
+from mc_core.training.focus.export import export_focus
+from mc_core.training.focus.summary import mc_summary
+from mc_core.training.focus.trainer import TrainedFocus, train_focus
+from mc_core.training.model import initialise
+from server.cli import app
+from server.commands.presets import load_preset, names, runs_of
+
+STAGES = (
+    FocusStage(0.5, (200, 500), (400, 440), views=2, kinds={"lod1": 0.5, "mixed": 0.5}),
+    FocusStage(0.5, (300, 2400), (400, 480), horizon=40, views=2, kinds={"coarse": 0.5, "mixed": 0.3, "full": 0.2}),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    """A tiny base of random weights with the training corpus' tokenizer."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-base"
+    decoder = Decoder(TINY.config(corpus.tokenizer.get_vocab_size()))
+    initialise(decoder, 0)
+    save_decoder(folder, decoder)
+    for file in corpus.tokenizer_dir.iterdir():
+        if file.name.startswith("tokenizer"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusTrainConfig:
+    chosen = {"stages": STAGES, "steps": 6, "log_steps": 2, "batch_tokens": 512, "recent_tokens": 64, **others}
+    return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
+
+
+def run(config: FocusTrainConfig, stop: Event | None = None) -> TrainedFocus:
+    return train_focus(config, lambda _: None, stop or Event())
+
+
+def newest(out: Path) -> dict[str, torch.Tensor]:
+    folder = max((out / "checkpoints").glob("step-*"))
+    return load_file(folder / "tensors.safetensors")
+
+
+@pytest.mark.parametrize("mode", ["frozen", "joint"])
+def test_what_learns_and_what_stays(corpus: Corpus, model: Path, tmp_path: Path, mode: str) -> None:
+    """GistNet changes in either mode, and is in the checkpoint; the base changes in a joint run alone."""
+    before = load_bundle(model).decoder.state_dict()
+    trained = run(settings(corpus, model, tmp_path / "run", mode=mode))
+    after = trained.model.decoder.state_dict()
+    assert trained.finished
+    assert float(trained.model.gistnet.scale.detach()) != 0
+    assert torch.equal(newest(tmp_path / "run")["gistnet.scale"], trained.model.gistnet.scale.detach())
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == [] if mode == "frozen" else set(changed) == set(before)
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """Stopping after any step and going on gives the same weights."""
+    config = settings(corpus, model, tmp_path / "whole", mode="joint")
+    run(config)
+    broken = dataclasses.replace(config, out=tmp_path / "broken")
+    stop = Event()
+
+    def stop_soon(progress: object) -> None:
+        stop.set()
+
+    assert not train_focus(broken, stop_soon, stop).finished
+    assert run(broken).finished
+    whole, parts = newest(tmp_path / "whole"), newest(tmp_path / "broken")
+    assert whole.keys() == parts.keys()
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
+
+
+def test_a_run_does_not_go_on_as_another_one(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """What the weights depend on cannot change when a run is resumed."""
+    config = settings(corpus, model, tmp_path / "run", steps=2)
+    run(config)
+    with pytest.raises(ConfigError, match="mode"):
+        run(dataclasses.replace(config, mode="joint"))
+
+
+def test_gist_training_lowers_the_loss(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """Joint training on passages seen through gists makes the horizon easier to foretell."""
+    config = settings(
+        corpus, model, tmp_path / "run", mode="joint", steps=40, base_share=0.0, log_steps=10, warmup_steps=2
+    )
+    run(config)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    horizon = [line["losses"]["horizon"] for line in log]
+    assert horizon[-1] < horizon[0] - 0.3
+
+
+def test_the_bundle_holds_what_was_trained(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """An exported bundle loads with its GistNet, hides gists until the gate is passed, and names its figures."""
+    config = settings(
+        corpus, model, tmp_path / "run", mode="joint", gist=GistShape("transformer", 2, 2, "cls", "linear")
+    )
+    trained = run(config)
+    summary = mc_summary(config, trained.model, samples=2)
+    export_focus(config, trained.model, tmp_path / "bundle", summary, torch.float32)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.hidden_gists
+    assert bundle.manifest.evaluation["gistnet"]["kept_lod1"] == summary["kept_lod1"]
+    for name, tensor in trained.model.gistnet.state_dict().items():
+        assert torch.equal(bundle.gistnet.state_dict()[name], tensor)
+    for name, tensor in trained.model.decoder.state_dict().items():
+        assert torch.equal(bundle.decoder.state_dict()[name], tensor)
+    with pytest.raises(ConfigError, match="another folder"):
+        export_focus(config, trained.model, model, {})
+
+
+def test_process_batch_gives_losses_caches_and_embeddings(corpus: Corpus, model: Path) -> None:
+    """Any batch, padded rows included, has finite losses, a rotation a sample, and the embeddings of each history."""
+    controller = MCController(load_bundle(model), FocusConfig(budget=448, recent_tokens=64))
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(0, 500, (3, 1344)))
+    ids[1, 896:] = -1
+    losses = controller.process_batch(ids, horizon=64, weights=LossWeights(kl=1.0))
+    assert all(torch.isfinite(value) for value in losses.figures().values())
+    assert losses.lod1 > 0
+    assert losses.kl > 0
+    assert len(losses.positional_caches[0]) == 3
+    assert [len(rows) for rows in losses.embeddings] == [1280, 832, 1280]
+    losses.total.backward()
+    assert controller.core.bundle.gistnet.scale.grad is not None
+    with pytest.raises(ConfigError, match="horizon"):
+        controller.process_batch(ids[:, :64], horizon=64)
+
+
+def test_presets_are_settings(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """Each preset of the project is one that the trainer takes, or a matrix of such."""
+    from pydantic import TypeAdapter
+
+    paths = {"data": corpus.data, "model": model, "out": tmp_path}
+    for name in names():
+        preset = load_preset(name)
+        runs = runs_of(preset) if "vary" in preset else [(name, preset)]
+        for _, values in runs:
+            TypeAdapter(FocusTrainConfig).validate_python({**values, **paths})
+
+
+def test_matrices_vary_one_setting_or_all() -> None:
+    """``each`` leaves all but one setting at the base's value, ``all`` makes every combination."""
+    vary = {"gist.head": ["linear", "mlp"], "steps": [1, 2]}
+    base = {"gist": {"kind": "mean"}, "seed": 3}
+    each = dict(runs_of({"base": base, "vary": vary}))
+    assert list(each) == ["base", "gist.head=linear", "gist.head=mlp", "steps=1", "steps=2"]
+    assert each["gist.head=mlp"] == {"gist": {"kind": "mean", "head": "mlp"}, "seed": 3}
+    assert len(runs_of({"base": base, "vary": vary, "how": "all"})) == 4
+
+
+def test_the_commands_train_and_compare(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """``train focus`` writes a bundle to serve, ``ablate`` a table of finished runs that it does not run again."""
+    preset = tmp_path / "quick.yaml"
+    stage = "{share: 1.0, history: [200, 300], budget: [400, 440], views: 1, horizon: 32}"
+    preset.write_text(f"steps: 2\nrecent_tokens: 64\nstages: [{stage}]\n")
+    base = ["--data", str(corpus.data), "--model", str(model)]
+    runner = CliRunner()
+    done = runner.invoke(
+        app, ["train", "focus", *base, "--out", str(tmp_path / "run"), "--preset", str(preset), "--samples", "1"]
+    )
+    assert done.exit_code == 0, done.output
+    assert load_bundle(tmp_path / "run" / "bundle").manifest.gistnet is not None
+    matrix = tmp_path / "matrix.yaml"
+    matrix.write_text(f"base: {{steps: 2, recent_tokens: 64, stages: [{stage}]}}\nvary: {{gist.head: [linear]}}\n")
+    asked = ["ablate", str(matrix), *base, "--out", str(tmp_path / "ablation"), "--samples", "1"]
+    first, again = runner.invoke(app, asked), runner.invoke(app, asked)
+    assert first.exit_code == 0, first.output
+    runs = json.loads(first.stdout.splitlines()[-1])["runs"]
+    assert list(runs) == ["base", "gist.head=linear"]
+    assert json.loads(again.stdout.splitlines()[-1])["runs"] == runs
