@@ -1,0 +1,40 @@
+"""Absent: a question about something that was never stated, while things that look like it were."""
+
+from __future__ import annotations
+
+from numpy.random import Generator
+
+from mc_core.tasks.build import assemble, fresh_keys, numbers
+from mc_core.tasks.episode import Asked, Episode
+from mc_core.training.facts import KINDS, Maker, held_out_key, look_alike, pair_key, person, phrase_key, pick
+
+STATED, ASKED = 4, 2
+NOT_MENTIONED = "not mentioned"
+REPLIES = ("That is not mentioned.", "This is not mentioned in the text.", "Sorry, that was not mentioned.")
+KINDS_ASKED = tuple(kind for kind in KINDS if kind.value == "digits" and kind.key in (pair_key, phrase_key, person))
+
+
+def absent(rng: Generator, held_out: bool, distractors: int) -> Episode:
+    """Numbers of look-alike keys, and questions about keys that share a word with them but have none."""
+    kind = KINDS_ASKED[int(rng.integers(len(KINDS_ASKED)))]
+    keys = fresh_keys(rng, kind.key, STATED + distractors, held_out)
+    values = numbers(rng, len(keys), 5)
+    templates = kind.stated + (kind.kept_stated if held_out else ())
+    stated = [pick(rng, templates).format(k=key, v=value) for key, value in zip(keys, values, strict=True)]
+    # An unfinished sentence asks for a value and nothing else.
+    questions = [question for question, _ in kind.asked if question[-1] in "?."]
+    asked = []
+    for key in _near(rng, kind.key, keys, held_out):
+        wrong = tuple(values)
+        asked.append(Asked(pick(rng, questions).format(k=key), pick(rng, REPLIES), (NOT_MENTIONED,), (), wrong))
+    return assemble(rng, "absent", stated[:STATED], asked, stated[STATED:])
+
+
+def _near(rng: Generator, make: Maker, keys: list[str], held_out: bool) -> list[str]:
+    """``ASKED`` keys other than ``keys``, each of which shares a word with one of them."""
+    found: list[str] = []
+    while len(found) < ASKED:
+        key = look_alike(rng, make(rng), pick(rng, keys))
+        if key not in keys and key not in found and held_out_key(key) == held_out:
+            found.append(key)
+    return found

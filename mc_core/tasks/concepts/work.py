@@ -1,0 +1,183 @@
+"""Work, money, dates and papers."""
+
+from __future__ import annotations
+
+from mc_core.tasks.concepts.concept import Concept
+
+WORK: tuple[Concept, ...] = (
+    Concept(
+        "job",
+        "job",
+        ("I work as a {v}.", "I am a {v} by trade.", "I earn my bread as a {v}."),
+        ("What do I do for a living?", "Which profession is mine?", "What is my occupation?"),
+        "You work as a {v}.",
+        "trade",
+    ),
+    Concept(
+        "dream_job",
+        "job",
+        ("I want to become a {v}.", "When I grow up I will be a {v}.", "I dream of being a {v}."),
+        (
+            "Which profession do I hope for?",
+            "What is my career goal?",
+            "What future occupation have I set my heart on?",
+        ),
+        "You want to become a {v}.",
+        "trade",
+    ),
+    Concept(
+        "father_job",
+        "job",
+        ("My father was a {v}.", "My dad earned his pay as a {v}.", "Dad worked as a {v}."),
+        ("What was the profession of my old man?", "How did my male parent make money?", "Which craft fed my family?"),
+        "Your father was a {v}.",
+        "family",
+    ),
+    Concept(
+        "salary",
+        "digits_5",
+        ("My salary is {v}.", "I earn {v} a year.", "My employer pays me {v}."),
+        ("How much is my income?", "What are my wages?", "What sum do I make?"),
+        "Your salary is {v}.",
+    ),
+    Concept(
+        "rent",
+        "digits_4",
+        ("My rent is {v}.", "The flat costs me {v} a month.", "I pay my landlord {v}."),
+        ("How expensive is my apartment?", "What sum goes to the owner of my home?", "How much is my lodging?"),
+        "Your rent is {v}.",
+    ),
+    Concept(
+        "birth_year",
+        "year",
+        ("I was born in {v}.", "My year of birth is {v}.", "I came into the world in {v}."),
+        ("Since when have I been alive?", "From which date do I count my age?", "When did my life begin?"),
+        "You were born in {v}.",
+        "age",
+    ),
+    Concept(
+        "wedding",
+        "year",
+        ("We got married in {v}.", "I tied the knot in {v}.", "{v} was when I took my vows."),
+        ("Which year was our wedding?", "When did I become a spouse?", "Since when do I wear a ring?"),
+        "You got married in {v}.",
+    ),
+    Concept(
+        "graduation",
+        "year",
+        ("I graduated in {v}.", "I finished school in {v}.", "I left college in {v}."),
+        ("When did I get my diploma?", "Which year ended my studies?", "Since when am I no longer a student?"),
+        "You graduated in {v}.",
+    ),
+    Concept(
+        "moved",
+        "year",
+        ("I moved into this house in {v}.", "I bought my home in {v}.", "We have owned our place since {v}."),
+        (
+            "When did I settle here?",
+            "Which year brought me to my present address?",
+            "From what date on do I dwell under my roof?",
+        ),
+        "You moved into this house in {v}.",
+    ),
+    Concept(
+        "retirement",
+        "year",
+        ("I will retire in {v}.", "I stop working in {v}.", "My pension starts in {v}."),
+        ("When does my job end?", "Which year sets me free from the office?", "When do I leave my career?"),
+        "You will retire in {v}.",
+    ),
+    Concept(
+        "company",
+        "year",
+        ("The company was founded in {v}.", "The firm has existed since {v}.", "They set up the business in {v}."),
+        (
+            "When was the enterprise started?",
+            "Which year saw the first day of the corporation?",
+            "From what date on did my employer trade?",
+        ),
+        "The company was founded in {v}.",
+    ),
+    Concept(
+        "meeting",
+        "day",
+        ("The meeting is on {v}.", "We gather every {v}.", "The team sits together on {v}."),
+        ("When is the conference?", "Which day is the appointment?", "On what date do colleagues talk things over?"),
+        "The meeting is on {v}.",
+    ),
+    Concept(
+        "garbage",
+        "day",
+        ("The garbage is collected on {v}.", "They empty the bins on {v}.", "The trash goes out on {v}."),
+        ("When is the rubbish picked up?", "Which day do refuse workers come?", "When must waste be at the curb?"),
+        "The garbage is collected on {v}.",
+    ),
+    Concept(
+        "day_off",
+        "day",
+        ("I am off on {v}.", "I never work on {v}.", "{v} is my free day."),
+        ("When can I sleep in?", "What part of the week is for my rest?", "When is the job closed to me?"),
+        "You are off on {v}.",
+    ),
+    Concept(
+        "birthday",
+        "month",
+        ("My birthday is in {v}.", "I blow out candles in {v}.", "I turn a year older in {v}."),
+        ("When do I get presents?", "Which month adds to my age?", "When is my party with cake?"),
+        "Your birthday is in {v}.",
+    ),
+    Concept(
+        "deadline",
+        "month",
+        ("The deadline is in {v}.", "The report is due in {v}.", "I must hand in the paper by {v}."),
+        ("When does time run out?", "Which month ends the wait for my text?", "Until when can I submit?"),
+        "The deadline is in {v}.",
+    ),
+    Concept(
+        "subject",
+        "subject",
+        ("I study {v}.", "My major is {v}.", "I read {v} at university."),
+        ("What do I learn as a student?", "Which field is my degree in?", "What will be on my diploma?"),
+        "You study {v}.",
+    ),
+    Concept(
+        "language",
+        "language",
+        ("I speak {v} at home.", "My mother tongue is {v}.", "I grew up with {v}."),
+        ("Which language is native to me?", "What was I taught as an infant?", "In which idiom do I think?"),
+        "Your mother tongue is {v}.",
+    ),
+    Concept(
+        "order",
+        "digits_6",
+        ("My order is number {v}.", "I bought it under order {v}.", "The receipt of my order says {v}."),
+        (
+            "What must I quote to ask where my parcel is?",
+            "Which digits belong to my purchase?",
+            "How does the shop find my delivery?",
+        ),
+        "Your order is number {v}.",
+    ),
+    Concept(
+        "library",
+        "digits_5",
+        ("My library card is {v}.", "I borrow books with card {v}.", "The librarian knows me as {v}."),
+        (
+            "Which digits do I show to take out a novel?",
+            "What is my reader number?",
+            "How am I listed where volumes are lent?",
+        ),
+        "Your library card is {v}.",
+    ),
+    Concept(
+        "passport",
+        "code",
+        ("My passport is {v}.", "The passport number is {v}.", "I cross the border with {v}."),
+        (
+            "What is my travel document?",
+            "Which identification do I show the customs?",
+            "What should I write in a visa form?",
+        ),
+        "Your passport is {v}.",
+    ),
+)

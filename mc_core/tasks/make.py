@@ -1,0 +1,44 @@
+"""Makes an episode of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numpy.random import Generator
+
+from mc_core.errors import ConfigError
+from mc_core.tasks.absent import absent
+from mc_core.tasks.build import MAX_DISTRACTORS
+from mc_core.tasks.chain import chain
+from mc_core.tasks.combine import combine
+from mc_core.tasks.episode import Episode
+from mc_core.tasks.needles import multikey, multivalue, needle, passkey, uuid
+from mc_core.tasks.paraphrase import paraphrase
+from mc_core.tasks.tracking import tracking
+
+MAKERS: dict[str, Callable[[Generator, bool, int], Episode]] = {
+    "passkey": passkey,
+    "needle": needle,
+    "multikey": multikey,
+    "multivalue": multivalue,
+    "uuid": uuid,
+    "tracking": tracking,
+    "chain": chain,
+    "paraphrase": paraphrase,
+    "combine": combine,
+    "absent": absent,
+}
+TASKS: tuple[str, ...] = tuple(MAKERS)
+
+
+def make_episode(rng: Generator, task: str, held_out: bool = False, distractors: int = 0) -> Episode:
+    """An episode of one of ``TASKS``.
+
+    held_out: keys and pairs of wordings that training never uses. distractors: further statements of the same kind
+    that no question is about.
+    """
+    if task not in MAKERS:
+        raise ConfigError(f"task must be one of {TASKS}, got {task!r}")
+    if not 0 <= distractors <= MAX_DISTRACTORS:
+        raise ConfigError(f"distractors must lie in [0, {MAX_DISTRACTORS}], got {distractors}")
+    return MAKERS[task](rng, held_out, distractors)

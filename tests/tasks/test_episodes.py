@@ -1,0 +1,204 @@
+"""Episodes of every task: answers are right, derivable and unambiguous; held-out ones share nothing with training."""
+
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mc_core.errors import ConfigError
+from mc_core.tasks.absent import NOT_MENTIONED
+from mc_core.tasks.build import MAX_DISTRACTORS
+from mc_core.tasks.chain import HOPS
+from mc_core.tasks.make import TASKS, make_episode
+from mc_core.tasks.needles import MULTIKEY, PASS_KEY, VALUES
+from mc_core.tasks.paraphrase import ASKED, STATED
+from mc_core.training import words
+from mc_core.training.facts import held_out_key
+
+EPISODES = 60
+FORMS = (
+    "|".join(words.ADJECTIVES) + r")[- ](?:" + "|".join(words.NOUNS),
+    "|".join(words.NAMES) + ") (?:" + "|".join(words.SURNAMES),
+    "|".join(words.ADJECTIVES) + f") (?:{'|'.join(words.THINGS)}) in (?:{'|'.join(words.CITIES)}",
+)
+KEY = re.compile("|".join(rf"\b(?:(?:{form}))\b" for form in reversed(FORMS)) + r"|\b[A-Z]\d{3}\b")
+KEYED = tuple(task for task in TASKS if task not in ("passkey", "paraphrase"))
+drawn = given(
+    task=st.sampled_from(TASKS),
+    seed=st.integers(0, 2**32 - 1),
+    held_out=st.booleans(),
+    distractors=st.sampled_from((0, 1, 2, 7, 40)),
+)
+
+
+def keys_of(text):
+    return set(KEY.findall(text))
+
+
+def episodes(task, held_out, distractors=5):
+    rng = np.random.default_rng([7, TASKS.index(task)])
+    return [make_episode(rng, task, held_out, distractors) for _ in range(EPISODES)]
+
+
+@settings(max_examples=300, deadline=None)
+@drawn
+def test_the_right_answer_is_right(task, seed, held_out, distractors):
+    """The answer of every question scores 1 by its own values, and a stated value that is wrong scores 0."""
+    episode = make_episode(np.random.default_rng(seed), task, held_out, distractors)
+    for asked in episode.asked:
+        assert asked.score(asked.answer) == 1.0
+        for wrong in asked.wrong:
+            assert asked.score(f"{asked.answer} {wrong}") == 0.0
+            assert any(wrong in said for said in episode.statements)
+
+
+@settings(max_examples=300, deadline=None)
+@drawn
+def test_gold_statements_hold_the_values(task, seed, held_out, distractors):
+    """All values of an answer stand in its gold statements, and no gold statement is there for nothing."""
+    episode = make_episode(np.random.default_rng(seed), task, held_out, distractors)
+    for asked in episode.asked:
+        gold = [episode.statements[i] for i in asked.gold]
+        assert list(asked.gold) == sorted(set(asked.gold)) or task == "chain"
+        if task == "absent":
+            assert asked.gold == ()
+            assert asked.values == (NOT_MENTIONED,)
+            assert not any(NOT_MENTIONED in said for said in episode.statements)
+        else:
+            assert gold
+            assert all(any(value in said for said in gold) for value in asked.values)
+        outside = [said for i, said in enumerate(episode.statements) if i not in asked.gold]
+        if task not in ("absent", "tracking"):
+            assert not any(value in said for said in outside for value in asked.values)
+
+
+@settings(max_examples=100, deadline=None)
+@drawn
+def test_an_episode_is_its_seed(task, seed, held_out, distractors):
+    """The same seed gives the same episode, with as many distractors as were asked for."""
+    one, two = (make_episode(np.random.default_rng(seed), task, held_out, distractors) for _ in range(2))
+    assert one == two
+    bare = {"passkey": 1, "needle": 1, "multikey": MULTIKEY, "multivalue": VALUES, "uuid": 4, "tracking": 4}
+    bare |= {"chain": HOPS, "paraphrase": STATED, "combine": 6, "absent": 4}
+    if task != "paraphrase" or distractors < 40:
+        assert len(one.statements) == bare[task] + distractors
+    assert len(set(one.statements)) == len(one.statements)
+
+
+@pytest.mark.parametrize("task", KEYED)
+def test_held_out_keys_never_occur_in_training(task):
+    """Every key of a held-out episode is a held-out one, distractors' too; no key of a training episode is."""
+    for held_out in (False, True):
+        for episode in episodes(task, held_out):
+            found = {key for said in episode.statements for key in keys_of(said)}
+            assert found
+            assert all(held_out_key(key) == held_out for key in found), (held_out, found)
+            for asked in episode.asked:
+                assert all(held_out_key(key) == held_out for key in keys_of(asked.question))
+
+
+def test_the_held_out_pass_key_test_is_never_trained():
+    """The pair of statement and question that evaluation uses is in no training episode."""
+    forms = {
+        held_out: {
+            (episode.statements[asked.gold[0]].replace(asked.values[0], "{v}"), asked.question)
+            for episode in episodes("passkey", held_out)
+            for asked in episode.asked
+        }
+        for held_out in (False, True)
+    }
+    assert forms[True] == {PASS_KEY[0]}
+    assert forms[False] == set(PASS_KEY[1:])
+
+
+@pytest.mark.parametrize("task", ["needle", "multikey", "uuid", "multivalue", "absent"])
+def test_a_key_asked_for_is_in_its_gold_statements_alone(task):
+    """No two statements of different facts share the key asked for; a key that is absent is in no statement."""
+    for held_out in (False, True):
+        for episode in episodes(task, held_out):
+            for asked in episode.asked:
+                (key,) = keys_of(asked.question)
+                holding = tuple(i for i, said in enumerate(episode.statements) if key in keys_of(said))
+                assert holding == asked.gold
+
+
+def test_an_absent_key_looks_like_a_stated_one():
+    """A question about what was never said shares a word with what was, so that it can't be told by its words."""
+    for episode in episodes("absent", True):
+        stated = {half for said in episode.statements for key in keys_of(said) for half in re.split("[- ]", key)}
+        for asked in episode.asked:
+            (key,) = keys_of(asked.question)
+            assert stated & set(re.split("[- ]", key))
+
+
+def test_updates_stand_in_order():
+    """The last statement about a thing holds the answer; the question about before needs it and the one before."""
+    for episode in episodes("tracking", False, distractors=6):
+        now, before = episode.asked
+        (key,) = keys_of(now.question)
+        told = [i for i, said in enumerate(episode.statements) if key in keys_of(said)]
+        assert len(told) == 4
+        assert now.gold == (told[-1],)
+        assert before.gold == (told[-2], told[-1])
+        assert now.values[0] in before.wrong
+        assert before.values[0] in now.wrong
+        assert len({*now.values, *now.wrong}) == 4
+
+
+def test_a_chain_is_walked_from_the_name_asked_for_to_its_value():
+    """The answer names each link in order, every link is stated, and it ends with the value."""
+    for held_out in (False, True):
+        for episode in episodes("chain", held_out, distractors=6):
+            (asked,) = episode.asked
+            (start,) = keys_of(asked.question)
+            steps = asked.answer.rstrip(".").split(", ")
+            assert len(steps) == HOPS
+            assert asked.answer.endswith(f"{asked.values[0]}.")
+            gold = [keys_of(episode.statements[i]) for i in asked.gold]
+            at = start
+            for step in steps:
+                assert KEY.search(step)[0] == at
+                assert keys_of(step) in gold
+                at = next(iter(keys_of(step) - {at}), None)
+            assert at is None
+
+
+def test_combining_needs_both_statements():
+    """No single statement answers a question: it names what one statement says and asks for what another holds."""
+    for episode in episodes("combine", False, distractors=9):
+        for asked in episode.asked:
+            assert len(asked.gold) == 2
+            a, b = (episode.statements[i] for i in asked.gold)
+            assert len({*keys_of(a), *keys_of(b)}) == (2 if len(asked.values) == 2 else 1)
+            if len(asked.values) == 1:
+                trait = asked.question.split("the person who ")[1].rstrip("?.")
+                assert [i for i, said in enumerate(episode.statements) if said.endswith(f"{trait}.")][0] in asked.gold
+                assert sum(said.endswith(f"{trait}.") for said in episode.statements) == 1
+                assert not keys_of(asked.question)
+
+
+def test_paraphrased_things_are_of_different_groups():
+    """Values of an episode can be told apart, and several of its things are asked for."""
+    for episode in episodes("paraphrase", False):
+        assert len(episode.asked) == ASKED
+        values = [asked.values[0] for asked in episode.asked]
+        assert not any(a in b for a, b in combinations(sorted(values, key=len), 2))
+
+
+def test_bad_tasks_and_distractors_are_refused():
+    """An unknown task, or more distractors than there are keys for, is a ConfigError that names the field."""
+    rng = np.random.default_rng(0)
+    with pytest.raises(ConfigError, match="^task must be one of"):
+        make_episode(rng, "sums")
+    for count in (-1, MAX_DISTRACTORS + 1):
+        with pytest.raises(ConfigError, match="^distractors must lie in"):
+            make_episode(rng, "needle", distractors=count)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_most_distractors_can_be_made(task):
+    """There are held-out keys enough for the limit."""
+    make_episode(np.random.default_rng(3), task, True, MAX_DISTRACTORS)
