@@ -75,6 +75,17 @@ class Haystack:
             places = np.arange(len(filler) + 1)
         return places[rng.integers(0, len(places), count)]
 
+    def lay(
+        self, rng: Generator, stated: Sequence[Ids], span: int, chat: bool, ordered: bool = False
+    ) -> tuple[Ids, list[Range]]:
+        """Text with the statements at random places in it, ``span`` tokens in all, and where each stands.
+
+        chat: text of a dialogue. ordered: statements keep their order. Statements may fill the span, not exceed it.
+        """
+        filler = self.window(rng, self.stream(rng, chat), span - sum(map(len, stated)))
+        offsets = self.offsets(rng, filler, len(stated), chat)
+        return interleaved(filler, stated, np.sort(offsets) if ordered else offsets)
+
     def span(self, rng: Generator, layout: Layout, asked: int) -> int:
         """Tokens of document that the context is cut from: half of the time more than it can show.
 

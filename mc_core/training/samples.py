@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from numpy.random import Generator
 
 from mc_core.training.facts import KINDS, MAGIC, PERSONAL, Fact, FactKind, make_fact, pick
-from mc_core.training.haystack import QUESTION_WEIGHT, Haystack, Range, interleaved
+from mc_core.training.haystack import QUESTION_WEIGHT, Haystack, Range
 from mc_core.training.sample import BLOCK, Difficulty, Ids, Layout, Sample
 
 __all__ = ["BLOCK", "Difficulty", "Ids", "Layout", "Sample", "SampleMaker"]
@@ -157,9 +157,7 @@ class SampleMaker(Haystack):
             return None
         if style < 0.15:
             stated += self._distractors(rng, facts, room)
-        filler = self.window(rng, self.stream(rng, chat), max(0, span - sum(map(len, stated))))
-        offsets = self.offsets(rng, filler, len(stated), chat)
-        body, ranges = interleaved(filler, stated, offsets)
+        body, ranges = self.lay(rng, stated, span, chat)
         return Sample.plain(body), ranges[:asked]
 
     def _distractors(self, rng: Generator, facts: list[Fact], room: int) -> list[Ids]:
