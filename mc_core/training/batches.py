@@ -10,9 +10,12 @@ from numpy.random import Generator
 from torch import Tensor
 
 from mc_core.errors import ConfigError
+from mc_core.tasks.make import TASKS as MEMORY_TASKS
+from mc_core.training.episode_samples import memory_sample
 from mc_core.training.samples import BLOCK, Difficulty, Layout, Sample, SampleMaker
 
-TASKS = ("text", "recall", "copy", "drill")
+TASKS = ("text", "recall", "copy", "drill", "memory")
+"""What a sequence may be; a "memory" sequence is an episode of one of ``MEMORY_TASKS``."""
 FIELDS = ("ids", "weights", "marks")
 
 
@@ -20,10 +23,11 @@ FIELDS = ("ids", "weights", "marks")
 class Stage:
     """One part of the curriculum.
 
-    share: of all steps; length: tokens of a sequence at most; tail: tokens of its tail, least and most; recall, copy
-    and drill (recall without any text around it): shares of sequences, the rest is text; facts, digits: see
-    ``Difficulty``; block_mask: share of batches under it; wide_segments: share of batches with history segments of
-    four blocks; sequences: of a batch, 0 = as many as the tokens of a step allow.
+    share: of all steps; length: tokens of a sequence at most; tail: tokens of its tail, least and most; recall, copy,
+    drill (recall without any text around it) and memory (episodes of ``tasks``, with up to facts[1] distractors):
+    shares of sequences, the rest is text; facts, digits: see ``Difficulty``; block_mask: share of batches under it;
+    wide_segments: share of batches with history segments of four blocks; sequences: of a batch, 0 = as many as the
+    tokens of a step allow.
     """
 
     share: float
@@ -37,13 +41,17 @@ class Stage:
     wide_segments: float = 0.0
     sequences: int = 0
     drill: float = 0.0
+    memory: float = 0.0
+    tasks: tuple[str, ...] = MEMORY_TASKS
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ConfigError(f"stage share must lie in (0, 1], got {self.share}")
-        shares = (self.recall, self.copy, self.drill)
+        shares = (self.recall, self.copy, self.drill, self.memory)
         if sum(shares) > 1 + 1e-9 or min(shares) < 0:
-            raise ConfigError(f"stage recall + copy + drill must lie in [0, 1], got {shares}")
+            raise ConfigError(f"stage recall + copy + drill + memory must lie in [0, 1], got {shares}")
+        if not self.tasks or not set(self.tasks) <= set(MEMORY_TASKS):
+            raise ConfigError(f"stage tasks must be some of {MEMORY_TASKS}, got {self.tasks}")
         if not 2 * BLOCK <= self.tail[0] <= self.tail[1] or self.length < self.tail[1] + 2 * BLOCK:
             raise ConfigError(
                 f"stage tail must be at least {2 * BLOCK} and leave {2 * BLOCK} tokens of length {self.length}, "
@@ -114,7 +122,8 @@ def _layout(rng: Generator, stage: Stage) -> tuple[Layout, int]:
 
 def _task(rng: Generator, stage: Stage) -> str:
     draw = rng.random()
-    for task, share in (("recall", stage.recall), ("copy", stage.copy), ("drill", stage.drill)):
+    for task in TASKS[1:]:
+        share: float = getattr(stage, task)
         if draw < share:
             return task
         draw -= share
@@ -131,6 +140,8 @@ def _sample(
         sample = maker.drill(rng, layout.length, difficulty)
     elif task == "copy":
         sample = maker.copy(rng, layout)
+    elif task == "memory":
+        sample = memory_sample(rng, maker, layout, stage.tasks, stage.facts[1])
     elif task in ("recall", "drill"):
         # Under the block mask a drill's facts must stand in the history and its questions in the tail.
         style = 0.0 if task == "drill" else None
@@ -144,18 +155,18 @@ def _sample(
 
 
 def check_stages(maker: SampleMaker, stages: tuple[Stage, ...], seed: int, tries: int = 40) -> None:
-    """ConfigError if a stage has recall sequences and hardly any question fits one: it would teach no recall."""
+    """ConfigError if a stage has recall or memory sequences and hardly any question fits one: it would teach none."""
     rng = np.random.default_rng([seed, 5])
     for stage in stages:
-        if not stage.recall:
-            continue
-        tasks = [
-            _sample(rng, maker, stage, Layout(layout.length + 1, layout.tail_start), "recall", True)[1]
-            for layout, _ in (_layout(rng, stage) for _ in range(tries))
-        ]
-        if tasks.count("recall") < tries / 4:
-            raise ConfigError(
-                f"stage length {stage.length} with tail {stage.tail} is too short for questions under this tokenizer "
-                f"({tasks.count('recall')} of {tries} fit): a vocabulary of more than "
-                f"{maker.encoder.tokenizer.get_vocab_size()} tokens, or longer stages, are needed"
-            )
+        for task in ("recall", "memory"):
+            if not getattr(stage, task):
+                continue
+            layouts = [_layout(rng, stage)[0] for _ in range(tries)]
+            longer = [Layout(layout.length + 1, layout.tail_start) for layout in layouts]
+            fit = sum(_sample(rng, maker, stage, layout, task, True)[1] == task for layout in longer)
+            if fit < tries / 4:
+                raise ConfigError(
+                    f"stage length {stage.length} with tail {stage.tail} is too short for questions of {task} under "
+                    f"this tokenizer ({fit} of {tries} fit): a vocabulary of more than "
+                    f"{maker.encoder.tokenizer.get_vocab_size()} tokens, or longer stages, are needed"
+                )

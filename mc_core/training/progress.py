@@ -45,10 +45,11 @@ class Averages:
         start = batch.tail_start if batch.block_mask else 0
         name = "text_tail" if batch.block_mask else "text"
         self._add(name, (losses * text)[:, start:].sum(), text[:, start:].sum())
-        for task in ("recall", "copy"):
+        for task in ("recall", "copy", "memory"):
             marked = (batch.tasks == TASKS.index(task))[:, None] & (batch.marks > 0)
             self._add(task, (losses * marked).sum(), marked.sum())
         self._add("answers", *whole_answers(batch, right))
+        self._add("memory_answers", *whole_answers(batch, right, "memory"))
 
     def take(self) -> dict[str, float]:
         """The averages so far (of what occurred), and start anew."""
@@ -62,12 +63,12 @@ class Averages:
         self.sums[name] = (total, count) if before is None else (before[0] + total, before[1] + count)
 
 
-def whole_answers(batch: Batch, right: Tensor) -> tuple[Tensor, Tensor]:
-    """(recall answers with every value token right, recall answers) of a batch, teacher-forced."""
-    recall = (batch.tasks == TASKS.index("recall"))[:, None]
+def whole_answers(batch: Batch, right: Tensor, task: str = "recall") -> tuple[Tensor, Tensor]:
+    """(answers with every value token right, answers) of a batch's sequences of one of TASKS, teacher-forced."""
+    of_task = (batch.tasks == TASKS.index(task))[:, None]
     total = good = torch.zeros((), dtype=torch.int64, device=right.device)
     for mark in range(1, 5):
-        of_answer = recall & (batch.marks == mark)
+        of_answer = of_task & (batch.marks == mark)
         asked = of_answer.any(1)
         total, good = total + asked.sum(), good + (asked & (right | ~of_answer).all(1)).sum()
     return good, total

@@ -11,14 +11,14 @@ from mc_core.tasks.concepts.values import KINDS, LISTS, concept_value
 from mc_core.tasks.make import make_episode
 from mc_core.tasks.paraphrase import pairs
 
-STOP = frozenset(
+STOP_WORDS = (
     "a about after all am an and any are as at be been before being by can cannot did do does each every everything "
     "for from get had has have he her his how i if in into is it its many may me mine more most much must my no "
     "none nothing now of off on one or other others our out over she should since so some than that the their them "
     "then there they this to under until up us was we were what when where which who whom whose will with would you "
-    "your.split(".split()
+    "your"
 )
-)
+STOP = frozenset(STOP_WORDS.split())
 
 
 def stem(word):

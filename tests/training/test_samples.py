@@ -8,7 +8,8 @@ import pytest
 
 from mc_core.training.batches import TASKS, Stage, make_batch, stage_of
 from mc_core.training.facts import KINDS, PERSONAL, held_out_key, make_fact
-from mc_core.training.samples import BLOCK, VALUE_WEIGHT, Difficulty, Layout, SampleMaker
+from mc_core.training.haystack import VALUE_WEIGHT
+from mc_core.training.samples import BLOCK, Difficulty, Layout, SampleMaker
 from mc_core.training.schedule import CURRICULUM
 from mc_core.training.tokenizer import train_tokenizer
 from tests.training.conftest import STAGES
