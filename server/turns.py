@@ -7,7 +7,6 @@ let go of the session, and only then lets the next request have it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from server.prefixes import MAX_PREFIXES, MatchedLease, chain_hash, hash_chain
 from server.sessions import Lease, SessionHost
 from server.telemetry.spans import Spans, end_turn
 from server.turn_stream import TurnStream, error_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
