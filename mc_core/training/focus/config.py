@@ -51,7 +51,8 @@ class FocusStage:
 
     share: of all steps. history: tokens before the horizon, least and most. budget: W, least and most. horizon: tokens
     foretold after the working context. views: passages a step. kinds: shares of the kinds of working context.
-    memory: share of passages with facts to recall; the rest is plain text.
+    memory: share of passages with facts to recall, the rest is plain text; gisted: of those whose values are words, the
+    share in which the facts are not opened, but read off gists.
     """
 
     share: float
@@ -61,6 +62,7 @@ class FocusStage:
     views: int = 6
     kinds: dict[str, float] = field(default_factory=lambda: {"mixed": 0.5, "lod1": 0.25, "coarse": 0.15, "full": 0.1})
     memory: float = 0.0
+    gisted: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -74,8 +76,9 @@ class FocusStage:
         strange = set(self.kinds) - set(KINDS)
         if strange or not sum(self.kinds.values()) > 0 or min(self.kinds.values()) < 0:
             raise ConfigError(f"stage kinds must be shares of {KINDS}, got {self.kinds}")
-        if not 0 <= self.memory <= 1:
-            raise ConfigError(f"stage memory must lie in [0, 1], got {self.memory}")
+        for name in ("memory", "gisted"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"stage {name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 CURRICULUM = (
