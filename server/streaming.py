@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from mc_core.engine.requests import Delta, Event, Failed, Finished, TokenLogprob
 from server.errors import to_api_error
-from server.turns import TurnStream
+from server.turn_stream import TurnStream
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"

@@ -12,7 +12,7 @@ from server.errors import CLIENT_CLOSED_REQUEST, bad_request, not_found
 from server.protocol.common import SamplingFields
 from server.state import ServerState
 from server.streaming import Format, TurnResponse, whole
-from server.turns import TurnStream
+from server.turn_stream import TurnStream
 
 GRACE = 0.25
 """Seconds in which a failure still becomes an HTTP status; after that the stream begins, and tells it as an event."""

@@ -14,7 +14,7 @@ from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usag
 from mc_core.errors import StoreError
 from server.protocol.chat import ChatFormat
 from server.streaming import TurnResponse
-from server.turns import TurnStream
+from server.turn_stream import TurnStream
 from support import gauge, running, settings_for, wait_until
 
 MODEL = "tiny"

@@ -1,0 +1,75 @@
+"""The events of one turn, on their way from the engine's threads to one reader."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from mc_core.engine.requests import Delta, Event, Failed, Finished
+
+MAX_BEHIND = 16_384
+"""Events that a reader may be behind; one that reads more slowly loses its turn, since memory is bounded."""
+
+
+class TurnStream:
+    """The events of one turn, for one reader. The last one is Finished or Failed.
+
+    first_delta: seconds until the first one came.
+    """
+
+    def __init__(self) -> None:
+        self.session_id: str | None = None
+        self.started = asyncio.Event()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._stop: Callable[[], object] | None = None
+        self._cancelled = False
+        self._over: asyncio.Future[Finished | Failed] = self._loop.create_future()
+        self._began = time.monotonic()
+        self.first_delta: float | None = None
+
+    async def next(self) -> Event:
+        return await self._events.get()
+
+    def failure(self) -> Exception | None:
+        """What the turn failed with, if it has failed already."""
+        return error_of(self._over.result()) if self._over.done() else None
+
+    def cancel(self) -> None:
+        """Stop the turn, wherever it is; as often as one likes."""
+        if not self._over.done():
+            self._cancelled = True
+            if self._stop is not None:
+                self._stop()
+
+    def stops_with(self, stop: Callable[[], object]) -> None:
+        """What stops the turn from now on."""
+        self._stop = stop
+        if self._cancelled:
+            stop()
+
+    def sink(self, event: Event) -> None:
+        """Called on threads of the engine and the store."""
+        self._loop.call_soon_threadsafe(self.put, event)
+
+    def put(self, event: Event) -> None:
+        """Hand an event to the reader; nothing follows the last one."""
+        if self._over.done():
+            return
+        self._events.put_nowait(event)
+        if self.first_delta is None and isinstance(event, Delta):
+            self.first_delta = time.monotonic() - self._began
+        if isinstance(event, Finished | Failed):
+            self._over.set_result(event)
+            self.started.set()
+        elif self._events.qsize() > MAX_BEHIND:
+            self.cancel()
+
+    async def over(self) -> Finished | Failed:
+        """Until the engine has let go of the session -> the last event."""
+        return await self._over
+
+
+def error_of(event: Finished | Failed) -> Exception | None:
+    return event.error if isinstance(event, Failed) else None
