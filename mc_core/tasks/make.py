@@ -35,7 +35,7 @@ def make_episode(rng: Generator, task: str, held_out: bool = False, distractors:
     """An episode of one of ``TASKS``.
 
     held_out: keys and pairs of wordings that training never uses. distractors: further statements of the same kind
-    that no question is about.
+    that no question is about; paraphrases have at most as many as there are groups of concepts.
     """
     if task not in MAKERS:
         raise ConfigError(f"task must be one of {TASKS}, got {task!r}")

@@ -43,7 +43,8 @@ def passkey(rng: Generator, held_out: bool, distractors: int) -> Episode:
     stated, question = PASS_KEY[0 if held_out else int(rng.integers(1, len(PASS_KEY)))]
     value = digits(rng, 5)
     asked = Asked(question, f"The pass key is {value}.", (value,), (0,))
-    return assemble(rng, "passkey", [stated.format(v=value)], [asked], _more(rng, held_out, distractors))
+    more = _more(rng, held_out, distractors, values=(value,))
+    return assemble(rng, "passkey", [stated.format(v=value)], [asked], more)
 
 
 def needle(rng: Generator, held_out: bool, distractors: int) -> Episode:

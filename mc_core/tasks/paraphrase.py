@@ -46,7 +46,9 @@ def paraphrase(rng: Generator, held_out: bool, distractors: int) -> Episode:
     chosen = [_pick(rng, pairs(concept, held_out)) for concept in concepts]
     values: list[str] = []
     for concept in concepts:
-        values += apart(rng, partial(concept_value, rng, concept.kind), 1, values)
+        # A lost "coat" beside "My coat is red." would stand in two statements.
+        taken = [*values, *(said for said, _ in chosen)]
+        values += apart(rng, partial(concept_value, rng, concept.kind), 1, taken)
     stated = [fill(pair[0], v=value) for pair, value in zip(chosen, values, strict=True)]
     asked = [
         Asked(chosen[i][1], fill(concepts[i].answer, v=values[i]), (values[i],), (i,))

@@ -12,6 +12,7 @@ from mc_core.errors import ConfigError
 from mc_core.tasks.absent import NOT_MENTIONED
 from mc_core.tasks.build import MAX_DISTRACTORS
 from mc_core.tasks.chain import HOPS
+from mc_core.tasks.concepts import CONCEPTS
 from mc_core.tasks.make import TASKS, make_episode
 from mc_core.tasks.needles import MULTIKEY, PASS_KEY, VALUES
 from mc_core.tasks.paraphrase import ASKED, STATED
@@ -202,3 +203,44 @@ def test_bad_tasks_and_distractors_are_refused():
 def test_the_most_distractors_can_be_made(task):
     """There are held-out keys enough for the limit."""
     make_episode(np.random.default_rng(3), task, True, MAX_DISTRACTORS)
+
+
+@pytest.mark.parametrize("task", ["needle", "multikey", "uuid", "multivalue", "tracking", "chain", "combine"])
+def test_held_out_episodes_also_ask_in_words_of_their_own(task):
+    """Whole templates of questions are kept for evaluation, beside those of training."""
+    forms = {}
+    for held_out in (False, True):
+        asked = [KEY.sub("{k}", one.question) for episode in episodes(task, held_out) for one in episode.asked]
+        forms[held_out] = {re.sub(r"the person who .*", "the person", text) for text in asked}
+    assert forms[True] & forms[False]
+    assert forms[True] - forms[False]
+
+
+def test_names_of_a_chain_lead_nowhere_else():
+    """No name of the chain asked for is in a distractor, so the walk never forks."""
+    for episode in episodes("chain", True, distractors=10):
+        (asked,) = episode.asked
+        inside = {key for i in asked.gold for key in keys_of(episode.statements[i])}
+        assert len(inside) == HOPS
+        others = [said for i, said in enumerate(episode.statements) if i not in asked.gold]
+        assert not any(inside & keys_of(said) for said in others)
+
+
+def test_there_is_one_pass_key():
+    """Distractors of the pass key are about other things."""
+    for episode in episodes("passkey", True, distractors=10):
+        assert sum("pass key" in said for said in episode.statements) == 1
+
+
+def test_paraphrase_questions_find_one_concept_each():
+    """No two statements of an episode are of one group of concepts, so that a question is about one statement."""
+    forms = [
+        (concept, re.compile(re.escape(said).replace(r"\{v\}", r"[\w-]+").replace(r"\ a\ ", r"\ an?\ ")))
+        for concept in CONCEPTS
+        for said in concept.stated
+    ]
+    for episode in episodes("paraphrase", True, distractors=30):
+        found = [{concept.family for concept, form in forms if form.fullmatch(said)} for said in episode.statements]
+        assert all(found)
+        sure = [families for families in found if len(families) == 1]
+        assert len(set.union(*sure)) == len(sure) > 20

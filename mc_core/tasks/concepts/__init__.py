@@ -1,11 +1,12 @@
 """Everyday concepts and the words that people have for them."""
 
 from mc_core.tasks.concepts.concept import Concept
+from mc_core.tasks.concepts.family import FAMILY
 from mc_core.tasks.concepts.people import PEOPLE
 from mc_core.tasks.concepts.places import PLACES
 from mc_core.tasks.concepts.tastes import TASTES
 from mc_core.tasks.concepts.work import WORK
 
-CONCEPTS: tuple[Concept, ...] = (*PEOPLE, *PLACES, *WORK, *TASTES)
+CONCEPTS: tuple[Concept, ...] = (*FAMILY, *PEOPLE, *PLACES, *WORK, *TASTES)
 
 __all__ = ["CONCEPTS", "Concept"]

@@ -9,7 +9,7 @@ PLACES: tuple[Concept, ...] = (
         "home",
         "city",
         ("I live in {v}.", "My home is in {v}.", "My flat is in {v}."),
-        ("Which town do I reside in?", "Where am I based?", "Where can people visit me?"),
+        ("Which town do I reside in?", "Which town am I based in?", "Which place is on my letterhead?"),
         "You live in {v}.",
         "town",
     ),
@@ -110,6 +110,7 @@ PLACES: tuple[Concept, ...] = (
             "What must a cab driver look for to find my home?",
         ),
         "Your house number is {v}.",
+        "town",
     ),
     Concept(
         "floor",
@@ -117,6 +118,7 @@ PLACES: tuple[Concept, ...] = (
         ("I live on floor {v}.", "My flat is on level {v}.", "The lift takes me to {v}."),
         ("Which storey is my apartment on?", "How high up is my home?", "How far do I climb the stairs?"),
         "You live on floor {v}.",
+        "town",
     ),
     Concept(
         "parking",
@@ -153,6 +155,7 @@ PLACES: tuple[Concept, ...] = (
             "Which sequence would a witness note from my automobile?",
         ),
         "Your license plate is {v}.",
+        "car",
     ),
     Concept(
         "hotel",
@@ -164,6 +167,7 @@ PLACES: tuple[Concept, ...] = (
             "Which digits are on the key card of my lodging?",
         ),
         "Your hotel room is {v}.",
+        "town",
     ),
     Concept(
         "flight",
@@ -171,6 +175,7 @@ PLACES: tuple[Concept, ...] = (
         ("My flight is {v}.", "I fly with {v}.", "I booked a seat on flight {v}."),
         ("Which plane do I take?", "Where on the airport board must I look?", "What is my aircraft's number?"),
         "Your flight is {v}.",
+        "journey",
     ),
     Concept(
         "platform",
@@ -178,6 +183,7 @@ PLACES: tuple[Concept, ...] = (
         ("My train leaves from platform {v}.", "The express departs at platform {v}.", "I must walk to track {v}."),
         ("Where do I board?", "Which side of the station is mine?", "From where does my railway trip start?"),
         "Your train leaves from platform {v}.",
+        "journey",
     ),
     Concept(
         "bus",
@@ -185,6 +191,7 @@ PLACES: tuple[Concept, ...] = (
         ("I take bus {v}.", "Line {v} brings me home.", "I ride bus {v} every day."),
         ("Which public transport do I use?", "What coach must I catch?", "How do I travel through town?"),
         "You take bus {v}.",
+        "journey",
     ),
     Concept(
         "country",

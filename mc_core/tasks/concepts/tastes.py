@@ -11,6 +11,7 @@ TASTES: tuple[Concept, ...] = (
         ("My car is {v}.", "I drive a {v} car.", "My new automobile is {v}."),
         ("What shade is my vehicle?", "Which color is the thing in my garage?", "What hue are my wheels?"),
         "Your car is {v}.",
+        "car",
     ),
     Concept(
         "door_color",
@@ -226,7 +227,11 @@ TASTES: tuple[Concept, ...] = (
         "lost",
         "word",
         ("I lost my {v}.", "My {v} has gone missing.", "I cannot find the {v}."),
-        ("Which belonging did I mislay?", "What am I looking for?", "What should be brought to me if it turns up?"),
+        (
+            "Which belonging did I mislay?",
+            "What am I searching everywhere for?",
+            "What should be brought to me if it turns up?",
+        ),
         "You lost your {v}.",
     ),
 )

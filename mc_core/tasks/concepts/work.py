@@ -86,6 +86,7 @@ WORK: tuple[Concept, ...] = (
         ("I will retire in {v}.", "I stop working in {v}.", "My pension starts in {v}."),
         ("When does my job end?", "Which year sets me free from the office?", "When do I leave my career?"),
         "You will retire in {v}.",
+        "rest",
     ),
     Concept(
         "company",
@@ -118,6 +119,7 @@ WORK: tuple[Concept, ...] = (
         ("I am off on {v}.", "I never work on {v}.", "{v} is my free day."),
         ("When can I sleep in?", "What part of the week is for my rest?", "When is the job closed to me?"),
         "You are off on {v}.",
+        "rest",
     ),
     Concept(
         "birthday",
