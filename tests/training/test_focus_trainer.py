@@ -20,6 +20,7 @@ from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import load_bundle
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
+from mc_core.training.batches import Stage
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
 from mc_core.training.focus.export import export_focus
 from mc_core.training.focus.passages import PassageMaker
@@ -53,7 +54,16 @@ def model(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
 
 
 def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusTrainConfig:
-    chosen = {"stages": STAGES, "steps": 6, "log_steps": 2, "batch_tokens": 512, "recent_tokens": 64, **others}
+    base = (Stage(1.0, 256, (96, 160), 0.3, 0.1, (1, 3), memory=0.4, tasks=("needle", "tracking")),)
+    chosen = {
+        "stages": STAGES,
+        "base_stages": base,
+        "steps": 6,
+        "log_steps": 2,
+        "batch_tokens": 512,
+        "recent_tokens": 64,
+        **others,
+    }
     return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
 
 

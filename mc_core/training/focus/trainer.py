@@ -32,11 +32,11 @@ from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
 from mc_core.training.progress import RunLog, TrainProgress
 from mc_core.training.samples import SampleMaker
-from mc_core.training.schedule import CURRICULUM, rate_at
+from mc_core.training.schedule import rate_at
 
 Report = Callable[[TrainProgress], None]
-BASE_STAGE = CURRICULUM[-1]
-"""What a joint run repeats of the base's own training: its last stage, as it is served."""
+HISTORY_WEIGHT = 0.5
+"""Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +102,11 @@ class FocusTrainer:
 
     def _base_loss(self, rng: Generator) -> Tensor:
         config = self.config
+        shares = np.array([stage.share for stage in config.base_stages])
+        stage = config.base_stages[int(rng.choice(len(shares), p=shares / shares.sum()))]
         seed = int(rng.integers(2**31))
         batch = on_device(
-            make_batch(self.samples, BASE_STAGE, config.batch_tokens, 0.5, seed, self.done), config.device
+            make_batch(self.samples, stage, config.batch_tokens, HISTORY_WEIGHT, seed, self.done), config.device
         )
         losses, _ = self.base.token_losses(batch)
         loss = (losses * batch.weights).sum() / batch.weights.sum()
