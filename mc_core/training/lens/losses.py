@@ -12,8 +12,18 @@ def best_products(queries: Tensor, keys: Tensor) -> Tensor:
 
     queries [Q, t, D] (those of padding are zero), keys [n, S, D] -> [Q, n].
     """
-    products = queries.flatten(0, 1) @ keys.flatten(0, 1).T
-    return products.view(*queries.shape[:2], *keys.shape[:2]).amax(dim=(1, 3))
+    (count, length, dim), (blocks, subkeys) = queries.shape, keys.shape[:2]
+    # The winners are found without a graph; their products alone are computed again, with one.
+    with torch.no_grad():
+        products = (queries.reshape(-1, dim) @ keys.reshape(-1, dim).T).view(count, length, blocks * subkeys)
+        best, token = products.max(1)
+        subkey = best.view(count, blocks, subkeys).argmax(2)
+        token = token.view(count, blocks, subkeys).gather(2, subkey[..., None])[..., 0]
+    query_rows = token + torch.arange(count, device=token.device)[:, None] * length
+    key_rows = subkey + torch.arange(blocks, device=subkey.device) * subkeys
+    asked = queries.reshape(-1, dim).index_select(0, query_rows.flatten())
+    found = keys.reshape(-1, dim).index_select(0, key_rows.flatten())
+    return (asked * found).sum(-1).view(count, blocks)
 
 
 def contrastive(scores: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
