@@ -47,7 +47,7 @@ class Bank:
         products = self.keys.flatten(0, 1) @ chosen.T
         scores = products.view(*self.keys.shape[:2], -1, count).amax(dim=(1, 3))
         found = scores.topk(min(HARDEST, len(scores)), dim=0).indices.flatten()
-        rows, times = found.unique(return_counts=True)
+        rows, times = torch.unique(found, return_counts=True)
         return self.blocks[rows[times.argsort(descending=True, stable=True)[:most]]]
 
     def tensors(self) -> dict[str, Tensor]:

@@ -51,7 +51,9 @@ class LensTrainConfig:
     ``pairs`` passages and dialogue turns of the corpus. distractors: further statements of an episode at most. bank:
     blocks of real text that the hardest ``hard`` are taken from each step, ``fresh`` of them new. labels: working
     contexts with counterfactual labels that entry scores are trained on, made once; 0 leaves entry scores untrained.
-    entry_contexts: of these a step. validation_blocks: of the history that recall is measured in.
+    entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the loss, 1 by
+    default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks`` blocks, at
+    the end in ``histories``.
     """
 
     data: Path
@@ -60,6 +62,7 @@ class LensTrainConfig:
     net: LensShape = field(default_factory=LensShape)
     weights: EntryWeights = field(default_factory=EntryWeights)
     tasks: tuple[str, ...] = tuple(task for task in TASKS if task != "absent")
+    shares: dict[str, float] = field(default_factory=lambda: {"paraphrase": 3.0})
     mix: dict[str, float] | None = None
     block_size: int = 32
     steps: int = 3000
@@ -84,11 +87,12 @@ class LensTrainConfig:
     log_steps: int = 20
     validation_steps: int = 500
     validation_blocks: int = 31_250
-    validation_episodes: int = 40
+    histories: int = 40
+    glances: int = 6
 
     def __post_init__(self) -> None:
         positive = ("steps", "episodes", "pairs", "bank", "fresh", "hard", "temperature", "rate", "clip")
-        for name in (*positive, "checkpoint_minutes", "log_steps", "validation_steps", "validation_episodes"):
+        for name in (*positive, "checkpoint_minutes", "log_steps", "validation_steps", "histories", "glances"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("decay", "floor"):

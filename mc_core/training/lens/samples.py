@@ -1,4 +1,4 @@
-"""What lens keys are trained on: pieces of history as blocks, the tails that ask for something in them, and where it is.
+"""What lens keys are trained on: pieces of history as blocks, tails that ask for something in them, and where it is.
 
 A tail is what a session asks its lens with: the newest tokens of a turn, control tokens included.
 """
