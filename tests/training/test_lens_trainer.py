@@ -74,7 +74,7 @@ def test_a_resumed_run_is_the_same_run(config: LensTrainConfig, tmp_path: Path) 
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
-    with pytest.raises(ConfigError, match="^seed cannot change"):
+    with pytest.raises(ConfigError, match=r"^seed cannot change"):
         train_lens(replace(whole, seed=1), ignore, Event())
 
 
