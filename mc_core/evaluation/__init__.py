@@ -1,1 +1,1 @@
-"""Suites that prove memory, beside baselines at the same budget: what was found, what was answered, what it is worth."""
+"""Suites that prove memory, beside baselines at the same budget: what is found, what is answered, what it is worth."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 from mc_core.tasks.build import fill
 from mc_core.tasks.combine import TRAITS
@@ -31,7 +32,7 @@ def _keys(task: str, text: str) -> Iterator[str]:
         yield from (family for family, pattern in _concepts() if pattern.fullmatch(text))
         return
     parts = WORD.findall(text)
-    for first, second in zip(parts, parts[1:], strict=False):
+    for first, second in pairwise(parts):
         if (first in _FIRST and second in _SECOND) or (first in _NAMES and second in _SURNAMES):
             yield f"{first} {second}"
     yield from VARIABLE.findall(text)

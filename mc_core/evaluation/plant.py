@@ -93,13 +93,13 @@ def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, dra
 def _history(rng: Generator, filler: Filler, plan: PlantPlan, draft: _Draft) -> History:
     hay = filler.take(rng, plan.length - draft.tokens)
     borders = filler.borders(hay)
-    stated: list[Ids] = []
+    stated: list[NDArray[np.int64]] = []
     offsets: list[NDArray[np.int64]] = []
     for _, _, ids, _, cell in draft.planted:
         depths = np.sort(rng.random(len(ids))) if cell is None else np.array([(cell + rng.random()) / plan.depths])
-        stated += ids
+        stated += [each.astype(np.int64) for each in ids]
         offsets.append(borders[np.searchsorted(borders, depths * len(hay))])
-    laid, spans = interleaved(hay, stated, np.concatenate(offsets))
+    laid, spans = interleaved(hay.astype(np.int64), stated, np.concatenate(offsets))
     questions = [question for entry in _placed(draft) for question in _questions(*entry, spans, plan.length)]
     order = rng.permutation(len(questions))
     return History(laid.astype(np.int32), tuple(spans), tuple(questions[i] for i in order.tolist()))
