@@ -89,9 +89,9 @@ def nll_suite(
             f"lengths: no held-out source is longer than {min(plan.lengths)} tokens and the {max(HORIZONS)} after them"
         )
     for done, (length, stream) in enumerate(work):
-        told(f"{stream.name}, {length:,} tokens", done, len(work))
+        told("nll", done, len(work))
         found += _measure(NllViews(bundle, length, lens, recent), stream, plan)
-    told("", len(work), len(work))
+    told("nll", len(work), len(work))
     return found
 
 

@@ -22,7 +22,7 @@ HELP = {
     "lenses": "lenses to compare, comma-separated; by default the bundle's learned one, alone and fused, and lexical",
     "baselines": "recency, sinks, oracle, full: all at the same budget, comma-separated; none for none",
     "baseline_trials": "questions of each suite at each length by a baseline",
-    "budget": "tokens of the working context",
+    "budget": "tokens of the working context; by default the bundle's or the server's own",
     "max_answer_tokens": "longest reply",
     "show_gists": "show gists though the GistNet has not passed its evaluation yet",
     "nll_lengths": "nll: tokens of history, each with a quarter of it as budget",
@@ -54,7 +54,7 @@ class SuitesConfig:
     lenses: tuple[str, ...] = ()
     baselines: tuple[str, ...] = BASELINES
     baseline_trials: int = 30
-    budget: int = 1024
+    budget: int | None = None
     max_answer_tokens: int = 96
     show_gists: bool = False
     nll_lengths: tuple[int, ...] = (1024, 1920, 4096)
@@ -83,7 +83,7 @@ class SuitesConfig:
             raise ConfigError(f"text: {' and '.join(self.chosen(MEASURES))} measure documents of a corpus; give data")
         if self.http is not None and (self.chosen(MEASURES) or self.write or self.lenses or self.show_gists):
             raise ConfigError(
-                "http: a server is asked by its own lens and settings; nll, stability and write need none"
+                "http: a server has its own lens and settings; lenses, nll, stability, write are not for it"
             )
 
     def chosen(self, among: tuple[str, ...]) -> tuple[str, ...]:

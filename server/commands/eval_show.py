@@ -85,12 +85,5 @@ def _stability(results: Results) -> Table:
     table = Table("figure", "value", title="stability")
     assert results.stability is not None
     for name, value in vars(results.stability).items():
-        table.add_row(
-            name,
-            f"{value:,}"
-            if isinstance(value, int)
-            else f"{value:.4g}"
-            if value == value and not isinstance(value, str)
-            else str(value),
-        )
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

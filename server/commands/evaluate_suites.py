@@ -49,7 +49,7 @@ def suites_command() -> Callable[..., None]:
 
 
 def suites(config: SuitesConfig) -> None:
-    """Run suites: facts planted in a long history and asked for, loss after the working context, how the focus moves."""
+    """Run suites: facts planted in a long history and asked for, loss after a working context, how the focus moves."""
     with plain_errors():
         with _progress() as told:
             results = run(config, told)
@@ -59,9 +59,8 @@ def suites(config: SuitesConfig) -> None:
             save(config.out, results, gates, config.depths)
         for name, verdict in gates.items():
             if verdict["measured"]:
-                typer.echo(
-                    f"{name}: {'passed' if verdict['passed'] else 'not passed: ' + '; '.join(verdict['failed'])}"
-                )
+                failed = "; ".join(verdict["failed"])
+                typer.echo(f"{name}: {'passed' if verdict['passed'] else f'not passed: {failed}'}")
         if config.write:
             typer.echo(f"written to bundle.json: {', '.join(write_gates(config.bundle, gates, results))}")
 
@@ -105,7 +104,8 @@ def run(config: SuitesConfig, told: Told) -> Results:
 def _in_process(config: SuitesConfig, bundle: Bundle, streams: list[Stream], found: _Found, told: Told) -> None:
     lenses = config.lenses or default_lenses(bundle)
     baselines = tuple(name for name in config.baselines if name != "none")
-    chosen: dict[str, Any] = {**bundle.manifest.focus, "budget": config.budget, "seed": config.seed}
+    asked = {} if config.budget is None else {"budget": config.budget}
+    chosen: dict[str, Any] = {**bundle.manifest.focus, **asked, "seed": config.seed}
     focus = FocusConfig(**{**chosen, "block_size": bundle.block_size, "lens": "lexical"})
     if config.questions:
         with tempfile.TemporaryDirectory() as folder:
