@@ -17,21 +17,28 @@ def clean(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class KeyNet(nn.Module):
-    """Token embeddings of a block -> sub-keys, each its own weighted mean of the tokens: one mean loses needles."""
+    """Token embeddings of a block -> sub-keys, each its own weighted mean of the tokens: one mean loses needles.
 
-    def __init__(self, dim: int, keys: int, key_dim: int) -> None:
+    A token is read with ``reach`` tokens on each side, as far as the block goes: "My father is" says more than its
+    words. Deeper reading would cost more than all else that an ingest does.
+    """
+
+    def __init__(self, dim: int, keys: int, key_dim: int, width: int, reach: int) -> None:
         super().__init__()
-        self.keys = keys
-        self.weigh = nn.Linear(dim, keys)
-        self.project = nn.Linear(dim, key_dim, bias=False)
+        self.keys, self.reach = keys, reach
+        self.enter = nn.Linear(dim, width, bias=False)
+        self.read = nn.Conv1d(width, width, 2 * reach + 1, padding=reach)
+        self.weigh = nn.Linear(width, keys)
+        self.project = nn.Linear(width, key_dim, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, K, d], mask [B, K] bool (True = real) -> unit keys [B, keys, key_dim]."""
-        tokens = clean(x, mask)
+        tokens = self.enter(clean(x, mask))
+        tokens = tokens + F.gelu(self.read(tokens.mT).mT)
         logits = self.weigh(tokens)
         if mask is not None:
             logits = logits.masked_fill(~mask[..., None], torch.finfo(logits.dtype).min)
-        return F.normalize(logits.softmax(1).transpose(1, 2) @ self.project(tokens), dim=-1)
+        return F.normalize(logits.softmax(1).mT @ self.project(tokens), dim=-1)
 
 
 class QueryNet(nn.Module):

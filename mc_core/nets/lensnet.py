@@ -17,7 +17,10 @@ LensKind = Literal["cross", "transformer"]
 
 @dataclass(frozen=True)
 class LensNetConfig:
-    """dim: of the base model's embeddings; width, heads, layers: of the lens; keys x key_dim: lens keys a block."""
+    """dim: of the base model's embeddings; width, heads, layers: of the lens; keys x key_dim: lens keys a block.
+
+    key_width: width that a block is read at for its keys; key_reach: tokens on each side that a token is read with.
+    """
 
     dim: int
     kind: LensKind = "cross"
@@ -26,13 +29,17 @@ class LensNetConfig:
     layers: int = 2
     keys: int = 4
     key_dim: int = 64
+    key_width: int = 96
+    key_reach: int = 2
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(LensKind):
             raise ConfigError(f"kind must be one of {', '.join(get_args(LensKind))}, got {self.kind!r}")
-        for name in ("dim", "width", "heads", "layers", "keys", "key_dim"):
+        for name in ("dim", "width", "heads", "layers", "keys", "key_dim", "key_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.key_reach < 0:
+            raise ConfigError(f"key_reach must be at least 0, got {self.key_reach}")
         if self.width % self.heads:
             raise ConfigError(f"width must be a multiple of heads ({self.heads}), got {self.width}")
 
@@ -119,7 +126,7 @@ class LensNet(nn.Module):
         mixer = _Cross if config.kind == "cross" else _Joint
         self.mix = mixer(config.width, config.heads, config.layers)
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 2))
-        self.key_net = KeyNet(config.dim, config.keys, config.key_dim)
+        self.key_net = KeyNet(config.dim, config.keys, config.key_dim, config.key_width, config.key_reach)
         self.query_net = QueryNet(config.dim, config.width, config.heads, config.key_dim)
 
     def forward(self, view: LensInput) -> LensOutput:

@@ -33,6 +33,7 @@ class LazyTrainGroup(LazyGroup):
         "base": "server.commands.train:base_command",
         "focus": "server.commands.train_focus:focus_command",
         "joint": "server.commands.train_focus:joint_command",
+        "lens": "server.commands.train_lens:lens_command",
     }
 
 

@@ -33,6 +33,15 @@ def print_summaries(console: Console, runs: Mapping[str, Mapping[str, Any]]) -> 
     console.print(table)
 
 
+def print_recall(console: Console, recall: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """One row a task, a column for each lens: share of the facts that it would open."""
+    table = Table("task", *recall, "facts", title="Recall of the look-ahead")
+    for task, figures in next(iter(recall.values())).items():
+        shares = (f"{by_task[task]['found']:.1%}" for by_task in recall.values())
+        table.add_row(task, *shares, str(figures["facts"]))
+    console.print(table)
+
+
 def value_of(run: Mapping[str, Any], name: str) -> Any:
     """ "seconds.lens" is ``run["seconds"]["lens"]``; None if it is not there."""
     value: Any = run

@@ -20,17 +20,23 @@ from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import load_bundle
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
+from mc_core.training.batches import Stage
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
 from mc_core.training.focus.export import export_focus
+from mc_core.training.focus.passages import PassageMaker
 from mc_core.training.focus.summary import mc_summary
 from mc_core.training.focus.trainer import TrainedFocus, train_focus
+from mc_core.training.haystack import ANSWER_WEIGHT
 from mc_core.training.model import initialise
+from mc_core.training.samples import SampleMaker
 from server.cli import app
 from server.commands.presets import load_preset, names, runs_of
 
 STAGES = (
     FocusStage(0.5, (200, 500), (400, 440), views=2, kinds={"lod1": 0.5, "mixed": 0.5}),
-    FocusStage(0.5, (300, 2400), (400, 480), horizon=40, views=2, kinds={"coarse": 0.5, "mixed": 0.3, "full": 0.2}),
+    FocusStage(
+        0.5, (300, 2400), (400, 480), horizon=40, views=2, kinds={"coarse": 0.5, "mixed": 0.3, "full": 0.2}, memory=0.5
+    ),
 )
 
 
@@ -48,7 +54,16 @@ def model(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
 
 
 def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusTrainConfig:
-    chosen = {"stages": STAGES, "steps": 6, "log_steps": 2, "batch_tokens": 512, "recent_tokens": 64, **others}
+    base = (Stage(1.0, 256, (96, 160), 0.3, 0.1, (1, 3), memory=0.4, tasks=("needle", "tracking")),)
+    chosen = {
+        "stages": STAGES,
+        "base_stages": base,
+        "steps": 6,
+        "log_steps": 2,
+        "batch_tokens": 512,
+        "recent_tokens": 64,
+        **others,
+    }
     return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
 
 
@@ -145,6 +160,26 @@ def test_process_batch_gives_losses_caches_and_embeddings(corpus: Corpus, model:
     assert controller.core.bundle.gistnet.scale.grad is not None
     with pytest.raises(ConfigError, match="horizon"):
         controller.process_batch(ids[:, :64], horizon=64)
+
+
+def test_memory_passages_show_what_the_answer_needs(corpus: Corpus) -> None:
+    """The answer follows its question, and its gold blocks are open, unless words are to be read off gists."""
+    maker = PassageMaker(SampleMaker(corpus.train, corpus.encoder))
+    text = corpus.tokenizer.decode
+    opened = hidden = 0
+    for seed in range(40):
+        found = maker.memory(np.random.default_rng(seed), 1500, gisted=0.5)
+        answer = text(found.ids[found.history :].tolist(), skip_special_tokens=True).strip()
+        assert (found.weights[found.history :] >= ANSWER_WEIGHT).all()
+        assert text(found.ids[: found.history].tolist(), skip_special_tokens=False).endswith("assistant\n")
+        shown = " ".join(text(found.ids[b * 32 : b * 32 + 32].tolist()) for b in found.opened)
+        values = {word.strip(".,") for word in answer.split() if any(map(str.isdigit, word))}
+        opened += bool(found.opened)
+        hidden += not found.opened
+        # A value may straddle two blocks, so digits are compared without spaces.
+        assert all(value.replace(" ", "") in shown.replace(" ", "") for value in values)
+    assert opened > 15
+    assert hidden > 2
 
 
 def test_presets_are_settings(corpus: Corpus, model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mc_core.errors import ConfigError
 from mc_core.nets.gistnet import GistKind, Head, Pooling
+from mc_core.training.batches import Stage
 from mc_core.training.focus.contexts import KINDS
 
 FIXED = ("mode", "gist", "block_size", "seed")
@@ -51,7 +52,8 @@ class FocusStage:
 
     share: of all steps. history: tokens before the horizon, least and most. budget: W, least and most. horizon: tokens
     foretold after the working context. views: passages a step. kinds: shares of the kinds of working context.
-    memory: share of passages with facts to recall; the rest is plain text.
+    memory: share of passages with facts to recall, the rest is plain text; gisted: of those whose values are words, the
+    share in which the facts are not opened, but read off gists.
     """
 
     share: float
@@ -61,6 +63,7 @@ class FocusStage:
     views: int = 6
     kinds: dict[str, float] = field(default_factory=lambda: {"mixed": 0.5, "lod1": 0.25, "coarse": 0.15, "full": 0.1})
     memory: float = 0.0
+    gisted: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -74,9 +77,16 @@ class FocusStage:
         strange = set(self.kinds) - set(KINDS)
         if strange or not sum(self.kinds.values()) > 0 or min(self.kinds.values()) < 0:
             raise ConfigError(f"stage kinds must be shares of {KINDS}, got {self.kinds}")
-        if not 0 <= self.memory <= 1:
-            raise ConfigError(f"stage memory must lie in [0, 1], got {self.memory}")
+        for name in ("memory", "gisted"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"stage {name} must lie in [0, 1], got {getattr(self, name)}")
 
+
+BASE_STAGES = (
+    Stage(0.5, 512, (96, 224), 0.2, 0.02, (2, 8), (4, 7), block_mask=0.8, wide_segments=0.8, memory=0.5),
+    Stage(0.5, 1056, (128, 256), 0.25, 0.01, (3, 12), (4, 7), block_mask=0.8, wide_segments=0.8, memory=0.45),
+)
+"""The base's own training in a joint run: text, recall, copying and memory tasks in the layouts it is served in."""
 
 CURRICULUM = (
     FocusStage(0.2, (384, 1024), (352, 512), kinds={"mixed": 0.3, "lod1": 0.6, "full": 0.1}),
@@ -90,10 +100,10 @@ CURRICULUM = (
 class FocusTrainConfig:
     """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to start from; out: the run's folder, resumed.
 
-    mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the steps of a joint run that
-    are base training batches (``stages`` of ``BaseTrainConfig``), so that the base forgets nothing. gist_rate: AdamW
-    rate of the GistNet; muon_rate, adam_rate: of the base in a joint run. precision as in ``BaseTrainConfig``; compile:
-    compile the decoder's layers. recent_tokens: of the working contexts.
+    mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
+    are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing. gist_rate:
+    AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a joint run. precision as in ``BaseTrainConfig``;
+    compile: compile the decoder's layers. recent_tokens: of the working contexts.
     """
 
     data: Path
@@ -103,6 +113,7 @@ class FocusTrainConfig:
     gist: GistShape = field(default_factory=GistShape)
     weights: LossWeights = field(default_factory=LossWeights)
     stages: tuple[FocusStage, ...] = CURRICULUM
+    base_stages: tuple[Stage, ...] = BASE_STAGES
     mix: dict[str, float] | None = None
     block_size: int = 32
     recent_tokens: int = 128
@@ -138,8 +149,8 @@ class FocusTrainConfig:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
-        if not self.stages:
-            raise ConfigError("stages must name at least one stage")
+        if not self.stages or not self.base_stages:
+            raise ConfigError("stages and base_stages must name at least one stage each")
 
     @property
     def bfloat16(self) -> bool:

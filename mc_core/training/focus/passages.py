@@ -1,48 +1,71 @@
-"""Passages of real text: a history, and what follows it."""
+"""Passages to train on: a history of real text, sometimes with facts in it, and what follows it."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.tasks.make import TASKS, make_episode
 from mc_core.training.cache import Stream
+from mc_core.training.episode_samples import episode_document
 from mc_core.training.focus.contexts import Passage
+from mc_core.training.haystack import QUESTION_WEIGHT, Haystack
 
 TAIL_WEIGHT = 0.25
 """Of foretelling a token that the working context already holds, beside 1 for one after it."""
+MEMORY_TAIL_WEIGHT = 0.05
+"""The same where the point is the answer."""
+CHAT = 0.4
 
 
 class PassageMaker:
-    """Cuts passages out of streams, a stream by its share."""
+    """Cuts passages out of a haystack's streams, a stream by its share."""
 
-    def __init__(self, streams: Sequence[Stream], mix: dict[str, float] | None = None, block_size: int = 32) -> None:
-        """mix: share by stream name (others get none); by default a stream counts by the square root of its size."""
-        unknown = set(mix or ()) - {stream.name for stream in streams}
-        if unknown:
-            raise ConfigError(f"mix: no such file in the corpus: {sorted(unknown)}")
-        sizes = np.array([len(s) ** 0.5 if mix is None else mix.get(s.name, 0.0) for s in streams], np.float64)
-        if not sizes.sum() > 0:
-            raise ConfigError("mix: at least one file needs a share above 0")
-        self.streams, self.shares, self.block_size = list(streams), sizes / sizes.sum(), block_size
+    def __init__(self, haystack: Haystack, block_size: int = 32) -> None:
+        self.haystack, self.block_size = haystack, block_size
 
     def text(self, rng: Generator, history: int, future: int) -> Passage:
         """``history`` tokens and the ``future`` ones after them, from one stream; repeated if that is too short."""
-        stream = self.streams[int(rng.choice(len(self.streams), p=self.shares))]
-        return self.cut(rng, stream, history, future)
+        return cut(rng, self.haystack.stream(rng), history, future)
 
-    def cut(self, rng: Generator, stream: Stream, history: int, future: int) -> Passage:
-        """The same from a given stream."""
-        count = history + future
-        start = int(rng.integers(max(1, len(stream) - count)))
-        window = stream.ids[start : start + count].astype(np.int64)
-        ids = window if len(window) == count else np.resize(window, count)
-        weights = np.full(count, TAIL_WEIGHT, np.float32)
-        weights[history:] = 1.0
-        return Passage(ids, history, weights)
+    def memory(self, rng: Generator, history: int, *, gisted: float = 0.0, tasks: tuple[str, ...] = TASKS) -> Passage:
+        """An episode of one of the tasks in about ``history`` tokens, one of its questions at the end, then the answer.
+
+        The blocks that the answer needs, and their neighbours, stand open; but in a share ``gisted`` of the passages
+        whose values are plain words they do not: what a few words say must be read off gists then, as digits never can.
+        """
+        task = tasks[int(rng.integers(len(tasks)))]
+        episode = make_episode(rng, task, self.haystack.held_out)
+        longest = sum(len(self.haystack.encoder.text(text)) + 24 for text in episode.statements)
+        document = episode_document(rng, self.haystack, episode, max(history, longest), bool(rng.random() < CHAT))
+        number = int(rng.integers(len(episode.asked)))
+        prompt, answer = document.turns[number]
+        before = len(document.ids) + len(prompt)
+        weights = np.concatenate([np.full(before, MEMORY_TAIL_WEIGHT, np.float32), answer.weights])
+        weights[len(document.ids) : before] = QUESTION_WEIGHT
+        words = all(value.replace(" ", "").isalpha() for value in episode.asked[number].values)
+        opened = () if words and rng.random() < gisted else self._blocks(document.gold[number], len(document.ids))
+        return Passage(np.concatenate([document.ids, prompt, answer.ids]), before, weights, opened)
+
+    def _blocks(self, places: tuple[tuple[int, int], ...], tokens: int) -> tuple[int, ...]:
+        """Complete blocks that the places touch, and their neighbours, ascending."""
+        size, found = self.block_size, set[int]()
+        for start, end in places:
+            found.update(range(max(0, start // size - 1), min(tokens // size, (end - 1) // size + 2)))
+        return tuple(sorted(found))
+
+
+def cut(rng: Generator, stream: Stream, history: int, future: int) -> Passage:
+    """``history`` tokens from anywhere in a stream, and the ``future`` ones after them; repeated if it is too short."""
+    count = history + future
+    start = int(rng.integers(max(1, len(stream) - count)))
+    window = stream.ids[start : start + count].astype(np.int64)
+    ids = window if len(window) == count else np.resize(window, count)
+    weights = np.full(count, TAIL_WEIGHT, np.float32)
+    weights[history:] = 1.0
+    return Passage(ids, history, weights)
 
 
 def passage_of(row: NDArray[np.int64], horizon: int) -> Passage:

@@ -11,7 +11,7 @@ import torch
 from mc_core.training.cache import Stream
 from mc_core.training.focus.contexts import ContextKind, ContextShape, sample_context, view_of
 from mc_core.training.focus.losses import mean_over
-from mc_core.training.focus.passages import PassageMaker
+from mc_core.training.focus.passages import cut
 from mc_core.training.focus.process import BatchProcessor
 
 VIEWS: dict[str, ContextKind] = {"full": "full", "lod1": "lod1", "lod2": "coarse", "none": "coarse"}
@@ -77,8 +77,7 @@ def _views_losses(
     seed: list[int],
 ) -> Mapping[str, float]:
     rng = np.random.default_rng(seed)
-    maker = PassageMaker([stream], None, shape.block_size)
-    passages = [maker.cut(rng, stream, history, horizon) for _ in range(count)]
+    passages = [cut(rng, stream, history, horizon) for _ in range(count)]
     trees, losses = processor.trees(passages), dict[str, float]()
     for name, kind in VIEWS.items():
         views = [view_of(p, sample_context(rng, p, kind, shape), shape, hidden_gists=name == "none") for p in passages]

@@ -17,6 +17,7 @@ from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage, 
 from mc_core.training.focus.losses import kl_to_full, mean_over
 from mc_core.training.focus.model import FocusModel, ViewOutput
 from mc_core.training.focus.view import View
+from mc_core.training.haystack import VALUE_WEIGHT
 from mc_core.tree.builder import TreeBuilder
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
@@ -25,13 +26,14 @@ from mc_core.tree.tree import MegaContextTree, TreeConfig
 class FocusLosses:
     """Losses of a batch, each a scalar with a gradient; ``total`` is their weighted sum.
 
-    token: weighted mean NLL of the tail and of the horizon; horizon: that of the horizon alone, without a gradient,
-    both in nats a token. positional_caches: rotations [B, T, D / 2], each sample's own. embeddings: the trees' cached
-    input embeddings [N, d] of each sample, to be used again.
+    token: weighted mean NLL of the tail and of the horizon; horizon, answer: that of the horizon of plain text, and of
+    the values in answers, without a gradient; all in nats a token. positional_caches: rotations [B, T, D / 2], each
+    sample's own. embeddings: the trees' cached input embeddings [N, d] of each sample, to be used again.
     """
 
     token: Tensor
     horizon: Tensor
+    answer: Tensor
     kl: Tensor
     lod1: Tensor
     lod2: Tensor
@@ -43,7 +45,7 @@ class FocusLosses:
 
     def figures(self) -> dict[str, Tensor]:
         """For the log."""
-        names = ("token", "horizon", "kl", "lod1", "lod2", "separation")
+        names = ("token", "horizon", "answer", "kl", "lod1", "lod2", "separation")
         return {name: getattr(self, name).detach() for name in names}
 
 
@@ -85,7 +87,8 @@ class BatchProcessor:
         total = token + weights.kl * kl + weights.lod1 * lod1 + weights.lod2 * lod2 + weights.separation * apart
         return FocusLosses(
             token=token,
-            horizon=mean_over(losses.detach(), output.future),
+            horizon=mean_over(losses.detach(), output.future & (output.weights == 1)),
+            answer=mean_over(losses.detach(), output.future & (output.weights >= VALUE_WEIGHT)),
             kl=kl,
             lod1=lod1,
             lod2=lod2,

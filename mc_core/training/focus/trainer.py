@@ -24,7 +24,7 @@ from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
-from mc_core.training.focus.contexts import ContextKind, ContextShape
+from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
 from mc_core.training.focus.model import FocusModel
 from mc_core.training.focus.passages import PassageMaker
 from mc_core.training.focus.process import BatchProcessor, FocusLosses
@@ -32,11 +32,11 @@ from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
 from mc_core.training.progress import RunLog, TrainProgress
 from mc_core.training.samples import SampleMaker
-from mc_core.training.schedule import CURRICULUM, rate_at
+from mc_core.training.schedule import rate_at
 
 Report = Callable[[TrainProgress], None]
-BASE_STAGE = CURRICULUM[-1]
-"""What a joint run repeats of the base's own training: its last stage, as it is served."""
+HISTORY_WEIGHT = 0.5
+"""Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,15 @@ class TrainedFocus:
 class FocusTrainer:
     """Networks, optimizers and counters of one run; ``step`` is the only thing that changes them."""
 
-    def __init__(self, config: FocusTrainConfig, passages: PassageMaker, samples: SampleMaker | None) -> None:
-        """samples: of the base's own training, for a joint run."""
+    def __init__(self, config: FocusTrainConfig, samples: SampleMaker) -> None:
+        """samples: where passages are cut from, and the base's own batches in a joint run."""
         bundle = load_bundle(config.model, config.device, block_size=config.block_size)
         torch.manual_seed(config.seed)
         gistnet = GistNet(bundle.decoder.config.hidden_size, config.block_size, **config.gist.arguments())
         gistnet = gistnet.to(config.device)
         policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
-        self.config, self.passages, self.samples = config, passages, samples
+        self.config, self.samples = config, samples
+        self.passages = PassageMaker(samples, config.block_size)
         self.model = FocusModel(bundle.decoder, gistnet, policy)
         self.base = BaseModel(bundle.decoder)
         self.segments = 4 if bundle.repair == "block" else None
@@ -101,10 +102,11 @@ class FocusTrainer:
 
     def _base_loss(self, rng: Generator) -> Tensor:
         config = self.config
-        assert self.samples is not None
+        shares = np.array([stage.share for stage in config.base_stages])
+        stage = config.base_stages[int(rng.choice(len(shares), p=shares / shares.sum()))]
         seed = int(rng.integers(2**31))
         batch = on_device(
-            make_batch(self.samples, BASE_STAGE, config.batch_tokens, 0.5, seed, self.done), config.device
+            make_batch(self.samples, stage, config.batch_tokens, HISTORY_WEIGHT, seed, self.done), config.device
         )
         losses, _ = self.base.token_losses(batch)
         loss = (losses * batch.weights).sum() / batch.weights.sum()
@@ -123,21 +125,31 @@ class FocusTrainer:
         names = list(stage.kinds)
         shares = np.array([stage.kinds[name] for name in names])
         passages, kinds, shapes = [], list[ContextKind](), []
-        window = self.model.decoder.config.max_position_embeddings
         for _ in range(stage.views):
             kind: ContextKind = names[int(rng.choice(len(names), p=shares / shares.sum()))]  # type: ignore[assignment]
-            low, high = stage.history
-            # Log-uniform: as many short histories as long ones.
-            history = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
-            budget = min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), window - stage.horizon)
-            if kind == "full":
-                history = min(history, budget - self.config.block_size)
-            if rng.random() < 0.5:
-                history -= history % self.config.block_size
-            passages.append(self.passages.text(rng, history, stage.horizon))
+            passage, shape = self._passage(rng, stage, kind)
+            passages.append(passage)
             kinds.append(kind)
-            shapes.append(ContextShape(budget, self.config.recent_tokens, self.config.block_size, self.segments))
+            shapes.append(shape)
         return self.processor.process(rng, passages, kinds, shapes)
+
+    def _passage(self, rng: Generator, stage: FocusStage, kind: ContextKind) -> tuple[Passage, ContextShape]:
+        config = self.config
+        window = self.model.decoder.config.max_position_embeddings
+        low, high = stage.history
+        # Log-uniform: as many short histories as long ones.
+        history = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+        budget = min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), window - stage.horizon)
+        if kind == "full":
+            history = min(history, budget - config.block_size)
+        shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segments)
+        if rng.random() < stage.memory:
+            passage = self.passages.memory(rng, history, gisted=stage.gisted)
+            if kind != "full" or len(passage.ids) <= window:
+                return passage, shape
+        if rng.random() < 0.5:
+            history -= history % config.block_size
+        return self.passages.text(rng, history, stage.horizon), shape
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums.setdefault(name, []).append(value.detach())
@@ -195,9 +207,7 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
         raise ConfigError(f"model: {config.model} has no tokenizer.json")
     tokenizer, cache = Tokenizer.from_file(str(path)), config.out / "cache"
     prepare_cache(config.data, tokenizer, cache, lambda name, n: report(TrainProgress("cache", n, 0, name)))
-    streams = open_cache(cache, "train")
-    samples = SampleMaker(streams, ChatEncoder(tokenizer), config.mix) if config.mode == "joint" else None
-    trainer = FocusTrainer(config, PassageMaker(streams, config.mix, config.block_size), samples)
+    trainer = FocusTrainer(config, SampleMaker(open_cache(cache, "train"), ChatEncoder(tokenizer), config.mix))
     trainer.resume()
     write_json(config.out / "config.json", config.summary())
     if stop is not None:

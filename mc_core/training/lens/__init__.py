@@ -1,0 +1,1 @@
+"""Training of LensNet: keys and queries that find a fact in a long history, and scores of entries."""
