@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +21,7 @@ from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
+from mc_core.evaluation.machine import machine
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.models.sampler import SamplingParams
@@ -31,29 +30,6 @@ from server.stores.sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "megacontext-tiny"
-
-
-def machine() -> dict[str, Any]:
-    """What a reader must know to compare figures."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, evaluate. Models are imported late."""
+"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, eval. Models are imported late."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from clients.load.settings import LoadSettings
 from server.commands.ablate import ablate
 from server.commands.doctor import doctor
-from server.commands.lazy import LazyEvaluateGroup, LazyTrainGroup
+from server.commands.lazy import LazyEvalGroup, LazyTrainGroup
 from server.commands.load import load
 from server.commands.options import Field, with_options
 from server.commands.serve import serve
@@ -17,6 +17,7 @@ from server.commands.settings import settings
 from server.commands.talk import chat, ingest
 from server.settings import Settings
 
+EVAL = "Measure memory: name suites (needle multikey .. nll stability, or all), or base for a base model alone."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -56,13 +57,13 @@ def _train() -> None:
     """Train models of your own."""
 
 
-evaluate = typer.Typer(cls=LazyEvaluateGroup, no_args_is_help=True, help="Measure models.")
-app.add_typer(evaluate, name="evaluate")
+evaluation = typer.Typer(cls=LazyEvalGroup, no_args_is_help=True, help=EVAL)
+app.add_typer(evaluation, name="eval")
 
 
-@evaluate.callback()
-def _evaluate() -> None:
-    """Measure models."""
+@evaluation.callback(help=EVAL)
+def _evaluation() -> None:
+    """Suites are named on the command line; ``base`` measures a base model alone."""
 
 
 if __name__ == "__main__":

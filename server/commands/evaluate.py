@@ -1,4 +1,4 @@
-"""``megacontext evaluate base``: what a base recalls in the layout it is served in, and its loss on held-out text."""
+"""``megacontext eval base``: what a base recalls in the layout it is served in, and its loss on held-out text."""
 
 from __future__ import annotations
 

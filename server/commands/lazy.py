@@ -1,4 +1,4 @@
-"""The ``train`` and ``evaluate`` groups, whose options come from the trainer: it is imported when they are used."""
+"""The ``train`` and ``eval`` groups, whose options come from the trainer: it is imported when they are used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,15 @@ class LazyTrainGroup(LazyGroup):
     }
 
 
-class LazyEvaluateGroup(LazyGroup):
-    """``megacontext evaluate``."""
+class LazyEvalGroup(LazyGroup):
+    """``megacontext eval``: whatever is no command of its own is taken for suites to run."""
 
-    makers: ClassVar[dict[str, str]] = {"base": "server.commands.evaluate:base_command"}
+    makers: ClassVar[dict[str, str]] = {
+        "suites": "server.commands.evaluate_suites:suites_command",
+        "base": "server.commands.evaluate:base_command",
+    }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in self.makers:
+            return super().resolve_command(ctx, args)
+        return "suites", self.get_command(ctx, "suites"), args

@@ -129,7 +129,7 @@ def build(settings: type[T], given: dict[str, Any], preset: Mapping[str, Any] | 
     for name, value in given.items():
         group = by_name[name].group
         target = values if group is None else values.setdefault(group, {})
-        target[name] = _pairs(by_name[name], value) if get_origin(by_name[name].kind) is dict else value
+        target[name] = _collected(by_name[name], value)
     try:
         if issubclass(settings, BaseSettings):
             return settings(**values)
@@ -137,6 +137,14 @@ def build(settings: type[T], given: dict[str, Any], preset: Mapping[str, Any] | 
     except ValidationError as error:
         # Never the value itself: it may be a key.
         raise typer.BadParameter("\n".join(_complaint(by_name, problem) for problem in error.errors())) from None
+
+
+def _collected(field: Field, value: Any) -> Any:
+    """What was given of one option: NAME=VALUE pairs as a mapping, the items of a tuple repeated or between commas."""
+    origin = get_origin(field.kind)
+    if origin is tuple:
+        return [item.strip() for part in value for item in part.split(",") if item.strip()]
+    return _pairs(field, value) if origin is dict else value
 
 
 def _pairs(field: Field, given: list[str]) -> dict[str, str]:
@@ -158,7 +166,8 @@ def _dataclass_field(field: dataclasses.Field[Any], hint: Any) -> Field:
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     required = default is dataclasses.MISSING
-    return Field(field.name, _without_none(hint), None if required else default, required, "")
+    positional = bool(field.metadata.get("positional"))
+    return Field(field.name, _without_none(hint), None if required else default, required, "", positional=positional)
 
 
 def _without_none(annotation: Any) -> Any:
@@ -171,7 +180,7 @@ def _without_none(annotation: Any) -> Any:
 def _annotation(field: Field) -> Any:
     """Text for all but flags: the settings class converts and judges, here as for the environment."""
     if field.positional:
-        return str
+        return list[str] if field.repeatable else str
     if field.kind is bool:
         return bool | None
     return list[str] | None if field.repeatable else str | None
@@ -195,6 +204,8 @@ def _default_note(field: Field) -> str:
         return "" if field.positional else "required"
     if field.default is None or field.default == [] or field.default == ():
         return ""
+    if isinstance(field.default, tuple):
+        return f"default: {','.join(map(str, field.default))}"
     return f"default: {str(field.default).lower() if field.kind is bool else field.default}"
 
 

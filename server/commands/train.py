@@ -78,7 +78,7 @@ def base(
             raise typer.Exit(3)
         export_run(config.out, target, Card(name or target.resolve().name, about_data, license or ""))
     console.print(f"serve it with: megacontext serve --model {target}", markup=False)
-    console.print(f"measure it with: megacontext evaluate base --bundle {target} --data {config.data}", markup=False)
+    console.print(f"measure it with: megacontext eval base --bundle {target} --data {config.data}", markup=False)
     typer.echo(target)
 
 

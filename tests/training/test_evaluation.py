@@ -155,9 +155,9 @@ def test_a_run_without_a_checkpoint_is_no_bundle(tmp_path):
 
 
 def test_the_command_measures_and_writes(corpus, run, tmp_path):
-    """``megacontext evaluate base`` prints JSON; with --write bundle.json and the card hold the same figures."""
+    """``megacontext eval base`` prints JSON; with --write bundle.json and the card hold the same figures."""
     export_run(run, tmp_path / "tiny", Card("tiny"))
-    arguments = ["evaluate", "base", "--bundle", str(tmp_path / "tiny"), "--data", str(corpus.data), "--samples", "2"]
+    arguments = ["eval", "base", "--bundle", str(tmp_path / "tiny"), "--data", str(corpus.data), "--samples", "2"]
     result = CliRunner().invoke(app, [*arguments, "--write"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)

@@ -1,0 +1,19 @@
+"""Suites of questions by name."""
+
+from __future__ import annotations
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "passkey": ("passkey",),
+    "needle": ("needle",),
+    "multikey": ("multikey",),
+    "multivalue": ("multivalue",),
+    "uuid": ("uuid",),
+    "tracking": ("tracking", "chain"),
+    "paraphrase": ("paraphrase",),
+    "combine": ("combine",),
+    "absent": ("absent",),
+}
+"""The tasks (``mc_core.tasks``) that each suite draws its episodes from, in turn."""
+MEASURES = ("nll", "stability")
+"""Suites that ask nothing: loss after a working context, and how the focus moves."""
+EVERY_SUITE = (*SUITES, *MEASURES)
