@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mc_core.nets.layers import BidirectionalLayer
+from mc_core.nets.layers import BidirectionalLayer, without_masked
+
+SHARPNESS = 8.0
 
 
 def clean(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -26,14 +28,17 @@ class KeyNet(nn.Module):
     def __init__(self, dim: int, keys: int, key_dim: int, width: int, reach: int) -> None:
         super().__init__()
         self.keys, self.reach = keys, reach
-        self.enter = nn.Linear(dim, width, bias=False)
+        self.enter = nn.Linear(dim, width)
         self.read = nn.Conv1d(width, width, 2 * reach + 1, padding=reach)
         self.weigh = nn.Linear(width, keys)
         self.project = nn.Linear(width, key_dim, bias=False)
+        with torch.no_grad():
+            # From the start each sub-key is of a few tokens: means of all of them would hardly differ.
+            self.weigh.weight.mul_(SHARPNESS)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, K, d], mask [B, K] bool (True = real) -> unit keys [B, keys, key_dim]."""
-        tokens = self.enter(clean(x, mask))
+        tokens = without_masked(self.enter(clean(x, mask)), mask)
         tokens = tokens + F.gelu(self.read(tokens.mT).mT)
         logits = self.weigh(tokens)
         if mask is not None:
@@ -42,17 +47,36 @@ class KeyNet(nn.Module):
 
 
 class QueryNet(nn.Module):
-    """The tail's embeddings -> one query a token, read in context, as long as the token matters."""
+    """The tail's embeddings -> queries, each its own weighted mean of the tokens read in context, as loud as it matters.
 
-    def __init__(self, dim: int, width: int, heads: int, key_dim: int) -> None:
+    Not one query a token: the best of those was always that of a control token, which all tails share, and nothing was
+    learned of what they ask for.
+    """
+
+    def __init__(self, dim: int, width: int, heads: int, queries: int, key_dim: int) -> None:
         super().__init__()
         self.enter = nn.Linear(dim, width)
         self.read = BidirectionalLayer(width, heads)
+        self.weigh = nn.Linear(width, queries)
         self.project = nn.Linear(width, key_dim, bias=False)
         self.salience = nn.Linear(width, 1)
+        with torch.no_grad():
+            self.weigh.weight.mul_(SHARPNESS)
 
     def forward(self, tail: Tensor, mask: Tensor | None = None) -> Tensor:
-        """tail [B, t, d], mask [B, t] bool (True = real) -> queries [B, t, key_dim]; those of hidden rows are zero."""
+        """tail [B, t, d], mask [B, t] bool (True = real) -> queries [B, queries, key_dim]; zero without any token."""
         x = self.read(self.enter(clean(tail, mask)), mask, None)
-        queries = F.normalize(self.project(x), dim=-1) * self.salience(x).sigmoid()
-        return queries if mask is None else queries.masked_fill(~mask[..., None], 0.0)
+        logits = self.weigh(x)
+        if mask is not None:
+            logits = logits.masked_fill(~mask[..., None], torch.finfo(logits.dtype).min)
+        pooled = logits.softmax(1).mT @ x
+        return F.normalize(self.project(pooled), dim=-1) * self.salience(pooled).sigmoid()
+
+
+@torch.no_grad()
+def centre(enter: nn.Linear, vectors: Tensor) -> None:
+    """Start a layer that reads embeddings so that those in ``vectors`` [n, d] come out with a mean of zero.
+
+    Token embeddings share a direction, and means of them little else.
+    """
+    enter.bias.copy_(-(enter.weight @ clean(vectors[None], None)[0].mean(0)))

@@ -20,6 +20,7 @@ class LensNetConfig:
     """dim: of the base model's embeddings; width, heads, layers: of the lens; keys x key_dim: lens keys a block.
 
     key_width: width that a block is read at for its keys; key_reach: tokens on each side that a token is read with.
+    queries: of a tail.
     """
 
     dim: int
@@ -31,11 +32,12 @@ class LensNetConfig:
     key_dim: int = 64
     key_width: int = 96
     key_reach: int = 2
+    queries: int = 8
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(LensKind):
             raise ConfigError(f"kind must be one of {', '.join(get_args(LensKind))}, got {self.kind!r}")
-        for name in ("dim", "width", "heads", "layers", "keys", "key_dim", "key_width"):
+        for name in ("dim", "width", "heads", "layers", "keys", "key_dim", "key_width", "queries"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.key_reach < 0:
@@ -127,7 +129,7 @@ class LensNet(nn.Module):
         self.mix = mixer(config.width, config.heads, config.layers)
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 2))
         self.key_net = KeyNet(config.dim, config.keys, config.key_dim, config.key_width, config.key_reach)
-        self.query_net = QueryNet(config.dim, config.width, config.heads, config.key_dim)
+        self.query_net = QueryNet(config.dim, config.width, config.heads, config.queries, config.key_dim)
 
     def forward(self, view: LensInput) -> LensOutput:
         """Score all entries; what stands in masked rows changes nothing, and their own scores are 0."""

@@ -144,13 +144,15 @@ def test_keys_are_unit_and_ignore_padding() -> None:
 
 
 def test_queries_are_bounded_and_ignore_padding() -> None:
-    """A query for each token, at most of unit length; those of padding are zero and move no other."""
+    """A few queries a tail, at most of unit length; padding changes none, and without a token they are zero."""
     net, tail = _net("cross").query_net, torch.randn(2, 6, DIM)
     mask = torch.arange(6).expand(2, 6) < 4
     queries = net(tail.masked_fill(~mask[..., None], float("nan")), mask)
+    assert queries.shape == (2, 8, 16)
     assert (queries.norm(dim=-1) <= 1).all()
-    assert (queries[:, 4:] == 0).all()
-    torch.testing.assert_close(queries[:, :4], net(tail[:, :4]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(queries, net(tail[:, :4]), rtol=1e-4, atol=1e-5)
+    assert (net(tail[:, :0]) == 0).all()
+    assert (net(tail, torch.zeros(2, 6, dtype=torch.bool)) == 0).all()
 
 
 @pytest.mark.parametrize(("field", "value"), [("kind", "oracle"), ("layers", 0), ("heads", 3)])

@@ -52,7 +52,7 @@ def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LensTrai
     model.mkdir()
     write_tokenizer(model, corpus.tokenizer, TINY.max_positions)
     save_decoder(model, decoder, torch.float32, {})
-    small = {"pairs": 4, "bank": 64, "fresh": 16, "hard": 8, "concepts": 8, "validation_blocks": 96, "labels": 0}
+    small = {"pairs": 4, "bank": 64, "fresh": 16, "hard": 8, "concepts": 8, "validation_blocks": 96, "labels": 5}
     times = {"steps": STEPS, "log_steps": 1, "validation_steps": 3, "glances": 1, "histories": 1, "warmup_steps": 1}
     tasks = ("needle", "paraphrase", "tracking")
     return LensTrainConfig(corpus.data, model, root / "run", net=NET, tasks=tasks, **small, **times)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ class LensShape:
     key_dim: int = 64
     key_width: int = 96
     key_reach: int = 2
+    queries: int = 8
 
 
 @dataclass(frozen=True)

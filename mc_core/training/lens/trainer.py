@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.models.bundle import load_bundle
 from mc_core.models.loading import read_json, write_json
+from mc_core.nets.lens_keys import centre
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from mc_core.training.base import stop_on_signals
 from mc_core.training.cache import Stream, open_cache, prepare_cache
@@ -26,15 +28,20 @@ from mc_core.training.lens.bank import Bank
 from mc_core.training.lens.batch import collate
 from mc_core.training.lens.config import LensTrainConfig
 from mc_core.training.lens.draw import draw_samples
+from mc_core.training.lens.entries import entry_losses
 from mc_core.training.lens.history import kept_apart
 from mc_core.training.lens.keys import KeyModel, with_wrong
+from mc_core.training.lens.labels import EntryBatch, make_labels, open_labels
 from mc_core.training.lens.recall import recall_figures
+from mc_core.training.lens.samples import random_blocks
 from mc_core.training.optim import AdamW
 from mc_core.training.progress import RunLog, TrainProgress
 from mc_core.training.schedule import rate_at
 
 Report = Callable[[TrainProgress], None]
 VALIDATION_SEED = 7
+CENTRED = 256
+"""Blocks of text that embeddings are centred on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +62,17 @@ class LensTrainer:
         bundle = load_bundle(config.model, config.device, block_size=config.block_size)
         bundle.decoder.requires_grad_(False)
         torch.manual_seed(config.seed)
+        self.maker = Haystack(streams, ChatEncoder(tokenizer), config.mix)
         net = LensNet(LensNetConfig(bundle.decoder.config.hidden_size, **asdict(config.net))).to(config.device)
         self.config, self.bundle, self.net = config, bundle, net
-        self.maker = Haystack(streams, ChatEncoder(tokenizer), config.mix)
+        text = random_blocks(np.random.default_rng(config.seed), self.maker, CENTRED, config.block_size)
+        vectors = bundle.embed(torch.from_numpy(text.astype(np.int64)).to(config.device).flatten())
+        for enter in (net.key_net.enter, net.query_net.enter):
+            centre(enter, vectors)
         self.model = KeyModel(net, bundle.embed)
         self.bank = Bank(self.model, self.maker, config.bank, config.fresh, config.block_size)
         self.adam = AdamW(dict(net.named_parameters()))
+        self.labels: EntryBatch | None = None
         self.done = self.tokens = 0
         self.sums: dict[str, list[Tensor]] = {}
 
@@ -68,7 +80,10 @@ class LensTrainer:
         """Draw the next batch and learn from it."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.done])
-        self._key_loss(rng).backward()  # type: ignore[no-untyped-call]
+        loss = self._key_loss(rng)
+        if self.labels is not None:
+            loss = loss + self._entry_loss(rng, self.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         trained = {name: p for name, p in self.adam.parameters.items() if p.grad is not None}
         torch.nn.utils.clip_grad_norm_(trained.values(), config.clip)
         for parameter in self.adam.parameters.values():
@@ -78,7 +93,7 @@ class LensTrainer:
         self.net.zero_grad(set_to_none=True)
         self.done += 1
 
-    def _key_loss(self, rng: np.random.Generator) -> Tensor:
+    def _key_loss(self, rng: Generator) -> Tensor:
         config = self.config
         batch = collate(draw_samples(rng, self.maker, config)).to(config.device)
         self.bank.refresh(rng)
@@ -92,6 +107,14 @@ class LensTrainer:
         total = torch.stack([shares[name] * loss for name, loss in losses.items()]).sum() / sum(shares.values())
         self._count("loss", total)
         return total
+
+    def _entry_loss(self, rng: Generator, labels: EntryBatch) -> Tensor:
+        chosen = torch.from_numpy(rng.integers(0, len(labels), self.config.entry_contexts))
+        batch = labels.rows(chosen, self.model.device)
+        losses = entry_losses(self.net, self.bundle.embed, batch, self.config.weights)
+        for name, loss in losses.items():
+            self._count(name, loss)
+        return losses["entries"]
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums.setdefault(name, []).append(value.detach())
@@ -148,9 +171,22 @@ def open_run(config: LensTrainConfig, report: Report) -> LensTrainer:
     tokenizer, cache = Tokenizer.from_file(str(path)), config.out / "cache"
     prepare_cache(config.data, tokenizer, cache, lambda name, n: report(TrainProgress("cache", n, 0, name)))
     trainer = LensTrainer(config, kept_apart(open_cache(cache, "train"), kept=False), tokenizer)
+    if config.labels:
+        trainer.labels = _labels(trainer, report)
     trainer.resume()
     write_json(config.out / "config.json", config.summary())
     return trainer
+
+
+def _labels(trainer: LensTrainer, report: Report) -> EntryBatch:
+    """The run's counterfactual labels, made the first time."""
+    config = trainer.config
+
+    def make() -> EntryBatch:
+        told = lambda n: report(TrainProgress("labels", n, config.labels))  # noqa: E731
+        return make_labels(trainer.bundle, trainer.maker, config.tasks, config.labels, config.seed, told)
+
+    return open_labels(config.out / "labels.safetensors", make, config.labels)
 
 
 def validate(trainer: LensTrainer, histories: int) -> dict[str, Any]:
