@@ -47,7 +47,7 @@ class KeyNet(nn.Module):
 
 
 class QueryNet(nn.Module):
-    """The tail's embeddings -> queries, each its own weighted mean of the tokens read in context, as loud as it matters.
+    """The tail's embeddings -> queries, each its own weighted mean of the tokens read in context; louder if it matters.
 
     Not one query a token: the best of those was always that of a control token, which all tails share, and nothing was
     learned of what they ask for.

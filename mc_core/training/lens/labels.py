@@ -130,7 +130,7 @@ def make_labels(
     progress: Callable[[int], None] | None = None,
 ) -> EntryBatch:
     """``count`` labelled contexts: ``MEMORY`` of them of episodes, the rest of real text."""
-    passages = PassageMaker(maker.streams, block_size=bundle.block_size)
+    passages = PassageMaker(maker, bundle.block_size)
     segments = 4 if bundle.repair == "block" else None
     rows: list[dict[str, Tensor]] = []
     while len(rows) < count:
