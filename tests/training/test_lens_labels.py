@@ -79,7 +79,7 @@ def test_every_action_can_be_committed() -> None:
 
 def test_labels_are_the_difference_that_an_edit_makes(bundle: Bundle, corpus: Corpus) -> None:
     """Gain and harm equal the NLLs of the two contexts, each measured on its own; hidden gists change nothing."""
-    passage = PassageMaker(corpus.train).text(np.random.default_rng(0), 1200, 16)
+    passage = PassageMaker(Haystack(corpus.train, corpus.encoder)).text(np.random.default_rng(0), 1200, 16)
     measured, wc = Counterfactuals(bundle, SHAPE), context()
     labels = measured.labels(np.random.default_rng(1), passage, wc, 1000, np.empty(0, np.int64))
     tree = measured.tree(passage)
