@@ -20,7 +20,7 @@ from mc_core.session import QUESTION_TOKENS, Session, SessionFactory
 from mc_core.training.cache import Stream
 from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage, sample_context, view_of
 from mc_core.training.focus.model import FocusModel
-from mc_core.training.focus.passages import PassageMaker
+from mc_core.training.focus.passages import cut
 from mc_core.training.focus.view import View
 from mc_core.tree.tree import MegaContextTree
 
@@ -97,8 +97,7 @@ def nll_suite(
 
 def _measure(views: NllViews, stream: Stream, plan: NllPlan) -> list[Loss]:
     rng = np.random.default_rng([plan.seed, views.length])
-    maker = PassageMaker([stream], None, views.bundle.block_size)
-    passages = [maker.cut(rng, stream, views.length, max(HORIZONS)) for _ in range(plan.samples)]
+    passages = [cut(rng, stream, views.length, max(HORIZONS)) for _ in range(plan.samples)]
     parts = [views.losses(passages[at : at + plan.batch]) for at in range(0, len(passages), plan.batch)]
     losses = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return [_loss(views, stream, horizon, losses) for horizon in HORIZONS]
