@@ -61,11 +61,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
         store.close()
         raise
     _watch(state)
-    if bundle.hidden_gists:
-        lens = state.engine.core.focus.lens
-        logger.warning(
-            "%s has no GistNet that passed its evaluation: gists are hidden, lens %s", state.model_name, lens
-        )
+    _tell_unproved(state)
     return state
 
 
@@ -151,6 +147,23 @@ def engine_config(settings: Settings) -> EngineConfig:
         restore_deadline=settings.restore_deadline,
         segment_blocks=settings.segment_blocks,
     )
+
+
+def _tell_unproved(state: ServerState) -> None:
+    """Say at the start which networks have not passed their evaluation, and what that means for the focus."""
+    unproved = [
+        f"{name} {standing}" for name, standing in state.bundle.manifest.networks().items() if standing != "passed"
+    ]
+    if unproved:
+        gists = "hidden" if state.bundle.hidden_gists else "shown"
+        lens = state.engine.core.focus.lens
+        logger.warning(
+            "%s: networks without a passed evaluation (%s): gists are %s, lens %s",
+            state.model_name,
+            ", ".join(unproved),
+            gists,
+            lens,
+        )
 
 
 def _watch(state: ServerState) -> None:

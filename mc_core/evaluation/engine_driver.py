@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -159,12 +159,3 @@ class EngineDriver:
                 self._holder.pop(session.id).release(session).result()
             self.store.delete(session.id, TENANT).result()
         self._sessions, self._seats = [], {}
-
-
-def chatml(bundle: Bundle) -> Callable[[str], tuple[Ids, Ids]]:
-    """Questions as turns of ChatML, for bundles that speak it."""
-    tokenizer = bundle.tokenizer
-    before = tokenizer.encode_control("<|im_start|>user\n")
-    after = tokenizer.encode_control("<|im_end|>\n<|im_start|>assistant\n")
-    suffix = tokenizer.encode_control("<|im_end|>\n")
-    return lambda text: (np.concatenate([before, tokenizer.encode(text), after]), suffix)

@@ -63,6 +63,17 @@ class Manifest:
         """The network is there and its evaluation says ``passed``."""
         return getattr(self, network) is not None and self.evaluation.get(network, {}).get("passed") is True
 
+    def networks(self) -> dict[str, str]:
+        """By network: "absent", "passed", "failed" its evaluation, or "unmeasured" as long as it has none."""
+        return {name: self._standing(name) for name in ("gistnet", "lensnet")}
+
+    def _standing(self, network: str) -> str:
+        if getattr(self, network) is None:
+            return "absent"
+        if "passed" not in self.evaluation.get(network, {}):
+            return "unmeasured"
+        return "passed" if self.passed(network) else "failed"
+
     def default_lens(self) -> str:
         """Learned and lexical fused once the learned lens has passed; until then lexical."""
         if self.lens != "auto":

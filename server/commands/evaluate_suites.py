@@ -111,7 +111,7 @@ def _in_process(config: SuitesConfig, bundle: Bundle, streams: list[Stream], fou
         with tempfile.TemporaryDirectory() as folder:
             store = SqliteStore(Path(folder) / "eval.sqlite")
             try:
-                with EngineDriver(bundle, focus, store, _prompt(bundle), lenses, baselines) as driver:
+                with EngineDriver(bundle, focus, store, prompt_of(bundle), lenses, baselines) as driver:
                     limits = dict.fromkeys(BASELINES, config.baseline_trials)
                     _ask(config, driver, driver.methods, limits, bundle.tokenizer, streams, found, told)
             finally:
@@ -173,7 +173,7 @@ def _streams(config: SuitesConfig) -> list[Stream]:
     return held_out_streams(config.data, RawTokenizer.from_file(str(config.bundle / "tokenizer.json")))
 
 
-def _prompt(bundle: Bundle) -> Prompt:
+def prompt_of(bundle: Bundle) -> Prompt:
     """Questions as the server puts them to the model."""
     tokenizer = bundle.tokenizer
     if tokenizer.chat_template is None:

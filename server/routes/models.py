@@ -40,5 +40,6 @@ def _describe(state: ServerState) -> dict[str, Any]:
             "positions": core.kv_model.policy.name,
             "repair": core.kv_model.mode,
             "hidden_gists": state.bundle.hidden_gists,
+            "networks": state.bundle.manifest.networks(),
         },
     }

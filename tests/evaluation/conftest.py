@@ -1,0 +1,56 @@
+"""A tiny bundle of random weights with a learned lens, text to plant in, and an engine's driver on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval_lab import FOCUS, LENSES, Asking
+from mc_core.evaluation.engine_driver import EngineDriver
+from mc_core.evaluation.filler import Filler
+from mc_core.evaluation.methods import BASELINES
+from mc_core.evaluation.plant import PlantPlan, plant
+from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
+from mc_core.models.manifest import Manifest
+from mc_core.nets.lensnet import LensNet, LensNetConfig
+from server.commands.evaluate_suites import prompt_of
+from server.stores.sqlite import SqliteStore
+from support import write_model
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = write_model(tmp_path_factory.mktemp("evaluation") / "tiny")
+    net = LensNet(LensNetConfig(64, width=16, heads=2, keys=2, key_dim=8)).eval()
+    save_networks(folder, Manifest(name="tiny", lensnet=lensnet_arguments(net)), lensnet=net)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_dir: Path) -> Bundle:
+    return load_bundle(bundle_dir)
+
+
+@pytest.fixture(scope="session")
+def filler(bundle: Bundle) -> Filler:
+    draw = np.random.default_rng(0)
+    words = ["sea", "ship", "captain", "sailed", "home", "storm", "night", "and", "the"]
+    texts = [" ".join(draw.choice(words, 300)) for _ in range(6)]
+    return Filler(bundle.tokenizer.encode_batch(texts), bundle.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def asking(bundle: Bundle, filler: Filler, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    """All methods, before one history with needles, several values and paraphrases in it."""
+    plan = PlantPlan(6000, ("needle", "multivalue", "paraphrase", "absent"), trials=4)
+    history = plant(np.random.default_rng(1), bundle.tokenizer, filler, plan)[0]
+    store = SqliteStore(tmp_path_factory.mktemp("store") / "eval.sqlite")
+    with EngineDriver(bundle, FOCUS, store, prompt_of(bundle), LENSES, BASELINES) as driver:
+        driver.read(history)
+        yield Asking(driver, history)
+    store.close()

@@ -1,0 +1,20 @@
+"""What the tests of the evaluation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mc_core.evaluation.engine_driver import EngineDriver
+from mc_core.evaluation.history import History
+from mc_core.focus.config import FocusConfig
+
+FOCUS = FocusConfig(budget=384, recent_tokens=64)
+LENSES = ("hybrid", "cross", "lexical")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A driver that has read a history."""
+
+    driver: EngineDriver
+    history: History

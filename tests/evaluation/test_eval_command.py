@@ -1,0 +1,108 @@
+"""``megacontext eval``: one run from the command line, and the same suites asked of a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mc_core.errors import MegaContextError
+from mc_core.evaluation.answers import ask_all
+from mc_core.evaluation.filler import Filler
+from mc_core.evaluation.plant import PlantPlan, plant
+from mc_core.models.bundle import Bundle
+from server.cli import app
+from server.commands.eval_http import METHOD, HttpDriver
+from support import running, settings_for
+
+QUICK = ("--trials", "2", "--baseline-trials", "1", "--max-answer-tokens", "3", "--depths", "4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of which some documents are held out."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["sea", "ship", "captain", "home", "storm"], 400)) for _ in range(400)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def test_one_run(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
+    """Tables on stdout; the JSON file holds every trial with its settings; pictures lie beside it."""
+    out = tmp_path / "out"
+    arguments = ["eval", "needle", "paraphrase", "stability", "--bundle", str(bundle_dir), "--data", str(data), *QUICK]
+    arguments += ["--lengths", "2500,4000", "--baselines", "recency,oracle", "--refocuses", "5", "--budget", "448"]
+    result = CliRunner().invoke(app, [*arguments, "--history-tokens", "2000", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "needle" in result.stdout
+    assert "swap_rate" in result.stdout
+    assert "lensnet: " in result.stdout
+    found = json.loads((out / "results.json").read_text())
+    assert found["bundle"] == "tiny"
+    assert found["settings"]["lengths"] == [2500, 4000]
+    assert "cpu" in found["machine"]
+    assert str(tmp_path) not in json.dumps(found)
+    rows = found["rows"]
+    assert {row["method"] for row in rows} == {"hybrid", "cross", "lexical", "recency", "oracle"}
+    assert sum(row["suite"] == "needle" and row["method"] == "hybrid" and row["length"] == 4000 for row in rows) == 2
+    assert all(row["gold_open"] for row in rows if row["method"] == "oracle")
+    assert found["gate"]["lensnet"]["measured"] is True
+    assert found["gate"]["gistnet"]["measured"] is False
+    assert (out / "needle-hybrid-gold.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["juggling", "--text", "x"], "suites must be of"),
+        (["needle"], "data or text must be given"),
+        (["nll", "--text", "x"], "give data"),
+        (["needle", "--text", "x", "--lengths", "many"], "--lengths"),
+        (["needle", "--text", "x", "--trials", "0"], "trials must be at least 1"),
+        (["nll", "--data", "x", "--http", "http://localhost"], "a server has its own lens"),
+    ],
+)
+def test_bad_options(arguments: list[str], message: str) -> None:
+    """Each is one line that names the option."""
+    result = CliRunner().invoke(app, ["eval", *arguments])
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_server_is_asked_over_its_routes(bundle_dir: Path, bundle: Bundle, filler: Filler, tmp_path: Path) -> None:
+    """Statements stand where the server says, questions leave no trace, and lexical search finds the needles."""
+    plan = PlantPlan(4000, ("needle", "absent"), trials=3)
+    histories = plant(np.random.default_rng(5), bundle.tokenizer, filler, plan)
+    settings = settings_for(bundle_dir, tmp_path / "s.sqlite", lens="lexical", budget=960)
+    with running(settings) as address, HttpDriver(address, None, None, bundle.tokenizer.decode) as driver:
+        rows, skipped = ask_all(driver, histories, (METHOD,), {}, 3, lambda *told: None)
+        assert skipped == {}
+        assert [row.gold_open for row in rows if row.suite == "absent"] == [None] * 3
+        assert [row.gold_open for row in rows if row.suite == "needle"] == [True] * 3
+        session = driver._call("GET", f"/v1/sessions/{driver._session}")
+        assert session["tokens"] == driver._tokens
+        for i, (start, end) in driver._spans.items():
+            assert end - start == histories[0].spans[i][1] - histories[0].spans[i][0]
+        with pytest.raises(MegaContextError, match="answered 404"):
+            driver._call("GET", "/v1/sessions/none")
+
+
+def test_the_command_over_http(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
+    """``--http`` measures the running server; a server that is not there is one line."""
+    text = tmp_path / "text.txt"
+    text.write_text("The captain sailed home through the storm at night. " * 60)
+    arguments = ["eval", "needle", "--bundle", str(bundle_dir), "--text", str(text), *QUICK, "--lengths", "1500"]
+    with running(settings_for(bundle_dir, tmp_path / "s.sqlite")) as address:
+        result = CliRunner().invoke(app, [*arguments, "--http", address, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "server" in result.stdout
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["method"] for row in found["rows"]} == {"server"}
+    assert any("asked over HTTP" in note for note in found["notes"])
+    gone = CliRunner().invoke(app, [*arguments, "--http", address])
+    assert gone.exit_code == 1
+    assert gone.stderr.count("megacontext: GET") == 1
