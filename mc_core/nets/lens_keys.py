@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mc_core.nets.layers import BidirectionalLayer, without_masked
 
-SHARPNESS = 8.0
+FLOOR = 0.02
+"""Share of the mean variance that is added to each direction's own."""
 
 
 def clean(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -32,9 +33,6 @@ class KeyNet(nn.Module):
         self.read = nn.Conv1d(width, width, 2 * reach + 1, padding=reach)
         self.weigh = nn.Linear(width, keys)
         self.project = nn.Linear(width, key_dim, bias=False)
-        with torch.no_grad():
-            # From the start each sub-key is of a few tokens: means of all of them would hardly differ.
-            self.weigh.weight.mul_(SHARPNESS)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, K, d], mask [B, K] bool (True = real) -> unit keys [B, keys, key_dim]."""
@@ -47,7 +45,7 @@ class KeyNet(nn.Module):
 
 
 class QueryNet(nn.Module):
-    """The tail's embeddings -> queries, each its own weighted mean of the tokens read in context; louder if it matters.
+    """The tail's embeddings -> queries, each its own weighted mean of tokens read in context, as loud as it matters.
 
     Not one query a token: the best of those was always that of a control token, which all tails share, and nothing was
     learned of what they ask for.
@@ -60,8 +58,6 @@ class QueryNet(nn.Module):
         self.weigh = nn.Linear(width, queries)
         self.project = nn.Linear(width, key_dim, bias=False)
         self.salience = nn.Linear(width, 1)
-        with torch.no_grad():
-            self.weigh.weight.mul_(SHARPNESS)
 
     def forward(self, tail: Tensor, mask: Tensor | None = None) -> Tensor:
         """tail [B, t, d], mask [B, t] bool (True = real) -> queries [B, queries, key_dim]; zero without any token."""
@@ -74,9 +70,19 @@ class QueryNet(nn.Module):
 
 
 @torch.no_grad()
-def centre(enter: nn.Linear, vectors: Tensor) -> None:
-    """Start a layer that reads embeddings so that those in ``vectors`` [n, d] come out with a mean of zero.
+def whiten(enter: nn.Linear, vectors: Tensor, generator: torch.Generator) -> None:
+    """Start a layer that reads embeddings so that those in ``vectors`` [n, d] come out centred and equally long.
 
-    Token embeddings share a direction, and means of them little else.
+    Token embeddings share a direction, and most of what tells rare words apart lies in directions of little variance:
+    a gradient would reach those last.
     """
-    enter.bias.copy_(-(enter.weight @ clean(vectors[None], None)[0].mean(0)))
+    known = clean(vectors[None], None)[0].double()
+    mean = known.mean(0)
+    values, directions = torch.linalg.eigh((known - mean).mT @ (known - mean) / len(known))
+    scale = (values.clamp_min(0) + FLOOR * values.mean()).rsqrt()
+    width, dim = enter.weight.shape
+    turn = torch.randn(max(width, dim), dim, generator=generator, dtype=torch.float64).to(known.device)
+    turn = torch.linalg.qr(turn)[0][:width] * max(1.0, (width / dim) ** 0.5)
+    weight = turn @ directions @ scale.diag() @ directions.mT
+    enter.weight.copy_(weight)
+    enter.bias.copy_(-(weight @ mean))

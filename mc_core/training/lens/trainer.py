@@ -17,7 +17,7 @@ from torch import Tensor
 from mc_core.errors import ConfigError
 from mc_core.models.bundle import load_bundle
 from mc_core.models.loading import read_json, write_json
-from mc_core.nets.lens_keys import centre
+from mc_core.nets.lens_keys import whiten
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from mc_core.training.base import stop_on_signals
 from mc_core.training.cache import Stream, open_cache, prepare_cache
@@ -33,15 +33,12 @@ from mc_core.training.lens.history import kept_apart
 from mc_core.training.lens.keys import KeyModel, with_wrong
 from mc_core.training.lens.labels import EntryBatch, make_labels, open_labels
 from mc_core.training.lens.recall import recall_figures
-from mc_core.training.lens.samples import random_blocks
 from mc_core.training.optim import AdamW
 from mc_core.training.progress import RunLog, TrainProgress
 from mc_core.training.schedule import rate_at
 
 Report = Callable[[TrainProgress], None]
 VALIDATION_SEED = 7
-CENTRED = 256
-"""Blocks of text that embeddings are centred on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +62,10 @@ class LensTrainer:
         self.maker = Haystack(streams, ChatEncoder(tokenizer), config.mix)
         net = LensNet(LensNetConfig(bundle.decoder.config.hidden_size, **asdict(config.net))).to(config.device)
         self.config, self.bundle, self.net = config, bundle, net
-        text = random_blocks(np.random.default_rng(config.seed), self.maker, CENTRED, config.block_size)
-        vectors = bundle.embed(torch.from_numpy(text.astype(np.int64)).to(config.device).flatten())
+        generator = torch.Generator().manual_seed(config.seed)
+        vocabulary = torch.arange(tokenizer.get_vocab_size(), device=config.device)
         for enter in (net.key_net.enter, net.query_net.enter):
-            centre(enter, vectors)
+            whiten(enter, bundle.embed(vocabulary), generator)
         self.model = KeyModel(net, bundle.embed)
         self.bank = Bank(self.model, self.maker, config.bank, config.fresh, config.block_size)
         self.adam = AdamW(dict(net.named_parameters()))
