@@ -17,7 +17,7 @@ from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
 from mc_core.models.manifest import Manifest
 from mc_core.nets.lensnet import LensNet, LensNetConfig
-from server.commands.evaluate_suites import prompt_of
+from server.commands.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
 from support import write_model
 

@@ -17,7 +17,7 @@ from mc_core.evaluation.history import blocks_of
 from mc_core.evaluation.methods import BASELINES
 from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.models.bundle import Bundle
-from server.commands.evaluate_suites import prompt_of
+from server.commands.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
 
 
