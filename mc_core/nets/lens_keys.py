@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mc_core.nets.layers import BidirectionalLayer, without_masked
 
+LOUD = 3.0
 FLOOR = 0.02
 """Share of the mean variance that is added to each direction's own."""
 
@@ -58,6 +59,8 @@ class QueryNet(nn.Module):
         self.weigh = nn.Linear(width, queries)
         self.project = nn.Linear(width, key_dim, bias=False)
         self.salience = nn.Linear(width, 1)
+        # Loud at first: a network that knows nothing yet would lower its loss by asking for nothing.
+        nn.init.constant_(self.salience.bias, LOUD)
 
     def forward(self, tail: Tensor, mask: Tensor | None = None) -> Tensor:
         """tail [B, t, d], mask [B, t] bool (True = real) -> queries [B, queries, key_dim]; zero without any token."""

@@ -16,6 +16,7 @@ from mc_core.training.lens.losses import (
     illegal_wish,
     preference,
     rank_error,
+    soft_products,
     utility_error,
 )
 
@@ -47,6 +48,20 @@ def test_scores_are_those_of_the_look_ahead() -> None:
     assert gradient.abs().sum(-1).nonzero().tolist() == [[0, winner]]
 
 
+def test_soft_scores_lie_between_mean_and_maximum() -> None:
+    """Softness 0 is the look-ahead's own score, a large one the mean of all products, and every one gets a gradient."""
+    draw = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(3, 5, 8, generator=draw), torch.randn(7, 4, 8, generator=draw).requires_grad_()
+    best = best_products(queries, keys)
+    mean = torch.einsum("qad,nsd->qnas", queries, keys).mean((2, 3))
+    torch.testing.assert_close(soft_products(queries, keys, 0.0), best)
+    torch.testing.assert_close(soft_products(queries, keys, 1e4), mean, rtol=1e-3, atol=1e-2)
+    soft = soft_products(queries, keys, 0.3)
+    assert ((mean <= soft) & (soft <= best)).all()
+    (gradient,) = torch.autograd.grad(soft[0, 2], keys)
+    assert (gradient[2].abs().sum(-1) > 0).all()
+
+
 def test_contrastive_by_hand() -> None:
     """-log of the positives' share; what is neither right nor wrong is left out, and so are rows without a positive."""
     scores = torch.tensor([[0.2, 0.1, 0.0, 5.0], [1.0, 1.0, 1.0, 1.0]])
@@ -75,7 +90,7 @@ def test_utility_counts_legal_actions_alone() -> None:
     push = slope(loss, predicted)
     assert push[0] > 0 > push[1]
     assert push[2] == 0
-    assert float(utility_error(predicted, predicted.detach(), true(0, 0, 0))) == 0.0
+    assert float(utility_error(predicted.detach(), predicted.detach(), true(0, 0, 0))) == 0.0
 
 
 def test_rank_orders_pairs() -> None:

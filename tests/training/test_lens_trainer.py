@@ -112,7 +112,7 @@ def test_positives_hold_the_statement(corpus: Corpus) -> None:
     maker, tokenizer = Haystack(corpus.train, corpus.encoder), corpus.tokenizer
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        sample = episode_sample(rng, maker, "needle", 32, 3)
+        sample = episode_sample(rng, maker, "needle", 32, 3, 30)
         batch = collate([sample])
         for row, wanted in enumerate(sample.wanted):
             right = batch.blocks[batch.positive[row]]
@@ -128,7 +128,7 @@ def test_positives_hold_the_statement(corpus: Corpus) -> None:
 def test_other_samples_are_wrong_unless_they_might_answer(corpus: Corpus) -> None:
     """Blocks of other kinds of samples are negatives of every row; those of another episode of its task are not."""
     maker, rng = Haystack(corpus.train, corpus.encoder), np.random.default_rng(0)
-    one, same, other = (episode_sample(rng, maker, task, 32, 0) for task in ("passkey", "passkey", "uuid"))
+    one, same, other = (episode_sample(rng, maker, task, 32, 0, 30) for task in ("passkey", "passkey", "uuid"))
     batch = collate([one, same, other])
     first, second = len(one.blocks), len(one.blocks) + len(same.blocks)
     assert not batch.negative[0, first:second].any()
@@ -174,7 +174,7 @@ def test_validation_measures_every_lens(config: LensTrainConfig, tmp_path: Path)
 def test_batches_are_a_function_of_seed_and_step(config: LensTrainConfig, corpus: Corpus) -> None:
     """The same generator gives the same samples, another gives others."""
     maker = Haystack(corpus.train, corpus.encoder)
-    one, same, other = (collate(draw_samples(np.random.default_rng([s, 3]), maker, config)) for s in (0, 0, 1))
+    one, same, other = (collate(draw_samples(np.random.default_rng([s, 3]), maker, config, 3)) for s in (0, 0, 1))
     assert torch.equal(one.blocks, same.blocks)
     assert torch.equal(one.tails, same.tails)
     assert one.blocks.shape != other.blocks.shape or not torch.equal(one.blocks, other.blocks)

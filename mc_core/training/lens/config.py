@@ -12,6 +12,7 @@ from mc_core.tasks.make import TASKS
 
 FIXED = ("net", "block_size", "seed", "bank", "labels")
 """What a resumed run may not change; rates, weights and amounts may."""
+SOFTNESS = (0.5, 0.02)
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class EntryWeights:
 class LensTrainConfig:
     """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to train for; out: the run's folder, resumed.
 
-    A step: two episodes of each of ``tasks`` but the paraphrases, one of those with ``concepts`` statements, and
-    ``pairs`` passages and dialogue turns of the corpus. distractors: further statements of an episode at most. bank:
-    blocks of real text that the hardest ``hard`` are taken from each step, ``fresh`` of them new. labels: working
-    contexts with counterfactual labels that entry scores are trained on, made once; 0 leaves entry scores untrained.
-    entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the loss, 1 by
-    default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks`` blocks, at
-    the end in ``histories``.
+    A step: ``episodes`` of the tasks but paraphrases, one of those with ``concepts`` statements, and ``pairs`` passages
+    and dialogue turns of the corpus. growth: share of the run in which the text around statements grows to its length,
+    and scores turn from means of all products to the best of them. distractors: further statements of an episode at
+    most. bank: blocks of real text that the hardest ``hard`` are taken from each step, ``fresh`` of them new. labels:
+    working contexts with counterfactual labels that entry scores are trained on, made once; 0 leaves entry scores
+    untrained. entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the
+    loss, 1 by default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks``
+    blocks, at the end in ``histories``.
     """
 
     data: Path
@@ -67,10 +69,11 @@ class LensTrainConfig:
     mix: dict[str, float] | None = None
     block_size: int = 32
     steps: int = 3000
-    episodes: int = 1
+    growth: float = 0.5
+    episodes: int = 4
     distractors: int = 6
     concepts: int = 40
-    pairs: int = 48
+    pairs: int = 12
     bank: int = 4096
     fresh: int = 128
     hard: int = 160
@@ -96,7 +99,7 @@ class LensTrainConfig:
         for name in (*positive, "checkpoint_minutes", "log_steps", "validation_steps", "histories", "glances"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("decay", "floor"):
+        for name in ("decay", "floor", "growth"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("distractors", "labels"):
@@ -109,6 +112,15 @@ class LensTrainConfig:
             raise ConfigError(f"block_size must be 16, 32 or 64, got {self.block_size}")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
             raise ConfigError(f"tasks must be some of {TASKS}, got {self.tasks}")
+
+    def grown(self, step: int) -> float:
+        """From 0 to 1 over the first ``growth`` of the run."""
+        return min(1.0, step / max(1.0, self.growth * self.steps))
+
+    def softness_at(self, step: int) -> float:
+        """Of the scores in training: falls by a constant factor a step, to 0 when all has grown."""
+        grown = self.grown(step)
+        return 0.0 if grown >= 1 else SOFTNESS[0] * (SOFTNESS[1] / SOFTNESS[0]) ** grown
 
     def summary(self) -> dict[str, Any]:
         """JSON-able settings, without this machine's paths."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mc_core.nets.lensnet import LensNet
 from mc_core.training.lens.batch import LensBatch
-from mc_core.training.lens.losses import best_products, contrastive
+from mc_core.training.lens.losses import contrastive, soft_products
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -32,13 +32,13 @@ class KeyModel:
         return keys
 
     def queries(self, tails: Tensor, mask: Tensor) -> Tensor:
-        """tails [Q, t] ids, mask [Q, t] -> queries [Q, t, D]; those of padding are zero."""
+        """tails [Q, t] ids, mask [Q, t] -> queries [Q, q, D]."""
         queries: Tensor = self.net.query_net(self.embed(tails), mask)
         return queries
 
-    def losses(self, batch: LensBatch, queries: Tensor, temperature: float) -> dict[str, Tensor]:
-        """Contrastive loss by kind of row; queries [Q, t, D] of the batch's tails."""
-        scores = best_products(queries, self.keys(batch.blocks))[batch.query]
+    def losses(self, batch: LensBatch, queries: Tensor, temperature: float, softness: float) -> dict[str, Tensor]:
+        """Contrastive loss by kind of row; queries [Q, q, D] of the batch's tails. softness: of ``soft_products``."""
+        scores = soft_products(queries, self.keys(batch.blocks), softness)[batch.query]
         return {
             kind: contrastive(scores[rows], batch.positive[rows], batch.negative[rows], temperature)
             for number, kind in enumerate(batch.kinds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,19 @@ def best_products(queries: Tensor, keys: Tensor) -> Tensor:
     asked = queries.reshape(-1, dim).index_select(0, query_rows.flatten())
     found = keys.reshape(-1, dim).index_select(0, key_rows.flatten())
     return (asked * found).sum(-1).view(count, blocks)
+
+
+def soft_products(queries: Tensor, keys: Tensor, softness: float) -> Tensor:
+    """Between the mean (softness large) and the maximum (0) of the same products -> [Q, n].
+
+    softness * log(mean(exp(product / softness))): where only the best product counts from the start, the rest of the
+    queries and sub-keys learn nothing.
+    """
+    if softness <= 0:
+        return best_products(queries, keys)
+    products = (queries.flatten(0, 1) @ keys.flatten(0, 1).T).view(*queries.shape[:2], *keys.shape[:2])
+    count = queries.shape[1] * keys.shape[1]
+    return softness * ((products / softness).logsumexp(dim=(1, 3)) - math.log(count))
 
 
 def contrastive(scores: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:

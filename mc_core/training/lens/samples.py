@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from mc_core.session import QUESTION_TOKENS
-from mc_core.tasks.build import apart, fill
+from mc_core.tasks.build import fill
 from mc_core.tasks.concepts import CONCEPTS, Concept
 from mc_core.tasks.concepts.values import concept_value
 from mc_core.tasks.episode import Asked, Episode
@@ -24,7 +24,7 @@ from mc_core.training.sample import Ids
 
 LINKED = ("chain", "combine")
 """Tasks whose question names but the first of its statements: finding any of them is what can be asked for."""
-FILLER, CHAT, ANSWERED, AMONG_TEXT, REPLY_TAIL = 40, 0.4, 0.2, 0.1, 64
+CHAT, ANSWERED, AMONG_TEXT, REPLY_TAIL = 0.4, 0.2, 0.1, 64
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,14 @@ def touched(place: Range, block_size: int) -> tuple[int, ...]:
 
 
 def episode_sample(
-    rng: Generator, maker: Haystack, task: str, block_size: int, distractors: int, held_out: bool = False
+    rng: Generator, maker: Haystack, task: str, block_size: int, distractors: int, filler: float
 ) -> LensSample:
-    """An episode of the task in a little text, so that all its blocks can be encoded."""
-    if task == "paraphrase" and not held_out:
-        episode = concept_episode(rng, distractors)
-    else:
-        episode = make_episode(rng, task, held_out, distractors)
+    """An episode of the task in a little text, ``filler`` tokens a statement, so that all its blocks can be encoded."""
+    paraphrase = task == "paraphrase"
+    episode = concept_episode(rng, distractors) if paraphrase else make_episode(rng, task, False, distractors)
     chat = bool(rng.random() < CHAT)
     size = sum(len(maker.statement(rng, text, chat)[0]) + 4 for text in episode.statements)
-    tokens = size + int(rng.integers(FILLER // 2, FILLER + 1)) * len(episode.statements)
+    tokens = size + int(rng.uniform(filler / 2, filler) * len(episode.statements))
     tokens = -(-tokens // block_size) * block_size
     document = episode_document(rng, maker, episode, tokens, chat)
     wanted = wanted_of(document, task, block_size)
@@ -85,18 +83,19 @@ def wanted_of(document: EpisodeDocument, task: str, block_size: int) -> list[Wan
 
 
 def concept_episode(rng: Generator, distractors: int) -> Episode:
-    """Many things said, each asked for in other words: training pairs of wordings, one concept of a group."""
+    """Many things said, each asked for in all the words that training has for it; one concept of a group."""
     found: dict[str, Concept] = {}
     for i in rng.permutation(len(CONCEPTS)):
         found.setdefault(CONCEPTS[i].family, CONCEPTS[i])
-    concepts = list(found.values())[: 4 + distractors]
-    statements, asked = [], []
-    for i, concept in enumerate(concepts):
+    statements: list[str] = []
+    asked: list[Asked] = []
+    for i, concept in enumerate(list(found.values())[: 4 + distractors]):
         options = pairs(concept, False)
-        stated, question = options[int(rng.integers(len(options)))]
-        value = apart(rng, lambda kind=concept.kind: concept_value(rng, kind), 1)[0]  # type: ignore[misc]
+        stated = options[int(rng.integers(len(options)))][0]
+        value = concept_value(rng, concept.kind)
+        answer = fill(concept.answer, v=value)
         statements.append(fill(stated, v=value))
-        asked.append(Asked(question, fill(concept.answer, v=value), (value,), (i,)))
+        asked += [Asked(question, answer, (value,), (i,)) for said, question in options if said == stated]
     return Episode("paraphrase", tuple(statements), tuple(asked))
 
 

@@ -92,11 +92,11 @@ class LensTrainer:
 
     def _key_loss(self, rng: Generator) -> Tensor:
         config = self.config
-        batch = collate(draw_samples(rng, self.maker, config)).to(config.device)
+        batch = collate(draw_samples(rng, self.maker, config, self.done)).to(config.device)
         self.bank.refresh(rng)
         queries = self.model.queries(batch.tails, batch.tail_mask)
         batch = with_wrong(batch, self.bank.hardest(queries.detach(), config.hard))
-        losses = self.model.losses(batch, queries, config.temperature)
+        losses = self.model.losses(batch, queries, config.temperature, config.softness_at(self.done))
         self.tokens += batch.blocks.numel()
         for name, loss in losses.items():
             self._count(name, loss)
