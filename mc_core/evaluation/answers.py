@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,8 @@ from mc_core.evaluation.filler import Filler
 from mc_core.evaluation.history import History
 from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.evaluation.statistics import Estimate, wilson
+from mc_core.evaluation.suites import Told
 from mc_core.models.tokenizer import Tokenizer
-
-Told = Callable[[str, int, int], None]
-"""(what is done, how much of it is done, of how much)"""
 
 
 @dataclass(frozen=True)

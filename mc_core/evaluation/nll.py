@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from mc_core.context.working_context import WorkingContext
+from mc_core.engine.config import EngineConfig
 from mc_core.errors import ConfigError
 from mc_core.evaluation.statistics import Estimate, bootstrap
+from mc_core.evaluation.suites import Told
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle
 from mc_core.positions.policies import make_policy
@@ -28,7 +30,6 @@ HORIZONS = (32, 64, 128)
 SHARE = 4
 """The budget is this part of the history."""
 REFERENCES = ("full", "recency", "sinks", "hidden")
-Told = Callable[[str, int, int], None]
 Floats = NDArray[np.float64]
 
 
@@ -123,7 +124,7 @@ class NllViews:
         self.bundle, self.length = bundle, length // size * size
         self.budget = self.length // SHARE // size * size
         self.recent = min(recent, self.budget // 4)
-        blocks = 4 if bundle.repair == "block" else None
+        blocks = EngineConfig().segment_blocks if bundle.repair == "block" else None
         self.shape = ContextShape(self.budget, self.recent, size, blocks)
         self.focus = FocusConfig(budget=max(self.budget, 1024), block_size=size, recent_tokens=self.recent, lens=lens)
         policy = make_policy(bundle.positions, bundle.decoder.config, size, bundle.sigma_scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mc_core.controller import MCController
 from mc_core.errors import ConfigError
+from mc_core.evaluation.suites import Told
 from mc_core.focus.config import FocusConfig
 from mc_core.focus.refocus import RefocusReport
 from mc_core.models.bundle import Bundle
@@ -18,7 +19,6 @@ from mc_core.training.cache import Stream
 
 TIMED_BLOCKS = 4
 """Blocks decoded, token by token, with the long history."""
-Told = Callable[[str, int, int], None]
 Ids = NDArray[np.int32]
 
 

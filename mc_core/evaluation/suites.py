@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Told = Callable[[str, int, int], None]
+"""Progress: (what is done, how much of it is done, of how much)."""
 SUITES: dict[str, tuple[str, ...]] = {
     "passkey": ("passkey",),
     "needle": ("needle",),

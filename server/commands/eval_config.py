@@ -8,6 +8,7 @@ from pathlib import Path
 from mc_core.errors import ConfigError
 from mc_core.evaluation.methods import BASELINES
 from mc_core.evaluation.suites import EVERY_SUITE, MEASURES, SUITES
+from server.settings import BUNDLED_MODEL
 
 ALL = "all"
 HELP = {
@@ -44,7 +45,7 @@ class SuitesConfig:
     """suites: what to run; the rest is told in HELP."""
 
     suites: tuple[str, ...] = field(metadata={"positional": True})
-    bundle: Path = Path(__file__).parents[2] / "models" / "megacontext-tiny"
+    bundle: Path = BUNDLED_MODEL
     data: Path | None = None
     text: Path | None = None
     lengths: tuple[int, ...] = (8_192, 32_768, 131_072)

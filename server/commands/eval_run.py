@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as RawTokenizer
 
-from mc_core.evaluation.answers import Row, Told, ask_all, histories_for
+from mc_core.evaluation.answers import Row, ask_all, histories_for
 from mc_core.evaluation.driver import Driver
 from mc_core.evaluation.engine_driver import EngineDriver
 from mc_core.evaluation.filler import Filler
@@ -23,7 +23,7 @@ from mc_core.evaluation.plant import PlantPlan
 from mc_core.evaluation.results import Results
 from mc_core.evaluation.seat import Prompt
 from mc_core.evaluation.stability import StabilityPlan, stability_suite
-from mc_core.evaluation.suites import MEASURES
+from mc_core.evaluation.suites import MEASURES, Told
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.models.tokenizer import Tokenizer

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mc_core.evaluation.answers import Told
 from mc_core.evaluation.gate import gate, write_gates
 from mc_core.evaluation.results import Results
+from mc_core.evaluation.suites import Told
 from server.commands.common import plain_errors
 from server.commands.eval_config import HELP, SuitesConfig
 from server.commands.eval_run import run
