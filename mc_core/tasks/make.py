@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from numpy.random import Generator
 
@@ -15,6 +16,7 @@ from mc_core.tasks.episode import Episode
 from mc_core.tasks.needles import multikey, multivalue, needle, passkey, uuid
 from mc_core.tasks.paraphrase import paraphrase
 from mc_core.tasks.tracking import tracking
+from mc_core.training.facts import reworded
 
 MAKERS: dict[str, Callable[[Generator, bool, int], Episode]] = {
     "passkey": passkey,
@@ -29,6 +31,8 @@ MAKERS: dict[str, Callable[[Generator, bool, int], Episode]] = {
     "absent": absent,
 }
 TASKS: tuple[str, ...] = tuple(MAKERS)
+BY_PAIRS = ("passkey", "paraphrase")
+"""What evaluation keeps of these is pairs of statement and question, word by word."""
 
 
 def make_episode(rng: Generator, task: str, held_out: bool = False, distractors: int = 0) -> Episode:
@@ -41,4 +45,7 @@ def make_episode(rng: Generator, task: str, held_out: bool = False, distractors:
         raise ConfigError(f"task must be one of {TASKS}, got {task!r}")
     if not 0 <= distractors <= MAX_DISTRACTORS:
         raise ConfigError(f"distractors must lie in [0, {MAX_DISTRACTORS}], got {distractors}")
-    return MAKERS[task](rng, held_out, distractors)
+    episode = MAKERS[task](rng, held_out, distractors)
+    if held_out or task in BY_PAIRS:
+        return episode
+    return replace(episode, asked=tuple(replace(one, question=reworded(rng, one.question)) for one in episode.asked))

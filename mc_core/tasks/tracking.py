@@ -54,6 +54,7 @@ CHANGING: tuple[Changing, ...] = (
         (
             ("In which room is the meeting with {k} now?", "The meeting with {k} is now in room {v}."),
             ("Where is the meeting with {k}?", "The meeting with {k} is now in room {v}."),
+            ("Which room do I need for the meeting with {k}?", "The meeting with {k} is now in room {v}."),
         ),
         "To which room must I go for the meeting with {k}?",
         (
@@ -69,6 +70,7 @@ CHANGING: tuple[Changing, ...] = (
         (
             ("What is the door code of the {k} now?", "The door code of the {k} is now {v}."),
             ("What is the door code of the {k}?", "The door code of the {k} is now {v}."),
+            ("How do I get into the {k}?", "The door code of the {k} is now {v}."),
         ),
         "Which code opens the door of the {k}?",
         (
@@ -84,6 +86,7 @@ CHANGING: tuple[Changing, ...] = (
         (
             ("What is the price of the {k} now?", "The price of the {k} is now {v}."),
             ("How much is the {k}?", "The price of the {k} is now {v}."),
+            ("What does the {k} cost?", "The price of the {k} is now {v}."),
         ),
         "What do I pay for the {k}?",
         (
@@ -96,7 +99,11 @@ CHANGING: tuple[Changing, ...] = (
         person,
         "{k} is in {v}.",
         ("{k} went on to {v}.", "{k} has now moved to {v}."),
-        (("Where is {k} now?", "{k} is now in {v}."), ("In which city is {k}?", "{k} is now in {v}.")),
+        (
+            ("Where is {k} now?", "{k} is now in {v}."),
+            ("In which city is {k}?", "{k} is now in {v}."),
+            ("Where can I meet {k}?", "{k} is now in {v}."),
+        ),
         "Which city can I find {k} in?",
         ("Where was {k} before the last move?", "Before the last move {k} was in {v}."),
         _city,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.tasks.make import TASKS as MEMORY_TASKS
-from mc_core.training.episode_samples import memory_sample
+from mc_core.training.episode_samples import memory_drill, memory_sample
 from mc_core.training.samples import BLOCK, Difficulty, Layout, Sample, SampleMaker
 
 TASKS = ("text", "recall", "copy", "drill", "memory")
@@ -24,10 +24,10 @@ class Stage:
     """One part of the curriculum.
 
     share: of all steps; length: tokens of a sequence at most; tail: tokens of its tail, least and most; recall, copy,
-    drill (recall without any text around it) and memory (episodes of ``tasks``, with up to facts[1] distractors):
-    shares of sequences, the rest is text; facts, digits: see ``Difficulty``; block_mask: share of batches under it;
-    wide_segments: share of batches with history segments of four blocks; sequences: of a batch, 0 = as many as the
-    tokens of a step allow.
+    drill (recall and episodes without any text around them) and memory (episodes of ``tasks``, with up to facts[1]
+    distractors): shares of sequences, the rest is text; memory_drill: share of drills that are of episodes; facts,
+    digits: see ``Difficulty``; block_mask: share of batches under it; wide_segments: share of batches with history
+    segments of four blocks; sequences: of a batch, 0 = as many as the tokens of a step allow.
     """
 
     share: float
@@ -42,6 +42,7 @@ class Stage:
     sequences: int = 0
     drill: float = 0.0
     memory: float = 0.0
+    memory_drill: float = 0.0
     tasks: tuple[str, ...] = MEMORY_TASKS
 
     def __post_init__(self) -> None:
@@ -50,6 +51,8 @@ class Stage:
         shares = (self.recall, self.copy, self.drill, self.memory)
         if sum(shares) > 1 + 1e-9 or min(shares) < 0:
             raise ConfigError(f"stage recall + copy + drill + memory must lie in [0, 1], got {shares}")
+        if not 0 <= self.memory_drill <= 1:
+            raise ConfigError(f"stage memory_drill must lie in [0, 1], got {self.memory_drill}")
         if not self.tasks or not set(self.tasks) <= set(MEMORY_TASKS):
             raise ConfigError(f"stage tasks must be some of {MEMORY_TASKS}, got {self.tasks}")
         if not 2 * BLOCK <= self.tail[0] <= self.tail[1] or self.length < self.tail[1] + 2 * BLOCK:
@@ -110,6 +113,17 @@ def make_batch(
     return Batch(ids[:, :-1], ids[:, 1:], weights, marks[:, 1:], where, layout.tail_start, segment, masked)
 
 
+def thinned(batch: Batch, rng: Generator, share: float) -> Batch:
+    """The batch with but a share of its plain tokens counted, each for so many more; answers count as before.
+
+    The loss stays the same in expectation, and most of the head's work is saved.
+    """
+    plain = batch.weights <= 1.0
+    kept = torch.from_numpy(rng.random(tuple(batch.weights.shape)) < share)
+    weights = torch.where(plain, torch.where(kept, batch.weights / share, 0.0), batch.weights)
+    return replace(batch, weights=weights)
+
+
 def _layout(rng: Generator, stage: Stage) -> tuple[Layout, int]:
     """Lengths vary by up to a block: a served context ends anywhere in one. Segments are wide only where one fits."""
     segment = 4 * BLOCK if rng.random() < stage.wide_segments else BLOCK
@@ -137,7 +151,10 @@ def _sample(
     difficulty = Difficulty(stage.facts, stage.digits)
     sample: Sample | None = None
     if task == "drill" and not masked:
-        sample = maker.drill(rng, layout.length, difficulty)
+        if rng.random() < stage.memory_drill:
+            sample = memory_drill(rng, maker, layout.length, stage.tasks, stage.facts[1])
+        else:
+            sample = maker.drill(rng, layout.length, difficulty)
     elif task == "copy":
         sample = maker.copy(rng, layout)
     elif task == "memory":

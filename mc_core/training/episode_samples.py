@@ -11,7 +11,7 @@ from numpy.random import Generator
 from mc_core.errors import ConfigError
 from mc_core.tasks.episode import Asked, Episode
 from mc_core.tasks.make import make_episode
-from mc_core.training.haystack import Haystack, Range
+from mc_core.training.haystack import STATED_WEIGHT, Haystack, Range
 from mc_core.training.sample import BLOCK, Ids, Layout, Sample
 
 MAX_TURNS = 4
@@ -93,6 +93,23 @@ def memory_sample(
         if sample is not None:
             return sample
     return None
+
+
+def memory_drill(rng: Generator, maker: Haystack, length: int, tasks: Sequence[str], distractors: int) -> Sample:
+    """Nothing but episodes, each with its questions at once, to ``length`` tokens (see ``SampleMaker.drill``)."""
+    parts: list[Sample] = []
+    total = mark = 0
+    while total < length:
+        task = tasks[int(rng.integers(len(tasks)))]
+        more = int(rng.integers(distractors + 1)) if rng.random() < 0.5 else 0
+        episode = make_episode(rng, task, maker.held_out, more)
+        chat = bool(rng.random() < CHAT)
+        parts += [Sample.plain(maker.statement(rng, text, chat)[0], STATED_WEIGHT) for text in episode.statements]
+        for i in rng.permutation(len(episode.asked)):
+            one, mark = episode.asked[i], mark + 1
+            parts.append(maker.turn(one.question, one.answer, one.values, mark))
+        total = sum(map(len, parts))
+    return Sample.joined(parts)[:length]
 
 
 def _laid(

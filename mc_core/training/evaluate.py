@@ -195,8 +195,10 @@ def text_loss(
 @torch.no_grad()
 def _losses(model: BaseModel, ids: torch.Tensor, serving: Serving) -> torch.Tensor:
     zeros = torch.zeros(ids.shape[0], ids.shape[1] - 1)
+    last = zeros.clone()
+    last[:, -TAIL:] = 1.0
     layout = (serving.tail_start, serving.segment, serving.block_mask)
-    batch = Batch(ids[:, :-1], ids[:, 1:], zeros, zeros.long(), zeros[:, 0].long(), *layout)
+    batch = Batch(ids[:, :-1], ids[:, 1:], last, zeros.long(), zeros[:, 0].long(), *layout)
     return model.token_losses(batch)[0][:, -TAIL:]
 
 

@@ -6,6 +6,7 @@ key right before the value, as most people do, or, when asked to, the value alon
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -263,6 +264,34 @@ class Fact:
     answer: str
     value: str
 
+    @property
+    def about(self) -> tuple[str, str]:
+        """What no two facts of a sample may share, or a question would have two answers."""
+        return self.kind, self.key
+
+
+REQUESTS = (
+    "Give me {x}.",
+    "Remind me of {x}.",
+    "Do you know {x}?",
+    "Repeat {x}.",
+    "Tell me {x}.",
+    "Please tell me {x}.",
+    "Can you tell me {x}?",
+)
+"""What people say in place of "What is {x}?"."""
+KEPT_REQUEST, KEPT_FOR = "ell me {x}", "special magic"
+"""Not where evaluation asks so."""
+
+
+def reworded(rng: Generator, question: str) -> str:
+    """Half of the time a request in place of "What is the ..?"; a question in training, never one of evaluation."""
+    found = re.fullmatch(r"What (?:is|are|was|were) ((?:the|all the) [^?]*)\?", question)
+    if found is None or rng.random() < 0.5:
+        return question
+    requests = [request for request in REQUESTS if KEPT_FOR not in question or KEPT_REQUEST not in request]
+    return pick(rng, requests).format(x=found[1])
+
 
 def look_alike(rng: Generator, key: str, other: str) -> str:
     """``key`` with one of its halves taken from ``other``; ``key`` itself if they are not of one form."""
@@ -288,5 +317,6 @@ def make_fact(
     stated = kind.kept_stated if held_out and kind.kept_stated and rng.random() < 0.5 else kind.stated
     asked = kind.kept_asked if held_out and kind.kept_asked and rng.random() < 0.5 else kind.asked
     question, answer = asked[int(rng.integers(len(asked)))]
+    question = question if held_out else reworded(rng, question)
     said, question, answer = (t.format(k=key, v=value) for t in (pick(rng, stated), question, answer))
     return Fact(kind.name, key, said, question, answer, value)

@@ -12,7 +12,7 @@ from mc_core.training.cache import Stream
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.sample import BLOCK, Ids, Layout, Sample
 
-QUESTION_WEIGHT, ANSWER_WEIGHT, VALUE_WEIGHT = 0.2, 2.0, 4.0
+STATED_WEIGHT, QUESTION_WEIGHT, ANSWER_WEIGHT, VALUE_WEIGHT = 0.3, 0.2, 2.0, 4.0
 ACKNOWLEDGED = ("Okay.", "Okay, I will remember that.", "Got it.", "Noted.", "Thank you, I will keep that in mind.")
 Range = tuple[int, int]
 """First token and one past the last."""
@@ -67,6 +67,13 @@ class Haystack:
         ids = self.encoder.turn("user", text)
         inside = (len(self.encoder.opening("user")), len(ids) - len(self.encoder.closing()))
         return np.array(ids + self.encoder.turn("assistant", reply), np.int64), inside
+
+    def room(self, statements: Sequence[str], chat: bool) -> int:
+        """Tokens that the statements take at most, whatever they are answered."""
+        if not chat:
+            return sum(max(len(self.encoder.text(lead + text)) for lead in ("\n", " ")) for text in statements)
+        reply = max(len(self.encoder.turn("assistant", text)) for text in ACKNOWLEDGED)
+        return sum(len(self.encoder.turn("user", text)) + reply for text in statements)
 
     def offsets(self, rng: Generator, filler: Ids, count: int, chat: bool) -> Ids:
         """Where in the filler each fact goes: anywhere in prose, between turns in a dialogue."""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from numpy.random import Generator
 
 from mc_core.training.facts import KINDS, MAGIC, PERSONAL, Fact, FactKind, make_fact, pick
-from mc_core.training.haystack import QUESTION_WEIGHT, Haystack, Range
+from mc_core.training.haystack import QUESTION_WEIGHT, STATED_WEIGHT, Haystack, Range
 from mc_core.training.sample import BLOCK, Difficulty, Ids, Layout, Sample
 
 __all__ = ["BLOCK", "Difficulty", "Ids", "Layout", "Sample", "SampleMaker"]
 
-COPY_WEIGHT, STATED_WEIGHT = 2.0, 0.3
+COPY_WEIGHT = 2.0
 REPEAT = ("Repeat this: ", "Repeat after me: ", "Say this again: ", "Copy this text: ")
 MAX_TURNS = 4
 LOOK_ALIKES = 0.6
@@ -103,12 +103,12 @@ class SampleMaker(Haystack):
         if kinds is None and rng.random() < 0.5:
             pool = [MAGIC] if rng.random() < 0.5 else [pool[int(rng.integers(len(pool)))]]
         alike = rng.random() < LOOK_ALIKES
-        found: dict[str, Fact] = {}
+        found: dict[tuple[str, str], Fact] = {}
         for _ in range(2 * count):
             kind = pool[int(rng.integers(len(pool)))]
             near = self._near(rng, kind, list(found.values())) if alike else None
             fact = make_fact(rng, kind, difficulty.digits, self.held_out, near)
-            found.setdefault(fact.question, fact)
+            found.setdefault(fact.about, fact)
             if len(found) == count:
                 break
         # Two facts without a key, or two templates of one question, would make an answer ambiguous.
@@ -163,12 +163,12 @@ class SampleMaker(Haystack):
     def _distractors(self, rng: Generator, facts: list[Fact], room: int) -> list[Ids]:
         """More facts of the same kinds, other keys, as many as fit into ``room`` tokens."""
         kinds = [kind for kind in KINDS if kind.name != "pass_key" and any(kind.name == fact.kind for fact in facts)]
-        taken, stated = {fact.question for fact in facts}, []
+        taken, stated = {fact.about for fact in facts}, []
         while kinds and room > 0:
             kind = kinds[int(rng.integers(len(kinds)))]
             near = self._near(rng, kind, facts) if rng.random() < LOOK_ALIKES else None
             more = make_fact(rng, kind, (3, 7), self.held_out, near)
-            if more.question not in taken:
+            if more.about not in taken:
                 stated.append(self.statement(rng, more.stated, False)[0])
                 room -= len(stated[-1])
         return stated[:-1]

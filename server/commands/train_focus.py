@@ -40,6 +40,7 @@ HELP = {
     "accumulate": "batches whose gradients are added up for a step",
     "base_share": "joint: share of batches that are the base's own training",
     "batch_tokens": "joint: tokens of such a batch, about",
+    "text_share": "joint: share of the plain tokens of such a batch that count; answers always do",
     "gist_rate": "learning rate of GistNet",
     "muon_rate": "joint: learning rate of the base's matrices",
     "adam_rate": "joint: learning rate of the base's embeddings and norms",

@@ -216,6 +216,15 @@ def test_held_out_episodes_also_ask_in_words_of_their_own(task):
     assert forms[True] - forms[False]
 
 
+def test_training_asks_in_requests_too_but_never_as_evaluation_does():
+    """Requests stand for questions in training, and none of them is a template that is kept for evaluation."""
+    for task in ("needle", "multivalue", "combine", "tracking"):
+        asked = {KEY.sub("{k}", one.question) for episode in episodes(task, False) for one in episode.asked}
+        assert any(not text.startswith(("What", "Which", "Where", "In ", "How")) for text in asked), task
+        assert not any(re.fullmatch(r"(Please )?[Tt]ell me the special magic .*", text) for text in asked)
+        assert not any(text.startswith(("I need", "List every", "What do I pay")) for text in asked)
+
+
 def test_names_of_a_chain_lead_nowhere_else():
     """No name of the chain asked for is in a distractor, so the walk never forks."""
     for episode in episodes("chain", True, distractors=10):

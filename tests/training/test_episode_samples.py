@@ -15,7 +15,7 @@ from mc_core.training.base import train_base
 from mc_core.training.batches import TASKS, Stage, check_stages, make_batch
 from mc_core.training.cache import held_out_streams
 from mc_core.training.chat_format import ChatEncoder
-from mc_core.training.episode_samples import MAX_TURNS, episode_document, episode_sample, memory_sample
+from mc_core.training.episode_samples import MAX_TURNS, episode_document, episode_sample, memory_drill, memory_sample
 from mc_core.training.haystack import VALUE_WEIGHT
 from mc_core.training.samples import Layout, SampleMaker
 from tests.training.conftest import STAGES
@@ -208,3 +208,32 @@ class _Stop:
     def is_set(self):
         self.left -= 1
         return self.left < 0
+
+
+def test_a_drill_of_episodes_tells_each_value_before_it_is_asked_for(maker):
+    """A memory drill is statements and turns alone, of the length asked for, each marked value stated before."""
+    rng = np.random.default_rng(5)
+    for task in ("uuid", "multivalue", "tracking"):
+        sample = memory_drill(rng, maker, 700, (task,), 2)
+        assert len(sample) == 700
+        ranks = answered(sample)
+        assert len(ranks) >= 2
+        for mark in list(ranks)[:-1]:
+            first = decoded(maker, sample.ids[ranks[mark][:4]]).strip()
+            question = np.flatnonzero(sample.ids[: ranks[mark][0]] == maker.encoder.turn_start)[-2]
+            assert first in decoded(maker, sample.ids[:question])
+            assert (sample.weights[ranks[mark]] == VALUE_WEIGHT).all()
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_room_is_the_most_that_statements_take(maker, chat):
+    """Whatever is drawn, statements take no more tokens than room says, and some draws take as many."""
+    rng = np.random.default_rng(6)
+    for task in MEMORY_TASKS:
+        statements = make_episode(rng, task).statements
+        room = maker.room(statements, chat)
+        taken = [sum(len(maker.statement(rng, text, chat)[0]) for text in statements) for _ in range(20)]
+        assert max(taken) <= room
+        assert max(sum(len(maker.statement(rng, t, chat)[0]) for t in statements[:1]) for _ in range(60)) == maker.room(
+            statements[:1], chat
+        )

@@ -173,6 +173,7 @@ def test_memory_passages_show_what_the_answer_needs(corpus: Corpus) -> None:
         assert (found.weights[found.history :] >= ANSWER_WEIGHT).all()
         assert text(found.ids[: found.history].tolist(), skip_special_tokens=False).endswith("assistant\n")
         shown = " ".join(text(found.ids[b * 32 : b * 32 + 32].tolist()) for b in found.opened)
+        shown += text(found.ids[found.history - 128 : found.history].tolist())
         values = {word.strip(".,") for word in answer.split() if any(map(str.isdigit, word))}
         opened += bool(found.opened)
         hidden += not found.opened

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mc_core.training.batches import TASKS, Stage, make_batch, stage_of
+from mc_core.training.batches import TASKS, Stage, make_batch, stage_of, thinned
 from mc_core.training.facts import KINDS, PERSONAL, held_out_key, make_fact
 from mc_core.training.haystack import VALUE_WEIGHT
 from mc_core.training.samples import BLOCK, Difficulty, Layout, SampleMaker
@@ -86,6 +86,18 @@ def test_drill_is_facts_and_questions_alone(maker):
             question = np.flatnonzero(sample.ids[: at[0]] == maker.encoder.turn_start)[-2]
             assert value in decoded(maker, sample.ids[:question])
             assert (sample.weights[at] == VALUE_WEIGHT).all()
+
+
+def test_thinning_keeps_answers_and_the_weight_of_the_rest(maker):
+    """All answers count as before; fewer plain tokens do, and weigh as much together."""
+    batch = make_batch(maker, replace(STAGES[1], recall=0.5), 20_000, 0.5, 0, 1)
+    thin = thinned(batch, np.random.default_rng(0), 0.25)
+    answers = batch.weights > 1
+    assert answers.any()
+    assert (thin.weights[answers] == batch.weights[answers]).all()
+    kept, plain = (thin.weights[~answers] > 0).float(), batch.weights[~answers]
+    assert kept[plain > 0].mean() == pytest.approx(0.25, abs=0.03)
+    assert thin.weights[~answers].sum() == pytest.approx(float(plain.sum()), rel=0.1)
 
 
 def test_copies_repeat_what_was_asked(maker):

@@ -11,7 +11,7 @@ import torch
 from mc_core.errors import ConfigError
 from mc_core.models.decoder import Decoder
 from mc_core.training.base import Trainer, train_base
-from mc_core.training.batches import Batch, Stage, make_batch
+from mc_core.training.batches import Batch, Stage, make_batch, thinned
 from mc_core.training.checkpoint import checkpoints
 from mc_core.training.model import BaseModel, initialise
 from mc_core.training.optim import AdamW, Muon, orthogonalised
@@ -110,11 +110,30 @@ def test_copying_the_input_scores_badly(corpus, monkeypatch):
     for step in range(6):
         batch = make_batch(maker, STAGES[step % 2], 512, 0.5, 0, step)
         assert torch.equal(batch.ids[:, 1:], batch.targets[:, :-1])
+        batch = replace(batch, weights=torch.ones_like(batch.weights))
         for chosen, low, high in ((batch.ids, 25.0, 51.0), (batch.targets, 0.0, 0.01)):
-            monkeypatch.setattr(model.decoder, "logits", Oracle(chosen, vocab).logits)
+            monkeypatch.setattr(model.decoder, "logits", Oracle(chosen.flatten(), vocab).logits)
             losses, right = model.token_losses(batch)
             assert low <= float(losses.mean()) <= high
             assert float(right.float().mean()) == (1.0 if high < 1 else pytest.approx(0.0, abs=0.2))
+
+
+def test_tokens_without_weight_cost_no_logits(corpus):
+    """Losses of tokens that count are the same whether or not others do; those of the others are 0."""
+    maker = SampleMaker(corpus.train, corpus.encoder)
+    decoder = Decoder(TINY.config(corpus.tokenizer.get_vocab_size()))
+    initialise(decoder, 3)
+    model = BaseModel(decoder)
+    batch = make_batch(maker, STAGES[1], 512, 0.5, 0, 1)
+    some = thinned(batch, np.random.default_rng(0), 0.3)
+    with torch.no_grad():
+        (losses, right), (fewer, fewer_right) = (model.token_losses(each) for each in (batch, some))
+    counted = some.weights > 0
+    assert 0 < counted.sum() < (batch.weights > 0).sum()
+    torch.testing.assert_close(fewer[counted], losses[counted])
+    assert torch.equal(fewer_right[counted], right[counted])
+    assert not fewer[~counted].any()
+    assert not fewer_right[~counted].any()
 
 
 def test_a_token_sees_only_what_comes_before_it(corpus):
@@ -126,6 +145,7 @@ def test_a_token_sees_only_what_comes_before_it(corpus):
     for masked in (False, True):
         stage = replace(STAGES[1], block_mask=float(masked))
         batch = make_batch(maker, stage, 512, 0.5, 0, 1)
+        batch = replace(batch, weights=torch.ones_like(batch.weights))
         at = batch.tail_start + 7
         ids = batch.ids.clone()
         ids[:, at] = (ids[:, at] + 1) % decoder.config.vocab_size

@@ -101,7 +101,8 @@ class FocusTrainConfig:
     """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to start from; out: the run's folder, resumed.
 
     mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
-    are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing. gist_rate:
+    are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
+    share of their plain tokens that count. gist_rate:
     AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a joint run. precision as in ``BaseTrainConfig``;
     compile: compile the decoder's layers. recent_tokens: of the working contexts.
     """
@@ -121,6 +122,7 @@ class FocusTrainConfig:
     accumulate: int = 1
     base_share: float = 0.5
     batch_tokens: int = 2304
+    text_share: float = 0.5
     gist_rate: float = 1e-3
     muon_rate: float = 0.01
     adam_rate: float = 1.5e-3
@@ -147,6 +149,8 @@ class FocusTrainConfig:
         for name in ("decay", "floor", "base_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.text_share <= 1:
+            raise ConfigError(f"text_share must lie in (0, 1], got {self.text_share}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if not self.stages or not self.base_stages:

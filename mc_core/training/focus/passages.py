@@ -38,8 +38,9 @@ class PassageMaker:
         """
         task = tasks[int(rng.integers(len(tasks)))]
         episode = make_episode(rng, task, self.haystack.held_out)
-        longest = sum(len(self.haystack.encoder.text(text)) + 24 for text in episode.statements)
-        document = episode_document(rng, self.haystack, episode, max(history, longest), bool(rng.random() < CHAT))
+        chat = bool(rng.random() < CHAT)
+        tokens = max(history, self.haystack.room(episode.statements, chat))
+        document = episode_document(rng, self.haystack, episode, tokens, chat)
         number = int(rng.integers(len(episode.asked)))
         prompt, answer = document.turns[number]
         before = len(document.ids) + len(prompt)

@@ -19,7 +19,7 @@ from mc_core.models.loading import read_json, write_json
 from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import make_policy
 from mc_core.training.base import on_device, stop_on_signals
-from mc_core.training.batches import make_batch
+from mc_core.training.batches import make_batch, thinned
 from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -30,7 +30,7 @@ from mc_core.training.focus.passages import PassageMaker
 from mc_core.training.focus.process import BatchProcessor, FocusLosses
 from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
-from mc_core.training.progress import RunLog, TrainProgress
+from mc_core.training.progress import RunLog, TrainProgress, whole_answers
 from mc_core.training.samples import SampleMaker
 from mc_core.training.schedule import rate_at
 
@@ -105,13 +105,16 @@ class FocusTrainer:
         shares = np.array([stage.share for stage in config.base_stages])
         stage = config.base_stages[int(rng.choice(len(shares), p=shares / shares.sum()))]
         seed = int(rng.integers(2**31))
-        batch = on_device(
-            make_batch(self.samples, stage, config.batch_tokens, HISTORY_WEIGHT, seed, self.done), config.device
-        )
-        losses, _ = self.base.token_losses(batch)
+        batch = make_batch(self.samples, stage, config.batch_tokens, HISTORY_WEIGHT, seed, self.done)
+        batch = on_device(thinned(batch, rng, config.text_share), config.device)
+        losses, right = self.base.token_losses(batch)
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         self.tokens += batch.ids.numel()
         self._count("base", loss)
+        for task in ("recall", "memory"):
+            good, asked = whole_answers(batch, right, task)
+            self._count(f"{task}_right", good)
+            self._count(f"{task}_asked", asked)
         return loss
 
     def _focus_loss(self, rng: Generator) -> Tensor:
@@ -155,9 +158,13 @@ class FocusTrainer:
         self.sums.setdefault(name, []).append(value.detach())
 
     def figures(self) -> dict[str, float]:
-        """Mean losses since the last call."""
-        means = {name: float(torch.stack(values).mean()) for name, values in self.sums.items()}
+        """Mean losses since the last call; of the base's own batches, shares of answers foretold whole."""
+        means = {name: float(torch.stack(values).double().mean()) for name, values in self.sums.items()}
         self.sums = {}
+        for task in ("recall", "memory"):
+            right, asked = means.pop(f"{task}_right", 0.0), means.pop(f"{task}_asked", 0.0)
+            if asked:
+                means[f"{task}_answers"] = right / asked
         return {**means, "loss": means.get("token", means.get("base", 0.0))}
 
     def tensors(self) -> dict[str, Tensor]:

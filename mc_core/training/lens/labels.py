@@ -96,8 +96,9 @@ def text_case(rng: Generator, passages: PassageMaker, shape: ContextShape) -> Ca
 def memory_case(rng: Generator, maker: Haystack, task: str, shape: ContextShape) -> Case:
     """An episode in text, a question about it, and its answer to be foretold; the gold blocks may be open or not."""
     episode = make_episode(rng, task, maker.held_out, int(rng.integers(4)))
-    needed = 48 * len(episode.statements) + shape.recent
-    document = episode_document(rng, maker, episode, max(_history(rng), needed), bool(rng.random() < CHAT))
+    chat = bool(rng.random() < CHAT)
+    tokens = max(_history(rng), maker.room(episode.statements, chat) + shape.recent)
+    document = episode_document(rng, maker, episode, tokens, chat)
     asked = int(rng.integers(len(document.turns)))
     prompt, answer = document.turns[asked]
     ids = np.concatenate([document.ids, prompt, answer.ids])

@@ -61,7 +61,7 @@ def episode_sample(
     paraphrase = task == "paraphrase"
     episode = concept_episode(rng, distractors) if paraphrase else make_episode(rng, task, False, distractors)
     chat = bool(rng.random() < CHAT)
-    size = sum(len(maker.statement(rng, text, chat)[0]) + 4 for text in episode.statements)
+    size = maker.room(episode.statements, chat)
     tokens = size + int(rng.uniform(filler / 2, filler) * len(episode.statements))
     tokens = -(-tokens // block_size) * block_size
     document = episode_document(rng, maker, episode, tokens, chat)
