@@ -16,8 +16,10 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.config import FocusConfig
+from mc_core.focus.leads import Lead
 from mc_core.focus.lens import Lens, LensView, make_lens
 from mc_core.focus.refocus import Proposal, Refocuser, RefocusReport
+from mc_core.focus.view import FollowingLens
 from mc_core.kv.session_kv import SessionKV
 from mc_core.models.bundle import Bundle
 from mc_core.restore import restore_tree
@@ -122,8 +124,15 @@ class Session:
         unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
         return np.concatenate([self.raw_blocks(), rollback, unstored])
 
-    def propose(self, question: NDArray[np.int32]) -> Proposal:
-        """Score the working context against the newest tokens of ``question`` and plan its edits."""
+    def leads(self, question: NDArray[np.int32], known: Sequence[Lead]) -> list[Lead]:
+        """What the places that the last refocus asked for name in turn, as far as they stand raw."""
+        if not isinstance(self.lens, FollowingLens):
+            return []
+        blocks = np.intersect1d(self.refocuser.targets, self.raw_blocks())
+        return self.lens.leads(question[-QUESTION_TOKENS:], known, blocks, self.tree.block_ids(blocks))
+
+    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = ()) -> Proposal:
+        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits."""
         tail = question[-QUESTION_TOKENS:]
         view = LensView(
             wc=self.wc,
@@ -132,6 +141,7 @@ class Session:
             cursor=self.tokens,
             entry_vectors=self._entry_vectors,
             tail_vectors=lambda: self._embed(tail),
+            leads=tuple(leads),
         )
         return self.refocuser.propose(view, self.wc, reserve=self.focus_config.refocus_interval)
 
@@ -139,6 +149,13 @@ class Session:
         """Apply a plan to the working context."""
         self.last_report = self.refocuser.commit(self.wc, proposal)
         self.counters.refocuses += 1
+        return self.last_report
+
+    def commit_hop(self, proposal: Proposal) -> RefocusReport:
+        """Apply a further plan as a part of the last refocus -> the report of both."""
+        assert self.last_report is not None
+        report = self.refocuser.commit(self.wc, proposal.as_hop())
+        self.last_report = report.after(self.last_report)
         return self.last_report
 
     def raw_blocks(self) -> NDArray[np.int64]:
@@ -285,7 +302,7 @@ class SessionFactory:
         tree: MegaContextTree,
         wc: WorkingContext,
     ) -> Session:
-        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.fold)
+        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.fold, self.bundle.ends)
         return Session(
             id=session_id,
             tenant=tenant,

@@ -39,6 +39,7 @@ FOCUS_FIELDS = (
     "cooldown",
     "refocus_interval",
     "look_ahead",
+    "hops",
     "allocator",
     "seed",
 )

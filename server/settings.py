@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     iterations: int = Field(2, ge=1, description="iterations of a refocus")
     cooldown: int = Field(2, ge=0, le=127, description="refocuses in which an entry is not put back")
     look_ahead: int = Field(8, ge=0, description="places that the lens proposes from all history")
+    hops: int = Field(3, ge=0, description="how often a turn follows what the places it opened name in turn")
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")

@@ -56,10 +56,11 @@ class _Draft:
         self._came[node] = -1
 
     def result(self, plan: Plan) -> Entries:
-        """What stays grows older by one refocus; what came is new."""
+        """What stays grows older by the plan's refocus; what came is new."""
         old = self._entries
         kept = old.take(~self._gone)
-        kept = replace(kept, residency=kept.residency + 1, cooldown=kept.cooldown - np.sign(kept.cooldown))
+        if plan.elapsed:
+            kept = replace(kept, residency=kept.residency + 1, cooldown=kept.cooldown - np.sign(kept.cooldown))
         if self._came:
             nodes = np.array([*self._came], np.int64)
             fresh = Entries.fresh(old.block_size, old.num_tokens, nodes[:, 0].astype(np.int8), nodes[:, 1])

@@ -33,13 +33,15 @@ class Plan:
     """Edits that apply in order, whole or not at all, to a working context of ``num_tokens`` tokens.
 
     Midway the cost may pass over the budget. cooldown: refocuses in which the edits shall not be reversed.
-    hold: raw blocks that the focus wants kept, best first; growth collapses them last.
+    hold: raw blocks that the focus wants kept, best first; growth collapses them last. elapsed: refocuses that pass
+    with it: 1, or 0 for a further part of one.
     """
 
     edits: tuple[Edit, ...]
     num_tokens: int
     cooldown: int = 0
     hold: tuple[int, ...] = ()
+    elapsed: int = 1
 
     @property
     def expands(self) -> int:

@@ -165,7 +165,7 @@ class WorkingContext:
         applied(self._entries, self.protection, plan, self.budget)
 
     def commit(self, plan: Plan) -> None:
-        """Apply a plan, which ends one refocus: entries that stay grow older by one. PlanError changes nothing."""
+        """Apply a plan: entries that stay grow older by the refocus that passes with it. PlanError changes nothing."""
         self._entries = applied(self._entries, self.protection, plan, self.budget)
 
     # ---- keeping and checking

@@ -17,8 +17,9 @@ class Part(NamedTuple):
 class RefocusTrace:
     """One refocus as measured: the report of the focus, what the store and the KV repair did, and when.
 
-    gist_calls: GistNet calls since the refocus before it. started: seconds since the epoch. parts: "plan" (which holds
-    "lens" and "allocate"), "restore", "kv_repair", "evict".
+    gist_calls: GistNet calls since the refocus before it. started: seconds since the epoch. hops: how often what was
+    found was followed further. parts: "plan" (which holds "lens" and "allocate"), "restore", "follow" (all hops of a
+    turn), "kv_repair", "evict".
     """
 
     session_id: str
@@ -26,6 +27,7 @@ class RefocusTrace:
     reason: str
     step: int
     report: dict[str, Any]
+    hops: int = 0
     spans_hit: int = 0
     spans_missed: int = 0
     spans_fetched: int = 0

@@ -15,7 +15,8 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
-from mc_core.focus.refocus import Proposal
+from mc_core.focus.leads import Lead
+from mc_core.focus.refocus import Proposal, RefocusReport
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.session import Session
 
@@ -43,6 +44,9 @@ def refocus(
     proposal = yield from _restore(core, session, proposal, context, trace)
     clock.lap("restore")
     report = session.commit_focus(proposal)
+    if reason == "turn":
+        report = yield from _follow(core, session, question, report, context, trace)
+        clock.lap("follow")
     hidden = yield from repair(core, session, context, trace, need_last=reason == "turn")
     clock.lap("kv_repair")
     trace.spans_evicted = evict(core, session)
@@ -52,6 +56,30 @@ def refocus(
     context.swap_rate = report.swap_rate
     core.observer.refocused(trace)
     return hidden
+
+
+def _follow(
+    core: EngineCore,
+    session: Session,
+    question: NDArray[np.int32],
+    report: RefocusReport,
+    context: ContextReport,
+    trace: RefocusTrace,
+) -> Generator[Work, Any, RefocusReport]:
+    """Look for what the opened places name in turn, link by link; keys and values are repaired once, afterwards."""
+    known: list[Lead] = []
+    for _ in range(session.focus_config.hops):
+        leads = session.leads(question, known)
+        if not leads:
+            break
+        known += leads
+        proposal = session.propose(question, known)
+        if not proposal.plan.edits:
+            break
+        proposal = yield from _restore(core, session, proposal, context, trace)
+        report = session.commit_hop(proposal)
+        trace.hops += 1
+    return report
 
 
 class Clock:
@@ -77,14 +105,14 @@ def _restore(
 ) -> Generator[Work, Any, Proposal]:
     """Bring the ids that the plan needs back from the store, in one round trip; what does not come stays coarse."""
     needed = proposal.needed_blocks
-    trace.spans_hit = len(proposal.expanded_blocks) - len(needed)
+    trace.spans_hit += len(proposal.expanded_blocks) - len(needed)
     if not len(needed):
         return proposal
     future = core.store.read_spans(session.id, needed)
     done = yield Wait(future, time.monotonic() + core.config.restore_deadline)
     if not done or future.exception() is not None:
         # Late or failed: the entries stay coarse and the next refocus asks again.
-        trace.spans_missed = len(needed)
+        trace.spans_missed += len(needed)
         context.unavailable += len(needed) * session.block_size
         return proposal.without(needed)
     batch = future.result()
@@ -93,7 +121,8 @@ def _restore(
     session.counters.spans_fetched += len(batch.blocks)
     session.counters.spans_missing += len(batch.missing)
     session.counters.spans_corrupt += len(batch.corrupt)
-    trace.spans_fetched, trace.spans_missed = len(batch.blocks), len(absent)
+    trace.spans_fetched += len(batch.blocks)
+    trace.spans_missed += len(absent)
     context.spans_fetched += len(batch.blocks)
     context.unavailable += len(absent) * session.block_size
     return proposal.without(absent) if len(absent) else proposal

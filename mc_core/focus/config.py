@@ -25,7 +25,8 @@ class FocusConfig:
     blocks is one. cooldown: refocuses in which an entry is not put back to the level that it came from.
     refocus_interval: tokens decoded between refocuses, kept free in the budget; 0 stands for block_size.
     temperature, top_k: of ``stochastic_greedy``. look_ahead: places that the lens proposes in all history, and
-    neighbours: blocks on both sides of each. repair_price: utility of recomputing the whole context; an edit is
+    neighbours: blocks on both sides of each. hops: how often a turn's first refocus goes on to what the places that it
+    opened name in turn. repair_price: utility of recomputing the whole context; an edit is
     charged the share behind it. fill: spare budget goes to the newest history up to this utilization.
     """
 
@@ -44,6 +45,7 @@ class FocusConfig:
     top_k: int = 8
     look_ahead: int = 8
     neighbours: int = 1
+    hops: int = 3
     repair_price: float = 0.0
     fill: float = 0.95
     seed: int = 0
@@ -70,7 +72,7 @@ class FocusConfig:
     def _check_ranges(self) -> None:
         for name in ("edits_per_iteration", "iterations", "top_k"):
             _check(name, getattr(self, name), 1, None)
-        for name in ("recent_tokens", "refocus_interval", "look_ahead", "neighbours", "seed", "repair_price"):
+        for name in ("recent_tokens", "refocus_interval", "look_ahead", "neighbours", "hops", "seed", "repair_price"):
             _check(name, getattr(self, name), 0, None)
         for name in ("expand_threshold", "collapse_threshold", "fill"):
             _check(name, getattr(self, name), 0, 1)

@@ -15,11 +15,15 @@ from mc_core.nets.lensnet import LensNet
 
 
 def make_lens(
-    kind: str, config: FocusConfig, lensnet: LensNet | None = None, fold: NDArray[np.int32] | None = None
+    kind: str,
+    config: FocusConfig,
+    lensnet: LensNet | None = None,
+    fold: NDArray[np.int32] | None = None,
+    ends: NDArray[np.bool_] | None = None,
 ) -> Lens:
     """A lens for one session -> ConfigError for an unknown kind, or a learned one without its network.
 
-    fold: what the lexical index takes each token id for (see ``LexicalIndex``).
+    fold: what the lexical index takes each token id for (see ``LexicalIndex``); ends: ids that end a sentence.
     """
     if kind == "recency":
         return RecencyLens()
@@ -27,7 +31,7 @@ def make_lens(
         return RandomLens(config.seed, config.look_ahead)
     if kind not in LENSES:
         raise ConfigError(f"lens must be one of {', '.join(LENSES)}, got {kind!r}")
-    lexical = LexicalLens(config.block_size, config.look_ahead, config.neighbours, fold)
+    lexical = LexicalLens(config.block_size, config.look_ahead, config.neighbours, fold, ends)
     if kind == "lexical":
         return lexical
     learned = LearnedLens(check_net(kind, lensnet), config.block_size, config.look_ahead, config.neighbours)

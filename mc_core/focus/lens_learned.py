@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.errors import ConfigError
+from mc_core.focus.leads import Lead
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lookahead import LookAhead
 from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
@@ -94,6 +97,12 @@ class HybridLens:
     def rewind(self, num_blocks: int) -> None:
         self.learned.rewind(num_blocks)
         self.lexical.rewind(num_blocks)
+
+    def leads(
+        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: Ints, ids: NDArray[np.int32]
+    ) -> list[Lead]:
+        """As the lexical lens tells them, in all that either lens found."""
+        return self.lexical.leads(question, known, blocks, ids)
 
     def score(self, view: LensView) -> Scores:
         first, second = self.learned.score(view), self.lexical.score(view)

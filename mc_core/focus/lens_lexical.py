@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.focus.leads import Lead, find_leads
 from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
 from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
 from mc_core.focus.scores import Scores
+from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
 
+FOLLOWED, PLACES_A_LEAD = 0.62, 2
+"""Worth of the best place that a lead names: below a place that was asked for itself, above its look-alikes."""
+WORTH_FOLLOWING = 0.55
+"""Share of the best of all leads' places below which a block is not opened on their account."""
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
@@ -18,11 +26,19 @@ class LexicalLens:
     """BM25 of the question against every block of the history, lifted onto the entries that cover the best ones."""
 
     def __init__(
-        self, block_size: int, look_ahead: int, neighbours: int, fold: NDArray[np.int32] | None = None
+        self,
+        block_size: int,
+        look_ahead: int,
+        neighbours: int,
+        fold: NDArray[np.int32] | None = None,
+        ends: NDArray[np.bool_] | None = None,
     ) -> None:
-        """look_ahead: places to open at most; neighbours: blocks around each; fold: see LexicalIndex."""
+        """look_ahead: places to open at most; neighbours: blocks around each; fold: see LexicalIndex.
+
+        ends [vocabulary]: token ids that end a sentence; without it no leads are found.
+        """
         self.index = LexicalIndex(block_size, fold)
-        self.look_ahead, self.neighbours = look_ahead, neighbours
+        self.look_ahead, self.neighbours, self.ends = look_ahead, neighbours, ends
 
     def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
         self.index.append(first_block, ids)
@@ -37,18 +53,34 @@ class LexicalLens:
         found = self.index.evidence(view.tail_ids, end)
         full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
         targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
-        targets, worth = with_turn(view, targets, worth / np.float32(full))
+        parts = [(targets, worth / np.float32(full)), *self._of_leads(view.leads, found, end)]
+        targets, worth = with_turn(view, *merged(parts))
         wanted = lift(wc, targets, worth)
         harm = np.maximum(wanted, RECENCY_WORTH * recency(wc))
         self._keep_relevant(view, found, full, harm)
         return Scores(np.where(wc.levels > 0, wanted, np.float32(0)), harm, targets, worth)
 
+    def leads(
+        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: NDArray[np.int64], ids: NDArray[np.int32]
+    ) -> list[Lead]:
+        """What the statements in opened blocks name beside what was asked."""
+        return [] if self.ends is None else find_leads(self.index, self.ends, question, known, blocks, ids)
+
+    def _of_leads(
+        self, leads: Sequence[Lead], asked: Evidence, end: int
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Targets of each lead and their worth: those count most that also hold words of the question itself."""
+        parts = []
+        for lead in leads:
+            found = self.index.evidence_of(lead.terms, end, without=lead.blocks)
+            if float(found.best.max(initial=0.0)) >= found.unit:
+                targets, worth = found.targets(PLACES_A_LEAD, self.neighbours, end)
+                parts.append((targets, worth + asked.own_of(targets)))
+        best = max((float(worth.max(initial=0.0)) for _, worth in parts), default=0.0)
+        kept = [(targets, worth, worth >= WORTH_FOLLOWING * best) for targets, worth in parts]
+        return [(targets[good], np.float32(FOLLOWED / best) * worth[good]) for targets, worth, good in kept]
+
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:
         """Raw blocks that share terms with the question, though not among the targets, are not free to collapse."""
-        if not len(found.blocks):
-            return
         raw = np.flatnonzero(view.wc.levels == 0)
-        blocks = view.wc.indices[raw]
-        at = np.minimum(np.searchsorted(found.blocks, blocks), len(found.blocks) - 1)
-        own = np.where(found.blocks[at] == blocks, found.own[at], np.float32(0))
-        harm[raw] = np.maximum(harm[raw], own / np.float32(full))
+        harm[raw] = np.maximum(harm[raw], found.own_of(view.wc.indices[raw]) / np.float32(full))

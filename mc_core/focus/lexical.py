@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus.postings import PAIR, Segment, build, merge, runs
+from mc_core.focus.postings import PAIR, Segment, Terms, build, merge, runs
 from mc_core.focus.question import Question
 from mc_core.focus.targets import apart, with_neighbours
 
@@ -34,10 +34,11 @@ FULL_EVIDENCE = 2.0
 """Evidence is full at the weight of this many terms that occur once; less is worth proportionally less."""
 WORTHWHILE = 0.25
 """Places below this share of the best one are noise: opening them would only churn the working context."""
-OUTDONE, NEW = 0.9, 0.05
-"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it:
-it would show the model a look-alike of what was asked for. Places as good as the best, and those that hold words of the
-question that no better one holds, stay: several facts of one key, or of several keys."""
+OUTDONE, NEW, TELLING = 0.9, 0.05, 0.3
+"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it and
+a rare word (of this share of a unique term's weight) besides: it would show the model a look-alike of what was asked
+for. Places that lack nothing but common words, and those that hold words of the question that no better one holds,
+stay: several facts of one key, or of several keys."""
 NEIGHBOUR_ADDS = 0.15
 """A neighbour belongs to a place if it adds this share to the score of the block alone."""
 
@@ -79,6 +80,13 @@ class Evidence:
         """Score of the better of the two pairs that a block belongs to [n]."""
         return np.maximum(self.ahead, self.behind)
 
+    def own_of(self, blocks: Ints) -> Floats:
+        """Score of some blocks alone, 0 where nothing was found [blocks]."""
+        if not len(self.blocks):
+            return np.zeros(len(blocks), np.float32)
+        at = np.minimum(np.searchsorted(self.blocks, blocks), len(self.blocks) - 1)
+        return np.where(self.blocks[at] == blocks, self.own[at], np.float32(0))
+
     def ranked(self, k: int) -> Ints:
         """Indices of the k best blocks, best first; among equals the one that holds more itself, then the newest."""
         best = self.best
@@ -110,10 +118,12 @@ class Evidence:
             return kept
         held = self.postings.held(first, last)
         weights = self.postings.weights
+        telling = weights >= TELLING * self.unit
         for i in range(1, len(best)):
             betters = kept[:i] & sure[:i] & (best[i] <= OUTDONE * best[:i])
-            missing = (held[i] & ~held[:i][betters]) @ weights
-            kept[i] = not (missing <= NEW * (held[i] @ weights)).any()
+            new = (held[i] & ~held[:i][betters]) @ weights
+            lacks = (held[:i][betters] & ~held[i] & telling).any(1)
+            kept[i] = not (lacks & (new <= NEW * (held[i] @ weights))).any()
         return kept
 
 
@@ -157,7 +167,7 @@ class LexicalIndex:
             raise ConfigError(f"first_block must be {self.num_blocks}, the next block of the index, got {first_block}")
         if ids.ndim != 2 or ids.shape[1] != self.block_size:
             raise ConfigError(f"ids must be [n, {self.block_size}], got {list(ids.shape)}")
-        folded = self._folded(ids)
+        folded = self.folded(ids)
         self._reserve(first_block + len(ids))
         self._last[first_block : first_block + len(ids)] = folded[:, -1]
         at = 0
@@ -189,9 +199,26 @@ class LexicalIndex:
         order = found.ranked(k)
         return found.blocks[order], found.best[order]
 
+    def folded(self, ids: Ids) -> Ids:
+        """What token ids are indexed as; -1: not at all."""
+        return ids.astype(np.int32, copy=False) if self.fold is None else self.fold[ids]
+
+    def weigh(self, folded: Ids) -> tuple[Terms, Floats, float]:
+        """Distinct terms of folded ids, tokens and pairs, and their weights [terms]; the weight of a unique term."""
+        question = Question.of(folded)
+        df = np.zeros(len(question.terms), np.int64)
+        for segment in self._all_segments():
+            df += segment.find(question.terms)[1]
+        weights, unit = self._weights(question, df)
+        return question.terms, weights.astype(np.float32), unit
+
     def evidence(self, tail_ids: Ids, end: int | None = None) -> Evidence:
         """The blocks below ``end`` that hold terms of the question, as far as these were rare enough to be read."""
-        question = Question.of(self._folded(tail_ids))
+        return self.evidence_of(self.folded(tail_ids), end)
+
+    def evidence_of(self, folded: Ids, end: int | None = None, without: Ints | None = None) -> Evidence:
+        """The same for ids that are folded; ``without``: blocks that do not count."""
+        question = Question.of(folded)
         segments = self._all_segments()
         found = [segment.find(question.terms) for segment in segments]
         counts = np.array([count for _, count in found], np.int64).reshape(len(segments), len(question.terms))
@@ -200,6 +227,9 @@ class LexicalIndex:
         if end is not None and end < self.num_blocks:
             keep = blocks < end
             blocks, of_term = blocks[keep], of_term[keep]
+        if without is not None:
+            keep = ~np.isin(blocks, without)
+            blocks, of_term = blocks[keep], of_term[keep]
         return self._accumulate(blocks, of_term, weights, question.cells[read], question.num_cells, unit)
 
     def _choose(self, question: Question, df: Ints) -> tuple[Ints, Floats, float]:
@@ -207,13 +237,17 @@ class LexicalIndex:
         order = np.argsort(df, kind="stable")
         affordable = np.cumsum(df[order]) <= self.postings
         read = np.sort(order[affordable & (df[order] > 0)])
+        weights, unit = self._weights(question, df)
+        return read, weights[read].astype(np.float32), unit
+
+    def _weights(self, question: Question, df: Ints) -> tuple[NDArray[np.float64], float]:
+        """What each term is worth [terms], and what one in a single block of all is."""
         idf = _idf(df, self.num_blocks)
         unit = float(_idf(np.ones(1), self.num_blocks)[0])
         # A pair of common words may be rare without meaning anything, so a pair is worth what its parts are.
         parts = np.minimum(idf[question.left], idf[question.right])
         paired = question.terms >= PAIR
-        weights = np.where(paired, parts, idf) * idf / unit
-        return read, weights[read].astype(np.float32), unit
+        return np.where(paired, parts, idf) * idf / unit, unit
 
     def _accumulate(
         self, blocks: Ints, of_term: Ints, weights: Floats, cells: Ints, num_cells: int, unit: float
@@ -236,9 +270,6 @@ class LexicalIndex:
         follows = np.flatnonzero(np.diff(touched) == 1)
         behind[follows + 1] = ahead[follows]
         return Evidence(touched, alone, ahead, behind, unit, Postings(blocks, of_term, weights))
-
-    def _folded(self, ids: Ids) -> Ids:
-        return ids.astype(np.int32, copy=False) if self.fold is None else self.fold[ids]
 
     def _reserve(self, blocks: int) -> None:
         if blocks <= len(self._last):

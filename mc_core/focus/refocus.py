@@ -47,6 +47,10 @@ class Proposal:
         """Blocks that the plan makes raw, ascending."""
         return self.plan.expanded_blocks
 
+    def as_hop(self) -> Proposal:
+        """The same as a further part of the refocus before it: entries grow no older."""
+        return replace(self, plan=replace(self.plan, elapsed=0))
+
     def without(self, blocks: NDArray[np.int64]) -> Proposal:
         """The same without making these blocks raw, nor what that alone asked for; it stays valid."""
         plan = without_blocks(self.plan, self.entries, set(blocks.tolist()), self.limit)
@@ -79,6 +83,19 @@ class RefocusReport:
     @property
     def utilization(self) -> float:
         return self.cost / self.budget
+
+    def after(self, earlier: RefocusReport) -> RefocusReport:
+        """Both as one refocus: what this one left, and what was changed on the way."""
+        added = {name: getattr(earlier, name) + getattr(self, name) for name in ("changed", "expands", "collapses")}
+        return replace(
+            self,
+            **added,
+            eligible=earlier.eligible,
+            swap_rate=added["changed"] / earlier.eligible if earlier.eligible else 0.0,
+            rejections=dict(Counter(earlier.rejections) + Counter(self.rejections)),
+            score=earlier.score,
+            seconds={name: earlier.seconds[name] + self.seconds[name] for name in self.seconds},
+        )
 
     def attributes(self) -> dict[str, int | float]:
         """Flat, for telemetry: entries by level as ``entries.lod0``, rejections by reason as ``rejections.budget``."""
@@ -131,6 +148,11 @@ class Refocuser:
             score=Spread.of(proposal.scores.signed),
             seconds=proposal.seconds,
         )
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Blocks that the last refocus asked for."""
+        return np.empty(0, np.int64) if self._last is None else self._last.scores.targets
 
     def scores_of(self, wc: WorkingContext) -> NDArray[np.float32]:
         """Signed score of each entry at the last refocus [n], 0 where unknown.

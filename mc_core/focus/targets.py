@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,8 +51,18 @@ def with_neighbours(
     flat, value = np.concatenate(blocks), np.concatenate(worth).astype(np.float32)
     inside = (flat >= 0) & (flat < end)
     flat, value = flat[inside], value[inside]
-    order = np.lexsort((flat, -value))
-    flat, value = flat[order], value[order]
-    _, kept = np.unique(flat, return_index=True)
+    return _best_first(flat, value)
+
+
+def merged(parts: Sequence[tuple[Ints, Floats]]) -> tuple[Ints, Floats]:
+    """Several lists of targets with their scores as one: best first, distinct."""
+    blocks, scores = zip(*parts, strict=True)
+    return _best_first(np.concatenate(blocks), np.concatenate(scores).astype(np.float32))
+
+
+def _best_first(blocks: Ints, scores: Floats) -> tuple[Ints, Floats]:
+    order = np.lexsort((blocks, -scores))
+    blocks, scores = blocks[order], scores[order]
+    _, kept = np.unique(blocks, return_index=True)
     kept.sort()
-    return flat[kept], value[kept]
+    return blocks[kept], scores[kept]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
+from mc_core.focus.leads import Lead
 from mc_core.focus.scores import Scores
 from mc_core.tree.tree import MegaContextTree
 
@@ -21,7 +22,8 @@ class LensView:
 
     tail_ids: the question, i.e. the newest tokens of the current turn, newest last [t]. cursor: tokens of history.
     entry_vectors() -> [n, d], one vector an entry; tail_vectors() -> [t, d], embeddings of the tail: both on the
-    device of the tree, and made only for a lens that asks for them.
+    device of the tree, and made only for a lens that asks for them. leads: what statements that were found named in
+    turn, to be looked for as well.
     """
 
     wc: WorkingContext
@@ -30,11 +32,23 @@ class LensView:
     cursor: int
     entry_vectors: Callable[[], Tensor]
     tail_vectors: Callable[[], Tensor]
+    leads: tuple[Lead, ...] = ()
 
     @property
     def turn_start(self) -> int:
         """First token of the current turn that the question still shows; it never lies after the protected tail."""
         return max(0, min(self.cursor - len(self.tail_ids), self.wc.tail_start))
+
+
+@runtime_checkable
+class FollowingLens(Protocol):
+    """A lens that can tell what opened places name in turn (see ``mc_core.focus.leads``)."""
+
+    def leads(
+        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: NDArray[np.int64], ids: NDArray[np.int32]
+    ) -> list[Lead]:
+        """New leads in raw ``blocks`` [n] ascending, of ``ids`` [n, K]."""
+        ...
 
 
 class Lens(Protocol):

@@ -33,7 +33,8 @@ class Bundle:
     The decoder has the asked dtype; the networks compute in float32, so give them what ``embed`` returns.
     hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
     lens, positions, repair: the bundle's own choices. fold [vocab of the decoder]: what a token id is taken for in a
-    word search ("The" for "the"), -1 = nothing. gist_fingerprint: equal for bundles whose stored gists can be shared.
+    word search ("The" for "the"), -1 = nothing; ends [vocab]: whether it ends a sentence. gist_fingerprint: equal for
+    bundles whose stored gists can be shared.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Bundle:
     repair: str
     sigma_scale: float
     fold: NDArray[np.int32]
+    ends: NDArray[np.bool_]
     gist_fingerprint: str
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -106,6 +108,7 @@ def load_bundle(
         repair=manifest.default_repair(decoder.config),
         sigma_scale=manifest.sigma_scale,
         fold=tokenizer.fold(decoder.config.vocab_size),
+        ends=tokenizer.sentence_ends(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
     )
 

@@ -19,6 +19,7 @@ from mc_core.models.loading import read_json
 from mc_core.models.pieces import PieceBytes
 
 Ids = NDArray[np.int32]
+ENDS = re.compile(rb"[.!?\n]")
 
 
 class Tokenizer:
@@ -109,6 +110,11 @@ class Tokenizer:
             if word and token not in self.control_ids:
                 table[token] = first.setdefault(word, token)
         return table
+
+    def sentence_ends(self, size: int) -> NDArray[np.bool_]:
+        """Which ids below ``size`` end a sentence [size]: full stop, ! or ?, a line break, or a control token."""
+        known = [token in self.control_ids or ENDS.search(self.token_bytes(token)) for token in range(self.vocab_size)]
+        return np.array([*map(bool, known), *[False] * size][:size])
 
     def _has_control(self, ids: Ids) -> bool:
         return bool(self._is_control[np.minimum(ids, len(self._is_control) - 1)].any())

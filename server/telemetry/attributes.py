@@ -54,6 +54,7 @@ def refocus_attributes(trace: RefocusTrace) -> Attributes:
         "mc.step": trace.step,
         "mc.reason": trace.reason,
         "mc.gist_calls": trace.gist_calls,
+        "mc.hops": trace.hops,
         **{f"mc.{name}": value for name, value in trace.report.items()},
         **part_attributes("restore", trace),
         **part_attributes("kv_repair", trace),
@@ -75,6 +76,8 @@ def part_attributes(part: str, trace: RefocusTrace) -> Attributes:
                 "mc.spans.missed": trace.spans_missed,
                 "mc.spans.fetched": trace.spans_fetched,
             }
+        case "follow":
+            return {"mc.hops": trace.hops}
         case "kv_repair":
             return {"mc.kv.reused": trace.kv_reused, "mc.kv.recomputed": trace.kv_recomputed}
         case _:

@@ -80,6 +80,6 @@ EVENT_LOOP_LAG = _seconds("event_loop_lag", "Event loop lag")
 QUEUE_SPAN = "mc.queue"
 INGEST_SPAN = "mc.ingest"
 REFOCUS_SPAN = "mc.refocus"
-PART_SPANS = {part: f"mc.{part}" for part in ("lens", "allocate", "restore", "kv_repair", "evict")}
+PART_SPANS = {part: f"mc.{part}" for part in ("lens", "allocate", "restore", "follow", "kv_repair", "evict")}
 """Span by part of a refocus."""
 TEST_SPAN = "mc.doctor"

@@ -14,7 +14,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import NoOpTracer, Span, Status, StatusCode, Tracer, set_span_in_context, use_span
 
-from mc_core.engine.observer import Part, RefocusTrace
+from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Failed, Finished
 from mc_core.models.sampling_params import SamplingParams
 from server.telemetry import names
@@ -108,7 +108,9 @@ class Spans:
         span = self._record(names.REFOCUS_SPAN, parent, began, began + trace.seconds, refocus_attributes(trace))
         inside = set_span_in_context(span)
         for name, span_name in names.PART_SPANS.items():
-            part = trace.parts.get(name, Part(0.0, 0.0))
+            part = trace.parts.get(name)
+            if part is None:  # only a turn's refocus follows anything
+                continue
             start = began + part.start
             self._record(span_name, inside, start, start + part.seconds, part_attributes(name, trace))
 

@@ -19,7 +19,8 @@ from mc_core.models.sampler import SamplingParams
 from mc_core.session import Session, SessionFactory
 from server.stores.sqlite import SqliteStore
 
-FOCUS = FocusConfig(budget=384, recent_tokens=64)
+FOCUS = FocusConfig(budget=384, recent_tokens=64, hops=0)
+"""Without hops: random ids name one another at random."""
 
 
 @dataclass

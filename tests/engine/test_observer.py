@@ -20,7 +20,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> tuple[list[RefocusTrace], list[floa
 
 
 def test_the_parts_of_a_refocus_follow_each_other(lab: Lab, told: tuple[list[RefocusTrace], list[float]]) -> None:
-    """Plan (lens, then allocator), restore, repair, evict: one after the other, from the start to the end."""
+    """Plan (lens, then allocator), restore, hops of a turn, repair, evict: one after the other, without a gap."""
     began = time.time()
     lab.ask(lab.session("a", 2_000), random_ids(40), 70)
     traces, waits = told
@@ -29,7 +29,7 @@ def test_the_parts_of_a_refocus_follow_each_other(lab: Lab, told: tuple[list[Ref
     for trace in traces:
         parts = trace.parts
         ends = {name: part.start + part.seconds for name, part in parts.items()}
-        order = ["plan", "restore", "kv_repair", "evict"]
+        order = ["plan", "restore", *(["follow"] if trace.reason == "turn" else []), "kv_repair", "evict"]
         starts = [parts[name].start for name in order]
         assert starts == pytest.approx([0.0, *(ends[name] for name in order[:-1])], abs=1e-9)
         assert 0 <= parts["lens"].start <= ends["lens"] <= parts["allocate"].start + 1e-9

@@ -1,0 +1,118 @@
+"""Leads: what a found statement names in turn. They are asked for next, so that a chain is followed link by link.
+
+"Ann shares a room with Bob" answers a question about Ann only together with what is said of Bob elsewhere (multi-hop
+questions, Yang et al. 2018, arXiv 1809.09600). A lead is the part of a statement that was not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.focus.lexical import LexicalIndex
+from mc_core.focus.postings import PAIR, pair_terms
+
+Bools = NDArray[np.bool_]
+Ids = NDArray[np.int32]
+Ints = NDArray[np.int64]
+
+LEADS, OF_EACH = 6, 2
+"""Statements that are followed at once, at most, and of those on account of one lead."""
+LONGEST = 64
+"""Tokens of a statement, at most: longer sentences are cut."""
+BEFORE, AFTER = 6, 12
+"""Tokens of a statement before and after what was asked for that belong to the lead."""
+TELLING = 0.3
+"""Weight from which on a pair of neighbours tells something, as a share of that of a unique term."""
+AS_GOOD = 0.6
+"""A statement is followed if it holds this share of what the best one holds of the question."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """terms [t]: folded ids of a statement in order, -1 where it repeats what was asked; blocks: where it stands;
+    hop: 0 if the question itself found it, 1 if such a lead did, and so on."""
+
+    terms: Ids
+    blocks: Ints
+    statement: Ids
+    hop: int
+
+
+def find_leads(
+    index: LexicalIndex, ends: Bools, question: Ids, known: Sequence[Lead], blocks: Ints, ids: Ids
+) -> list[Lead]:
+    """New leads in opened blocks: what those statements say that hold most of a newest lead, or of the question.
+
+    ends [vocabulary]: token ids that end a sentence. question [t]: what was asked at first; known: the leads that were
+    followed since. blocks [n] ascending, ids [n, K] of them.
+    """
+    asked = [index.folded(question), *(lead.terms for lead in known)]
+    hop = 1 + max((lead.hop for lead in known), default=-1)
+    followed = {lead.statement.tobytes() for lead in known}
+    statements = [each for each in _statements(ends, blocks, ids) if each[1].tobytes() not in followed]
+    folded = [index.folded(statement) for _, statement in statements]
+    pairs = np.concatenate([_telling_pairs(index, part) for part in asked])
+    chosen: set[int] = set()
+    for wanted in [lead.terms for lead in known if lead.hop == hop - 1] or asked:
+        chosen.update(_best(index, wanted, folded))
+    found = []
+    for i in sorted(chosen):
+        parts = _new_parts(folded[i], asked, pairs)
+        found += [Lead(terms, *statements[i], hop) for terms in parts if (terms >= 0).any()]
+    return found[:LEADS]
+
+
+def _best(index: LexicalIndex, wanted: Ids, statements: Sequence[Ids]) -> list[int]:
+    """The statements, folded, that hold most of what is wanted, best first."""
+    terms, weights, unit = index.weigh(wanted)
+    terms, first = np.unique(terms, return_index=True)
+    weights = weights[first]
+    held = [np.isin(terms, np.concatenate([each[each >= 0].astype(np.uint32), _pairs(each)])) for each in statements]
+    share = np.array([weights[mask].sum() for mask in held])
+    order = np.argsort(-share, kind="stable")[:OF_EACH]
+    return [int(i) for i in order if share[i] >= max(unit, AS_GOOD * share[order[0]])]
+
+
+def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[tuple[Ints, Ids]]:
+    """Sentences of runs of neighbouring blocks, and the blocks that each touches."""
+    found = []
+    for run in np.split(np.arange(len(blocks)), np.flatnonzero(np.diff(blocks) > 1) + 1):
+        text, block_of = ids[run].reshape(-1), np.repeat(blocks[run], ids.shape[1])
+        cuts = np.flatnonzero(ends[text]) + 1
+        for part in np.split(np.arange(len(text)), cuts):
+            for at in range(0, len(part), LONGEST):
+                piece = part[at : at + LONGEST]
+                found.append((np.unique(block_of[piece]), text[piece]))
+    return found
+
+
+def _new_parts(folded: Ids, asked: Sequence[Ids], pairs: NDArray[np.uint32]) -> list[Ids]:
+    """What stands a little before the first asked token of a statement, and what stands between and a little after.
+
+    Tokens of telling pairs that were asked with are masked; "Smith" stays in another Smith's name.
+    """
+    places = np.flatnonzero(np.isin(folded, np.concatenate(asked)) & (folded >= 0))
+    if not len(places):
+        return []
+    first, last = int(places[0]), int(places[-1])
+    same = np.isin(pair_terms(folded[:-1].clip(0), folded[1:].clip(0)), pairs) & (folded[:-1] >= 0) & (folded[1:] >= 0)
+    masked = np.zeros(len(folded), bool)
+    masked[:-1] |= same
+    masked[1:] |= same
+    new = np.where(masked, np.int32(-1), folded)
+    return [new[max(0, first - BEFORE) : first], new[first : last + 1 + AFTER]]
+
+
+def _telling_pairs(index: LexicalIndex, folded: Ids) -> NDArray[np.uint32]:
+    """Pairs of neighbours of which both are rare: names, not "with" and a name."""
+    terms, weights, unit = index.weigh(folded)
+    return terms[(terms >= PAIR) & (weights >= TELLING * unit)]
+
+
+def _pairs(folded: Ids) -> NDArray[np.uint32]:
+    both = (folded[:-1] >= 0) & (folded[1:] >= 0)
+    return pair_terms(folded[:-1][both], folded[1:][both])
