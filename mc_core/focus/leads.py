@@ -1,7 +1,7 @@
 """Leads: what a found statement names in turn. They are asked for next, so that a chain is followed link by link.
 
 "Ann shares a room with Bob" answers a question about Ann only together with what is said of Bob elsewhere (multi-hop
-questions, Yang et al. 2018, arXiv 1809.09600). A lead is the part of a statement that was not asked for.
+questions, Yang et al. 2018, arXiv 1809.09600). A lead is such a statement, or what of it was not asked for.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ AS_GOOD = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Lead:
-    """terms [t]: folded ids of a statement in order, -1 where it repeats what was asked; blocks: where it stands;
-    hop: 0 if the question itself found it, 1 if such a lead did, and so on."""
+    """terms [t]: folded ids to look for, in order, -1 where they repeat what was asked; statement: the ids that they are
+    of; blocks: where it stands; hop: 0 if the question itself found it, 1 if such a lead did, and so on."""
 
     terms: Ids
     blocks: Ints
@@ -55,14 +55,14 @@ def find_leads(
     followed = {lead.statement.tobytes() for lead in known}
     statements = [each for each in _statements(ends, blocks, ids) if each[1].tobytes() not in followed]
     folded = [index.folded(statement) for _, statement in statements]
-    pairs = np.concatenate([_telling_pairs(index, part) for part in asked])
     chosen: set[int] = set()
     for wanted in [lead.terms for lead in known if lead.hop == hop - 1] or asked:
         chosen.update(_best(index, wanted, folded))
+    telling = np.concatenate([_telling(index, part) for part in asked])
     found = []
     for i in sorted(chosen):
-        parts = _new_parts(folded[i], asked, pairs)
-        found += [Lead(terms, *statements[i], hop) for terms in parts if (terms >= 0).any()]
+        whole, new = _window(folded[i], telling)
+        found += [Lead(terms, *statements[i], hop) for terms in (whole, new) if (terms >= 0).any()]
     return found[:LEADS]
 
 
@@ -90,24 +90,22 @@ def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[tuple[Ints, Ids]]:
     return found
 
 
-def _new_parts(folded: Ids, asked: Sequence[Ids], pairs: NDArray[np.uint32]) -> list[Ids]:
-    """What stands a little before the first asked token of a statement, and what stands between and a little after.
+def _window(folded: Ids, telling: NDArray[np.uint32]) -> tuple[Ids, Ids]:
+    """A statement around the telling pairs that were asked with, and the same without these pairs.
 
-    Tokens of telling pairs that were asked with are masked; "Smith" stays in another Smith's name.
+    Whole, it finds "Michael Webb" though "Michael Miller" was asked for; without, nothing of the latter again.
     """
-    places = np.flatnonzero(np.isin(folded, np.concatenate(asked)) & (folded >= 0))
+    left, right = folded[:-1], folded[1:]
+    same = np.isin(pair_terms(left.clip(0), right.clip(0)), telling) & (left >= 0) & (right >= 0)
+    places = np.flatnonzero(same)
     if not len(places):
-        return []
-    first, last = int(places[0]), int(places[-1])
-    same = np.isin(pair_terms(folded[:-1].clip(0), folded[1:].clip(0)), pairs) & (folded[:-1] >= 0) & (folded[1:] >= 0)
-    masked = np.zeros(len(folded), bool)
-    masked[:-1] |= same
-    masked[1:] |= same
-    new = np.where(masked, np.int32(-1), folded)
-    return [new[max(0, first - BEFORE) : first], new[first : last + 1 + AFTER]]
+        return folded, folded[:0]
+    masked = np.append(same, False) | np.append(False, same)
+    near = slice(max(0, int(places[0]) - BEFORE), int(places[-1]) + 2 + AFTER)
+    return folded[near], np.where(masked, np.int32(-1), folded)[near]
 
 
-def _telling_pairs(index: LexicalIndex, folded: Ids) -> NDArray[np.uint32]:
+def _telling(index: LexicalIndex, folded: Ids) -> NDArray[np.uint32]:
     """Pairs of neighbours of which both are rare: names, not "with" and a name."""
     terms, weights, unit = index.weigh(folded)
     return terms[(terms >= PAIR) & (weights >= TELLING * unit)]

@@ -14,10 +14,8 @@ from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
 
-FOLLOWED, PLACES_A_LEAD = 0.62, 2
+FOLLOWED, PLACES_A_LEAD = 0.62, 1
 """Worth of the best place that a lead names: below a place that was asked for itself, above its look-alikes."""
-WORTH_FOLLOWING = 0.55
-"""Share of the best of all leads' places below which a block is not opened on their account."""
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
@@ -53,7 +51,10 @@ class LexicalLens:
         found = self.index.evidence(view.tail_ids, end)
         full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
         targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
-        parts = [(targets, worth / np.float32(full)), *self._of_leads(view.leads, found, end)]
+        parts = [(targets, worth / np.float32(full))]
+        for lead in view.leads:
+            followed = np.concatenate([each.blocks for each in view.leads if each.hop <= lead.hop])
+            parts.append(self._of_lead(lead, followed, found, end))
         targets, worth = with_turn(view, *merged(parts))
         wanted = lift(wc, targets, worth)
         harm = np.maximum(wanted, RECENCY_WORTH * recency(wc))
@@ -66,19 +67,19 @@ class LexicalLens:
         """What the statements in opened blocks name beside what was asked."""
         return [] if self.ends is None else find_leads(self.index, self.ends, question, known, blocks, ids)
 
-    def _of_leads(
-        self, leads: Sequence[Lead], asked: Evidence, end: int
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Targets of each lead and their worth: those count most that also hold words of the question itself."""
-        parts = []
-        for lead in leads:
-            found = self.index.evidence_of(lead.terms, end, without=lead.blocks)
-            if float(found.best.max(initial=0.0)) >= found.unit:
-                targets, worth = found.targets(PLACES_A_LEAD, self.neighbours, end)
-                parts.append((targets, worth + asked.own_of(targets)))
-        best = max((float(worth.max(initial=0.0)) for _, worth in parts), default=0.0)
-        kept = [(targets, worth, worth >= WORTH_FOLLOWING * best) for targets, worth in parts]
-        return [(targets[good], np.float32(FOLLOWED / best) * worth[good]) for targets, worth, good in kept]
+    def _of_lead(
+        self, lead: Lead, followed: NDArray[np.int64], asked: Evidence, end: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Targets that a lead names and their worth: more where words of the question stand too.
+
+        None where it names nothing rare.
+        """
+        found = self.index.evidence_of(lead.terms, end, without=followed)
+        if float(found.best.max(initial=0.0)) < found.unit:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        targets, worth = found.targets(PLACES_A_LEAD, self.neighbours, end)
+        worth = worth + asked.own_of(targets)
+        return targets, np.float32(FOLLOWED / worth.max()) * worth
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:
         """Raw blocks that share terms with the question, though not among the targets, are not free to collapse."""

@@ -35,8 +35,8 @@ FULL_EVIDENCE = 2.0
 WORTHWHILE = 0.25
 """Places below this share of the best one are noise: opening them would only churn the working context."""
 OUTDONE, NEW, TELLING = 0.9, 0.05, 0.3
-"""A place is left out if a better one, which scores by a tenth more, holds all but a twentieth of what speaks for it and
-a rare word (of this share of a unique term's weight) besides: it would show the model a look-alike of what was asked
+"""A place is left out if a better one, a tenth above it, holds all but a twentieth of what speaks for it and besides
+a rare word (of this share of the weight of a unique term): it would show the model a look-alike of what was asked
 for. Places that lack nothing but common words, and those that hold words of the question that no better one holds,
 stay: several facts of one key, or of several keys."""
 NEIGHBOUR_ADDS = 0.15
