@@ -33,8 +33,10 @@ AS_GOOD = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Lead:
-    """terms [t]: folded ids to look for, in order, -1 where they repeat what was asked; statement: the ids that they are
-    of; blocks: where it stands; hop: 0 if the question itself found it, 1 if such a lead did, and so on."""
+    """terms [t]: folded ids to look for, in order, -1 where they repeat what was asked; blocks: where they stand.
+
+    statement: the ids that the terms are of. hop: 0 if the question itself found it, 1 if such a lead did, and so on.
+    """
 
     terms: Ids
     blocks: Ints

@@ -14,8 +14,8 @@ from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
 
-FOLLOWED, PLACES_A_LEAD = 0.62, 1
-"""Worth of the best place that a lead names: below a place that was asked for itself, above its look-alikes."""
+FOLLOWED = 0.62
+"""Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
@@ -54,7 +54,7 @@ class LexicalLens:
         parts = [(targets, worth / np.float32(full))]
         for lead in view.leads:
             followed = np.concatenate([each.blocks for each in view.leads if each.hop <= lead.hop])
-            parts.append(self._of_lead(lead, followed, found, end))
+            parts.append(self._of_lead(lead, followed, end))
         targets, worth = with_turn(view, *merged(parts))
         wanted = lift(wc, targets, worth)
         harm = np.maximum(wanted, RECENCY_WORTH * recency(wc))
@@ -68,17 +68,13 @@ class LexicalLens:
         return [] if self.ends is None else find_leads(self.index, self.ends, question, known, blocks, ids)
 
     def _of_lead(
-        self, lead: Lead, followed: NDArray[np.int64], asked: Evidence, end: int
+        self, lead: Lead, followed: NDArray[np.int64], end: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Targets that a lead names and their worth: more where words of the question stand too.
-
-        None where it names nothing rare.
-        """
+        """Targets that a lead names, not in what was ``followed``, and their worth; none if it names nothing rare."""
         found = self.index.evidence_of(lead.terms, end, without=followed)
         if float(found.best.max(initial=0.0)) < found.unit:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        targets, worth = found.targets(PLACES_A_LEAD, self.neighbours, end)
-        worth = worth + asked.own_of(targets)
+        targets, worth = found.targets(1, self.neighbours, end)
         return targets, np.float32(FOLLOWED / worth.max()) * worth
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:

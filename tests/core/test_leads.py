@@ -52,7 +52,7 @@ def history(bundle: Bundle, order: list[int]) -> tuple[NDArray[np.int32], list[t
 def opened(bundle: Bundle, hops: int, order: list[int]) -> list[bool]:
     """Which statements of the chain stand raw after the turn that asks for its beginning."""
     ids, places = history(bundle, order)
-    controller = MCController(bundle, FocusConfig(hops=hops, lens="lexical"))
+    controller = MCController(bundle, FocusConfig(hops=hops, lens="lexical", cooldown=0))
     controller.begin_inference_session(ids)
     controller.inference_step(bundle.tokenizer.encode(f"\n{QUESTION}\n"))
     assert controller.session is not None
