@@ -79,5 +79,7 @@ class LexicalLens:
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:
         """Raw blocks that share terms with the question, though not among the targets, are not free to collapse."""
+        if not len(found.blocks):
+            return
         raw = np.flatnonzero(view.wc.levels == 0)
         harm[raw] = np.maximum(harm[raw], found.own_of(view.wc.indices[raw]) / np.float32(full))
