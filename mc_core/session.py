@@ -124,26 +124,17 @@ class Session:
         unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
         return np.concatenate([self.raw_blocks(), rollback, unstored])
 
+    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = ()) -> Proposal:
+        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits."""
+        view = self._view(question, leads)
+        return self.refocuser.propose(view, self.wc, reserve=self.focus_config.refocus_interval)
+
     def leads(self, question: NDArray[np.int32], known: Sequence[Lead]) -> list[Lead]:
         """What the places that the last refocus asked for name in turn, as far as they stand raw."""
         if not isinstance(self.lens, FollowingLens):
             return []
         blocks = np.intersect1d(self.refocuser.targets, self.raw_blocks())
-        return self.lens.leads(question[-QUESTION_TOKENS:], known, blocks, self.tree.block_ids(blocks))
-
-    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = ()) -> Proposal:
-        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits."""
-        tail = question[-QUESTION_TOKENS:]
-        view = LensView(
-            wc=self.wc,
-            tree=self.tree,
-            tail_ids=tail,
-            cursor=self.tokens,
-            entry_vectors=self._entry_vectors,
-            tail_vectors=lambda: self._embed(tail),
-            leads=tuple(leads),
-        )
-        return self.refocuser.propose(view, self.wc, reserve=self.focus_config.refocus_interval)
+        return self.lens.leads(self._view(question, known), blocks, self.tree.block_ids(blocks))
 
     def commit_focus(self, proposal: Proposal) -> RefocusReport:
         """Apply a plan to the working context."""
@@ -151,12 +142,9 @@ class Session:
         self.counters.refocuses += 1
         return self.last_report
 
-    def commit_hop(self, proposal: Proposal) -> RefocusReport:
-        """Apply a further plan as a part of the last refocus -> the report of both."""
-        assert self.last_report is not None
-        report = self.refocuser.commit(self.wc, proposal.as_hop())
-        self.last_report = report.after(self.last_report)
-        return self.last_report
+    def commit_hop(self, proposal: Proposal) -> None:
+        """Apply a further plan as a part of the last refocus, of which ``last_report`` then tells the whole."""
+        self.last_report = self.refocuser.commit_hop(self.wc, proposal)
 
     def raw_blocks(self) -> NDArray[np.int64]:
         """Complete blocks that stand raw in the working context."""
@@ -205,6 +193,18 @@ class Session:
             },
             prefixes=tuple(self.prefixes),
             fence=self.fence,
+        )
+
+    def _view(self, question: NDArray[np.int32], leads: Sequence[Lead]) -> LensView:
+        tail = question[-QUESTION_TOKENS:]
+        return LensView(
+            wc=self.wc,
+            tree=self.tree,
+            tail_ids=tail,
+            cursor=self.tokens,
+            entry_vectors=self._entry_vectors,
+            tail_vectors=lambda: self._embed(tail),
+            leads=tuple(leads),
         )
 
     def _embed(self, ids: NDArray[np.int32]) -> Tensor:

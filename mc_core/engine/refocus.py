@@ -16,7 +16,7 @@ from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
 from mc_core.focus.leads import Lead
-from mc_core.focus.refocus import Proposal, RefocusReport
+from mc_core.focus.refocus import Proposal
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.session import Session
 
@@ -43,14 +43,16 @@ def refocus(
     clock.part("allocate", proposal.started + proposal.seconds["lens"], proposal.seconds["allocate"])
     proposal = yield from _restore(core, session, proposal, context, trace)
     clock.lap("restore")
-    report = session.commit_focus(proposal)
+    session.commit_focus(proposal)
     if reason == "turn":
-        report = yield from _follow(core, session, question, report, context, trace)
+        yield from _follow(core, session, question, context, trace)
         clock.lap("follow")
     hidden = yield from repair(core, session, context, trace, need_last=reason == "turn")
     clock.lap("kv_repair")
     trace.spans_evicted = evict(core, session)
     clock.lap("evict")
+    report = session.last_report
+    assert report is not None
     trace.report = report.attributes()
     context.refocuses += 1
     context.swap_rate = report.swap_rate
@@ -62,24 +64,22 @@ def _follow(
     core: EngineCore,
     session: Session,
     question: NDArray[np.int32],
-    report: RefocusReport,
     context: ContextReport,
     trace: RefocusTrace,
-) -> Generator[Work, Any, RefocusReport]:
+) -> Generator[Work, Any, None]:
     """Look for what the opened places name in turn, link by link; keys and values are repaired once, afterwards."""
     known: list[Lead] = []
     for _ in range(session.focus_config.hops):
         leads = session.leads(question, known)
         if not leads:
-            break
+            return
         known += leads
         proposal = session.propose(question, known)
         if not proposal.plan.edits:
-            break
+            return
         proposal = yield from _restore(core, session, proposal, context, trace)
-        report = session.commit_hop(proposal)
+        session.commit_hop(proposal)
         trace.hops += 1
-    return report
 
 
 class Clock:

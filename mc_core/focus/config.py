@@ -26,8 +26,8 @@ class FocusConfig:
     refocus_interval: tokens decoded between refocuses, kept free in the budget; 0 stands for block_size.
     temperature, top_k: of ``stochastic_greedy``. look_ahead: places that the lens proposes in all history, and
     neighbours: blocks on both sides of each. hops: how often a turn's first refocus goes on to what the places that it
-    opened name in turn. repair_price: utility of recomputing the whole context; an edit is
-    charged the share behind it. fill: spare budget goes to the newest history up to this utilization.
+    opened name in turn. repair_price: utility of recomputing the whole context; an edit is charged the share behind
+    it. fill: spare budget goes to the newest history up to this utilization.
     """
 
     budget: int = 1024

@@ -7,20 +7,21 @@ questions, Yang et al. 2018, arXiv 1809.09600). A lead is such a statement, or w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.lexical import LexicalIndex
-from mc_core.focus.postings import PAIR, pair_terms
+from mc_core.focus.postings import PAIR, Terms, pair_terms
+from mc_core.focus.question import Question
 
 Bools = NDArray[np.bool_]
 Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
 
 LEADS, OF_EACH = 6, 2
-"""Statements that are followed at once, at most, and of those on account of one lead."""
+"""Leads of one hop, at most, and statements that one lead of the hop before finds."""
 LONGEST = 64
 """Tokens of a statement, at most: longer sentences are cut."""
 BEFORE, AFTER = 6, 12
@@ -36,12 +37,15 @@ class Lead:
     """terms [t]: folded ids to look for, in order, -1 where they repeat what was asked; blocks: where they stand.
 
     statement: the ids that the terms are of. hop: 0 if the question itself found it, 1 if such a lead did, and so on.
+    targets, worth: blocks that it names, filled in by the lens, once.
     """
 
     terms: Ids
     blocks: Ints
     statement: Ids
     hop: int
+    targets: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    worth: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def find_leads(
@@ -57,24 +61,22 @@ def find_leads(
     followed = {lead.statement.tobytes() for lead in known}
     statements = [each for each in _statements(ends, blocks, ids) if each[1].tobytes() not in followed]
     folded = [index.folded(statement) for _, statement in statements]
+    terms = [Question.of(each).terms for each in folded]
     chosen: set[int] = set()
     for wanted in [lead.terms for lead in known if lead.hop == hop - 1] or asked:
-        chosen.update(_best(index, wanted, folded))
+        chosen.update(_best(index, wanted, terms))
     telling = np.concatenate([_telling(index, part) for part in asked])
     found = []
     for i in sorted(chosen):
         whole, new = _window(folded[i], telling)
-        found += [Lead(terms, *statements[i], hop) for terms in (whole, new) if (terms >= 0).any()]
+        found += [Lead(part, *statements[i], hop) for part in (whole, new) if (part >= 0).any()]
     return found[:LEADS]
 
 
-def _best(index: LexicalIndex, wanted: Ids, statements: Sequence[Ids]) -> list[int]:
-    """The statements, folded, that hold most of what is wanted, best first."""
+def _best(index: LexicalIndex, wanted: Ids, statements: Sequence[Terms]) -> list[int]:
+    """The statements, as their terms, that hold most of what is wanted, best first."""
     terms, weights, unit = index.weigh(wanted)
-    terms, first = np.unique(terms, return_index=True)
-    weights = weights[first]
-    held = [np.isin(terms, np.concatenate([each[each >= 0].astype(np.uint32), _pairs(each)])) for each in statements]
-    share = np.array([weights[mask].sum() for mask in held])
+    share = np.array([weights[np.isin(terms, held)].sum() for held in statements])
     order = np.argsort(-share, kind="stable")[:OF_EACH]
     return [int(i) for i in order if share[i] >= max(unit, AS_GOOD * share[order[0]])]
 
@@ -92,7 +94,7 @@ def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[tuple[Ints, Ids]]:
     return found
 
 
-def _window(folded: Ids, telling: NDArray[np.uint32]) -> tuple[Ids, Ids]:
+def _window(folded: Ids, telling: Terms) -> tuple[Ids, Ids]:
     """A statement around the telling pairs that were asked with, and the same without these pairs.
 
     Whole, it finds "Michael Webb" though "Michael Miller" was asked for; without, nothing of the latter again.
@@ -107,12 +109,7 @@ def _window(folded: Ids, telling: NDArray[np.uint32]) -> tuple[Ids, Ids]:
     return folded[near], np.where(masked, np.int32(-1), folded)[near]
 
 
-def _telling(index: LexicalIndex, folded: Ids) -> NDArray[np.uint32]:
+def _telling(index: LexicalIndex, folded: Ids) -> Terms:
     """Pairs of neighbours of which both are rare: names, not "with" and a name."""
     terms, weights, unit = index.weigh(folded)
     return terms[(terms >= PAIR) & (weights >= TELLING * unit)]
-
-
-def _pairs(folded: Ids) -> NDArray[np.uint32]:
-    both = (folded[:-1] >= 0) & (folded[1:] >= 0)
-    return pair_terms(folded[:-1][both], folded[1:][both])

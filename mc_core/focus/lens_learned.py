@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -98,11 +96,9 @@ class HybridLens:
         self.learned.rewind(num_blocks)
         self.lexical.rewind(num_blocks)
 
-    def leads(
-        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: Ints, ids: NDArray[np.int32]
-    ) -> list[Lead]:
+    def leads(self, view: LensView, blocks: Ints, ids: NDArray[np.int32]) -> list[Lead]:
         """As the lexical lens tells them, in all that either lens found."""
-        return self.lexical.leads(question, known, blocks, ids)
+        return self.lexical.leads(view, blocks, ids)
 
     def score(self, view: LensView) -> Scores:
         first, second = self.learned.score(view), self.lexical.score(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,31 +51,30 @@ class LexicalLens:
         found = self.index.evidence(view.tail_ids, end)
         full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
         targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
-        parts = [(targets, worth / np.float32(full))]
-        for lead in view.leads:
-            followed = np.concatenate([each.blocks for each in view.leads if each.hop <= lead.hop])
-            parts.append(self._of_lead(lead, followed, end))
+        parts = [(targets, worth / np.float32(full)), *((lead.targets, lead.worth) for lead in view.leads)]
         targets, worth = with_turn(view, *merged(parts))
         wanted = lift(wc, targets, worth)
         harm = np.maximum(wanted, RECENCY_WORTH * recency(wc))
         self._keep_relevant(view, found, full, harm)
         return Scores(np.where(wc.levels > 0, wanted, np.float32(0)), harm, targets, worth)
 
-    def leads(
-        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: NDArray[np.int64], ids: NDArray[np.int32]
-    ) -> list[Lead]:
-        """What the statements in opened blocks name beside what was asked."""
-        return [] if self.ends is None else find_leads(self.index, self.ends, question, known, blocks, ids)
+    def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
+        """What the statements in opened blocks name beside what was asked, and where more is said of it."""
+        if self.ends is None:
+            return []
+        found = find_leads(self.index, self.ends, view.tail_ids, view.leads, blocks, ids)
+        if not found:
+            return []
+        followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
+        return [self._with_targets(lead, followed, view.turn_start // view.wc.block_size) for lead in found]
 
-    def _of_lead(
-        self, lead: Lead, followed: NDArray[np.int64], end: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Targets that a lead names, not in what was ``followed``, and their worth; none if it names nothing rare."""
+    def _with_targets(self, lead: Lead, followed: NDArray[np.int64], end: int) -> Lead:
+        """The lead and the place that it names, outside of what was ``followed``; none if it names nothing rare."""
         found = self.index.evidence_of(lead.terms, end, without=followed)
         if float(found.best.max(initial=0.0)) < found.unit:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
+            return lead
         targets, worth = found.targets(1, self.neighbours, end)
-        return targets, np.float32(FOLLOWED / worth.max()) * worth
+        return replace(lead, targets=targets, worth=np.float32(FOLLOWED / worth.max()) * worth)
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:
         """Raw blocks that share terms with the question, though not among the targets, are not free to collapse."""

@@ -210,7 +210,9 @@ class LexicalIndex:
         for segment in self._all_segments():
             df += segment.find(question.terms)[1]
         weights, unit = self._weights(question, df)
-        return question.terms, weights.astype(np.float32), unit
+        # A question has a term once a cell.
+        terms, first = np.unique(question.terms, return_index=True)
+        return terms, weights[first].astype(np.float32), unit
 
     def evidence(self, tail_ids: Ids, end: int | None = None) -> Evidence:
         """The blocks below ``end`` that hold terms of the question, as far as these were rare enough to be read."""

@@ -47,17 +47,20 @@ class Proposal:
         """Blocks that the plan makes raw, ascending."""
         return self.plan.expanded_blocks
 
-    def as_hop(self) -> Proposal:
-        """The same as a further part of the refocus before it: entries grow no older."""
-        return replace(self, plan=replace(self.plan, elapsed=0))
+    def then(self, hop: Proposal) -> Proposal:
+        """This and a further part of the same refocus as one, by the entries and scores that it began with."""
+        plan = replace(hop.plan, edits=(*self.plan.edits, *hop.plan.edits), elapsed=1)
+        rejections = Counter(self.report.rejections) + Counter(hop.report.rejections)
+        report = _plan_report(self.entries, self.protection, plan, rejections)
+        seconds = {name: self.seconds[name] + hop.seconds[name] for name in self.seconds}
+        return replace(self, plan=plan, report=report, seconds=seconds)
 
     def without(self, blocks: NDArray[np.int64]) -> Proposal:
         """The same without making these blocks raw, nor what that alone asked for; it stays valid."""
         plan = without_blocks(self.plan, self.entries, set(blocks.tolist()), self.limit)
-        swaps = Swaps.of(self.entries, self.protection, plan)
         rejections = Counter(self.report.rejections)
         rejections["missing"] += len(np.intersect1d(self.expanded_blocks, blocks))
-        report = PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
+        report = _plan_report(self.entries, self.protection, plan, rejections)
         needed = np.intersect1d(self.needed_blocks, plan.expanded_blocks)
         return replace(self, plan=plan, report=report, needed_blocks=needed)
 
@@ -84,19 +87,6 @@ class RefocusReport:
     def utilization(self) -> float:
         return self.cost / self.budget
 
-    def after(self, earlier: RefocusReport) -> RefocusReport:
-        """Both as one refocus: what this one left, and what was changed on the way."""
-        added = {name: getattr(earlier, name) + getattr(self, name) for name in ("changed", "expands", "collapses")}
-        return replace(
-            self,
-            **added,
-            eligible=earlier.eligible,
-            swap_rate=added["changed"] / earlier.eligible if earlier.eligible else 0.0,
-            rejections=dict(Counter(earlier.rejections) + Counter(self.rejections)),
-            score=earlier.score,
-            seconds={name: earlier.seconds[name] + self.seconds[name] for name in self.seconds},
-        )
-
     def attributes(self) -> dict[str, int | float]:
         """Flat, for telemetry: entries by level as ``entries.lod0``, rejections by reason as ``rejections.budget``."""
         names = ("tokens", "cost", "budget", "utilization", "eligible", "changed", "expands", "collapses", "swap_rate")
@@ -114,6 +104,7 @@ class Refocuser:
     def __init__(self, config: FocusConfig, lens: Lens, allocator: Allocator) -> None:
         self.config, self.lens, self.allocator = config, lens, allocator
         self._last: Proposal | None = None
+        self._whole: Proposal | None = None
 
     def propose(self, view: LensView, wc: WorkingContext, reserve: int) -> Proposal:
         """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it."""
@@ -131,23 +122,15 @@ class Refocuser:
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
         """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""
         wc.commit(proposal.plan)
-        self._last = proposal
-        done = proposal.report
-        return RefocusReport(
-            tokens=wc.num_tokens,
-            entries=entries_by_level(wc.entries),
-            cost=wc.cost,
-            budget=wc.budget,
-            eligible=done.eligible,
-            changed=done.changed,
-            expands=done.expands,
-            collapses=done.collapses,
-            swap_rate=done.swap_rate,
-            rejections=done.rejections,
-            residency=Spread.of(wc.residency),
-            score=Spread.of(proposal.scores.signed),
-            seconds=proposal.seconds,
-        )
+        self._whole = self._last = proposal
+        return _report(wc, proposal)
+
+    def commit_hop(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
+        """Apply a further proposal as a part of the last refocus: no entry grows older -> the report of all parts."""
+        assert self._whole is not None
+        wc.commit(replace(proposal.plan, elapsed=0))
+        self._whole, self._last = self._whole.then(proposal), proposal
+        return _report(wc, self._whole)
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -182,6 +165,31 @@ class Refocuser:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot."""
         self.allocator.restore(snapshot)
+
+
+def _plan_report(entries: Entries, protection: Protection, plan: Plan, rejections: Counter[str]) -> PlanReport:
+    swaps = Swaps.of(entries, protection, plan)
+    return PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
+
+
+def _report(wc: WorkingContext, proposal: Proposal) -> RefocusReport:
+    """Of a working context after the proposal."""
+    done = proposal.report
+    return RefocusReport(
+        tokens=wc.num_tokens,
+        entries=entries_by_level(wc.entries),
+        cost=wc.cost,
+        budget=wc.budget,
+        eligible=done.eligible,
+        changed=done.changed,
+        expands=done.expands,
+        collapses=done.collapses,
+        swap_rate=done.swap_rate,
+        rejections=done.rejections,
+        residency=Spread.of(wc.residency),
+        score=Spread.of(proposal.scores.signed),
+        seconds=proposal.seconds,
+    )
 
 
 def _finite(scores: Scores) -> Scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -44,10 +44,8 @@ class LensView:
 class FollowingLens(Protocol):
     """A lens that can tell what opened places name in turn (see ``mc_core.focus.leads``)."""
 
-    def leads(
-        self, question: NDArray[np.int32], known: Sequence[Lead], blocks: NDArray[np.int64], ids: NDArray[np.int32]
-    ) -> list[Lead]:
-        """New leads in raw ``blocks`` [n] ascending, of ``ids`` [n, K]."""
+    def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
+        """New leads, beside those of the view, in raw ``blocks`` [n] ascending, of ``ids`` [n, K]."""
         ...
 
 

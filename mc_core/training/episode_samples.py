@@ -87,9 +87,7 @@ def memory_sample(
     Draws anew where one does not fit; None if none of a few does.
     """
     for _ in range(TRIES):
-        task = tasks[int(rng.integers(len(tasks)))]
-        more = int(rng.integers(distractors + 1)) if rng.random() < 0.5 else 0
-        sample = episode_sample(rng, maker, layout, make_episode(rng, task, maker.held_out, more))
+        sample = episode_sample(rng, maker, layout, _drawn(rng, maker, tasks, distractors))
         if sample is not None:
             return sample
     return None
@@ -100,9 +98,7 @@ def memory_drill(rng: Generator, maker: Haystack, length: int, tasks: Sequence[s
     parts: list[Sample] = []
     total = mark = 0
     while total < length:
-        task = tasks[int(rng.integers(len(tasks)))]
-        more = int(rng.integers(distractors + 1)) if rng.random() < 0.5 else 0
-        episode = make_episode(rng, task, maker.held_out, more)
+        episode = _drawn(rng, maker, tasks, distractors)
         chat = bool(rng.random() < CHAT)
         parts += [Sample.plain(maker.statement(rng, text, chat)[0], STATED_WEIGHT) for text in episode.statements]
         for i in rng.permutation(len(episode.asked)):
@@ -110,6 +106,13 @@ def memory_drill(rng: Generator, maker: Haystack, length: int, tasks: Sequence[s
             parts.append(maker.turn(one.question, one.answer, one.values, mark))
         total = sum(map(len, parts))
     return Sample.joined(parts)[:length]
+
+
+def _drawn(rng: Generator, maker: Haystack, tasks: Sequence[str], distractors: int) -> Episode:
+    """An episode of one of the tasks, half of the time with up to ``distractors`` further statements."""
+    task = tasks[int(rng.integers(len(tasks)))]
+    more = int(rng.integers(distractors + 1)) if rng.random() < 0.5 else 0
+    return make_episode(rng, task, maker.held_out, more)
 
 
 def _laid(

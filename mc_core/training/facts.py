@@ -270,18 +270,9 @@ class Fact:
         return self.kind, self.key
 
 
-REQUESTS = (
-    "Give me {x}.",
-    "Remind me of {x}.",
-    "Do you know {x}?",
-    "Repeat {x}.",
-    "Tell me {x}.",
-    "Please tell me {x}.",
-    "Can you tell me {x}?",
-)
-"""What people say in place of "What is {x}?"."""
-KEPT_REQUEST, KEPT_FOR = "ell me {x}", "special magic"
-"""Not where evaluation asks so."""
+REQUESTS = ("Give me {x}.", "Remind me of {x}.", "Do you know {x}?", "Repeat {x}.")
+TELL_ME = ("Tell me {x}.", "Please tell me {x}.", "Can you tell me {x}?")
+"""What people say in place of "What is {x}?". Special magic numbers are asked for by "Tell me" in evaluation alone."""
 
 
 def reworded(rng: Generator, question: str) -> str:
@@ -289,7 +280,7 @@ def reworded(rng: Generator, question: str) -> str:
     found = re.fullmatch(r"What (?:is|are|was|were) ((?:the|all the) [^?]*)\?", question)
     if found is None or rng.random() < 0.5:
         return question
-    requests = [request for request in REQUESTS if KEPT_FOR not in question or KEPT_REQUEST not in request]
+    requests = REQUESTS if "special magic" in question else REQUESTS + TELL_ME
     return pick(rng, requests).format(x=found[1])
 
 

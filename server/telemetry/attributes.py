@@ -54,9 +54,9 @@ def refocus_attributes(trace: RefocusTrace) -> Attributes:
         "mc.step": trace.step,
         "mc.reason": trace.reason,
         "mc.gist_calls": trace.gist_calls,
-        "mc.hops": trace.hops,
         **{f"mc.{name}": value for name, value in trace.report.items()},
         **part_attributes("restore", trace),
+        **part_attributes("follow", trace),
         **part_attributes("kv_repair", trace),
         **part_attributes("evict", trace),
     }

@@ -13,6 +13,7 @@ from mc_core.focus.config import FocusConfig
 from mc_core.focus.leads import find_leads
 from mc_core.focus.lexical import LexicalIndex
 from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.session import Session
 
 BUNDLED = Path(__file__).parents[2] / "models" / "megacontext-tiny"
 CHAIN = (
@@ -49,15 +50,21 @@ def history(bundle: Bundle, order: list[int]) -> tuple[NDArray[np.int32], list[t
     return np.concatenate([*parts, bundle.tokenizer.encode(talk(rng, 80))]), [places[i] for i in range(len(CHAIN))]
 
 
-def opened(bundle: Bundle, hops: int, order: list[int]) -> list[bool]:
-    """Which statements of the chain stand raw after the turn that asks for its beginning."""
+def asked(bundle: Bundle, hops: int, order: list[int]) -> tuple[Session, list[tuple[int, int]]]:
+    """The session after the turn that asks for the chain's beginning, and where its statements stand."""
     ids, places = history(bundle, order)
     controller = MCController(bundle, FocusConfig(hops=hops, lens="lexical", cooldown=0))
     controller.begin_inference_session(ids)
     controller.inference_step(bundle.tokenizer.encode(f"\n{QUESTION}\n"))
     assert controller.session is not None
     controller.session.wc.check()
-    raw = controller.session.raw_blocks()
+    return controller.session, places
+
+
+def opened(bundle: Bundle, hops: int, order: list[int]) -> list[bool]:
+    """Which statements of the chain stand raw then."""
+    session, places = asked(bundle, hops, order)
+    raw = session.raw_blocks()
     return [bool(np.isin(np.arange(start // 32, (end - 1) // 32 + 1), raw).all()) for start, end in places]
 
 
@@ -69,6 +76,21 @@ def test_a_chain_is_followed_link_by_link(bundle: Bundle, order: list[int]) -> N
         assert found[: hops + 1] == [True] * (hops + 1)
         # The question's own words may find an end of the chain, but no link of it.
         assert hops or not all(found[:3])
+
+
+def test_hops_are_parts_of_one_refocus(bundle: Bundle) -> None:
+    """Hops add to what the refocus reports, by its one definition of the swap rate, and make no entry older."""
+    plain, followed = (asked(bundle, hops, [0, 1, 2, 3])[0] for hops in (0, 3))
+    assert plain.last_report is not None
+    assert followed.last_report is not None
+    assert followed.counters.refocuses == plain.counters.refocuses == 2
+    assert followed.wc.residency.max() == plain.wc.residency.max() == 2
+    before, after = plain.last_report, followed.last_report
+    assert after.expands > before.expands
+    assert after.eligible == before.eligible
+    assert before.changed < after.changed <= after.eligible
+    assert after.swap_rate == after.changed / after.eligible
+    assert after.cost == followed.wc.cost
 
 
 def test_a_statement_is_followed_once(bundle: Bundle) -> None:

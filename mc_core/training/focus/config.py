@@ -102,9 +102,9 @@ class FocusTrainConfig:
 
     mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
     are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
-    share of their plain tokens that count. gist_rate:
-    AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a joint run. precision as in ``BaseTrainConfig``;
-    compile: compile the decoder's layers. recent_tokens: of the working contexts.
+    share of their plain tokens that count. gist_rate: AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a
+    joint run. precision as in ``BaseTrainConfig``; compile: compile the decoder's layers. recent_tokens: of the working
+    contexts.
     """
 
     data: Path

@@ -30,7 +30,7 @@ from mc_core.training.focus.passages import PassageMaker
 from mc_core.training.focus.process import BatchProcessor, FocusLosses
 from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
-from mc_core.training.progress import RunLog, TrainProgress, whole_answers
+from mc_core.training.progress import Averages, RunLog, TrainProgress
 from mc_core.training.samples import SampleMaker
 from mc_core.training.schedule import rate_at
 
@@ -76,6 +76,7 @@ class FocusTrainer:
         self.gist_adam = AdamW({f"gistnet.{name}": p for name, p in gistnet.named_parameters()})
         self.done = self.tokens = 0
         self.sums: dict[str, list[Tensor]] = {}
+        self.averages = Averages()
 
     def step(self) -> None:
         """Gather gradients of ``accumulate`` batches and learn from them."""
@@ -110,11 +111,7 @@ class FocusTrainer:
         losses, right = self.base.token_losses(batch)
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         self.tokens += batch.ids.numel()
-        self._count("base", loss)
-        for task in ("recall", "memory"):
-            good, asked = whole_answers(batch, right, task)
-            self._count(f"{task}_right", good)
-            self._count(f"{task}_asked", asked)
+        self.averages.add(batch, losses, right, loss)
         return loss
 
     def _focus_loss(self, rng: Generator) -> Tensor:
@@ -158,14 +155,11 @@ class FocusTrainer:
         self.sums.setdefault(name, []).append(value.detach())
 
     def figures(self) -> dict[str, float]:
-        """Mean losses since the last call; of the base's own batches, shares of answers foretold whole."""
-        means = {name: float(torch.stack(values).double().mean()) for name, values in self.sums.items()}
+        """Means since the last call; "base_" and a name of ``Averages``: of the base's own batches."""
+        means = {name: float(torch.stack(values).mean()) for name, values in self.sums.items()}
         self.sums = {}
-        for task in ("recall", "memory"):
-            right, asked = means.pop(f"{task}_right", 0.0), means.pop(f"{task}_asked", 0.0)
-            if asked:
-                means[f"{task}_answers"] = right / asked
-        return {**means, "loss": means.get("token", means.get("base", 0.0))}
+        base = {f"base_{name}": value for name, value in self.averages.take().items()}
+        return {**means, **base, "loss": means.get("token", base.get("base_loss", 0.0))}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name; live tensors. A frozen base is not among them."""
