@@ -16,7 +16,8 @@ from clients.load.text import Words
 from clients.megacontext_client import APIConnectionError, APIError, AsyncChatStream, AsyncMegaContext, ClientError
 
 LEAD = 1.0
-"""Seconds before its first turn that a conversation of a trace is created; a trace may have tens of thousands."""
+"""Seconds before its first turn that a conversation of a trace is created; a trace may have tens of thousands, so
+each is deleted after its last turn, too."""
 PREPARED_TOGETHER = 8
 
 
@@ -116,6 +117,8 @@ class Runner:
                     await self._turn(plan, turn, text, run)
                 finally:
                     run.running -= 1
+            if self._settings.trace is not None and not self._settings.keep_sessions:
+                await self._delete(self._sessions.pop(plan.key, None))
 
     async def _turn(self, plan: SessionPlan, turn: TurnPlan, text: str, run: Run) -> None:
         sent = run.now()
@@ -171,13 +174,17 @@ class Runner:
         places = asyncio.Semaphore(PREPARED_TOGETHER)
 
         async def one(session_id: str) -> None:
-            # What can't be deleted now is the server's to keep; the measurement is over.
             async with places:
-                with suppress(ClientError):
-                    await self._server.delete(session_id)
+                await self._delete(session_id)
 
         await _all(one(session_id) for session_id in self._sessions.values())
         self._sessions.clear()
+
+    async def _delete(self, session_id: str | None) -> None:
+        # What can't be deleted now is the server's to keep.
+        if session_id is not None:
+            with suppress(ClientError):
+                await self._server.delete(session_id)
 
 
 def _timed(plans: Sequence[SessionPlan]) -> bool:

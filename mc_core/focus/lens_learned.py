@@ -13,7 +13,7 @@ from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lookahead import LookAhead
 from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
 from mc_core.focus.scores import Scores
-from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.targets import apart, merged, with_neighbours
 from mc_core.focus.view import LensView
 from mc_core.nets.lensnet import LensInput, LensNet
 
@@ -22,8 +22,11 @@ Ints = NDArray[np.int64]
 
 CANDIDATES_A_HIT = 4
 """Nodes looked up for each hit asked for: those next to a better hit are passed over."""
-RANK_HALF = 8.0
-"""Rank at which a target is worth half as much as the first, when lenses are fused."""
+ENTRY_WORTH = 0.25
+"""Most that an entry's own score counts. What the question asks for comes first: these scores tell which of the rest
+to open and which to give up, and a network fitted to differences of hundredths of a nat has no scale to trust."""
+GIVES_WAY = 0.6
+"""Share of the learned targets' worth that is taken off where words alone are sure of what was asked for."""
 
 
 class LearnedLens:
@@ -39,27 +42,27 @@ class LearnedLens:
     def rewind(self, num_blocks: int) -> None:
         self.search.rewind(num_blocks)
 
-    @torch.inference_mode()
     def score(self, view: LensView) -> Scores:
-        wc, tail = view.wc, view.tail_vectors()[None]
-        entries = len(wc.levels)
+        asked = self.ask(view)
+        targets, scores = with_turn(view, asked.targets, asked.target_scores)
+        wanted = lift(view.wc, targets, scores)
+        harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
+        return _opening(view, asked.gain, np.maximum(harm, wanted), targets, scores)
+
+    @torch.inference_mode()
+    def ask(self, view: LensView) -> Scores:
+        """What the network itself says: scores of the entries, and targets that are not lifted onto them."""
+        tail = view.tail_vectors()[None]
+        entries = len(view.wc.levels)
         output = self.net(self._input(view, tail))
-        end = view.turn_start // wc.block_size
+        end = view.turn_start // view.wc.block_size
         nodes, worth = self._look_ahead(view, tail, end)
         # One copy from the device: float64 holds every node number exactly.
         parts = [torch.tanh(output.gain[0]), torch.tanh(output.harm[0]), worth, nodes]
         host = torch.cat([part.double() for part in parts]).cpu().numpy()
-        gain, harm = host[: 2 * entries].astype(np.float32).reshape(2, entries)
+        gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
         found, blocks = np.split(host[2 * entries :], 2)
-        targets, scores = self._targets(blocks.astype(np.int64), found.astype(np.float32), end)
-        targets, scores = with_turn(view, targets, scores)
-        wanted = lift(wc, targets, scores)
-        return Scores(
-            gain=np.where(wc.levels > 0, np.maximum(gain.clip(0), wanted), np.float32(0)),
-            harm=np.maximum(harm.clip(0), np.maximum(wanted, RECENCY_WORTH * recency(wc))),
-            targets=targets,
-            target_scores=scores,
-        )
+        return Scores(gain, harm, *self._targets(blocks.astype(np.int64), found.astype(np.float32), end))
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
         wc, entries = view.wc, view.entry_vectors()[None]
@@ -83,7 +86,7 @@ class LearnedLens:
 
 
 class HybridLens:
-    """Learned and lexical: their targets fused by rank, so that neither's scale of scores counts."""
+    """Learned and lexical: the targets of both, the learned ones giving way where words alone are sure."""
 
     def __init__(self, learned: LearnedLens, lexical: LexicalLens) -> None:
         self.learned, self.lexical = learned, lexical
@@ -101,30 +104,28 @@ class HybridLens:
         return self.lexical.leads(view, blocks, ids)
 
     def score(self, view: LensView) -> Scores:
-        first, second = self.learned.score(view), self.lexical.score(view)
-        targets, worth = fuse(first, second)
-        wanted = lift(view.wc, targets, worth)
-        gain = np.maximum((first.gain + second.gain) / 2, wanted)
-        return Scores(
-            gain=np.where(view.wc.levels > 0, gain, np.float32(0)),
-            harm=np.maximum(first.harm, second.harm),
-            targets=targets,
-            target_scores=worth,
-        )
+        learned, lexical = self.learned.ask(view), self.lexical.score(view)
+        targets, worth = fuse(learned, lexical, view.turn_start // view.wc.block_size)
+        harm = np.maximum(np.maximum(learned.harm, lexical.harm), lift(view.wc, targets, worth))
+        return _opening(view, learned.gain, harm, targets, worth)
 
 
-def fuse(first: Scores, second: Scores) -> tuple[Ints, Floats]:
-    """Targets of both by reciprocal rank (Cormack et al. 2009), best first; the best is worth the better's best."""
-    targets = np.concatenate([first.targets, second.targets])
-    if not len(targets):
-        return targets, np.empty(0, np.float32)
-    ranks = np.concatenate([np.arange(len(first.targets)), np.arange(len(second.targets))])
-    distinct, place = np.unique(targets, return_inverse=True)
-    fused = np.zeros(len(distinct))
-    np.add.at(fused, place, 1 / (1 + ranks / RANK_HALF))
-    best = max(float(scores.max(initial=0.0)) for scores in (first.target_scores, second.target_scores))
-    order = np.lexsort((distinct, -fused))
-    return distinct[order], (fused[order] / fused.max() * best).astype(np.float32)
+def fuse(learned: Scores, lexical: Scores, end: int) -> tuple[Ints, Floats]:
+    """Targets of both with the better of their scores, best first; blocks from ``end`` on are the turn's own.
+
+    Not by rank: a question that names its key has all of its evidence in words (scores near 1, at several places if
+    there are several values), and look-alikes of the learned lens would take their places. A paraphrase has at most
+    half as much, and the learned targets stand above that.
+    """
+    sure = float(lexical.target_scores[lexical.targets < end].max(initial=0.0))
+    left = learned.target_scores * np.float32(1 - GIVES_WAY * sure**2)
+    return merged([(lexical.targets, lexical.target_scores), (learned.targets, left)])
+
+
+def _opening(view: LensView, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
+    """Entries are worth opening for their own sake, or for the targets that they cover."""
+    wanted = np.maximum(gain, lift(view.wc, targets, scores))
+    return Scores(np.where(view.wc.levels > 0, wanted, np.float32(0)), harm, targets, scores)
 
 
 def check_net(kind: str, net: LensNet | None) -> LensNet:

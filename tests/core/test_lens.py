@@ -13,7 +13,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
-from mc_core.focus.lens_learned import fuse
+from mc_core.focus.lens_learned import ENTRY_WORTH, fuse
 from mc_core.focus.scores import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
@@ -186,21 +186,32 @@ def test_learned_look_ahead_finds_the_nearest_key() -> None:
     assert lens.score(world.view(RARE)).targets[0] == 123
 
 
-def test_fusion_by_rank_ignores_scales() -> None:
-    """A target that both lenses name wins, and multiplying one lens's scores changes no order."""
+def test_fusion_gives_way_where_words_are_sure() -> None:
+    """Learned targets lead a question that words know little of, and follow one that words are sure of; none is lost."""
     nothing = np.zeros(1, np.float32)
 
-    def scores(targets: list[int], worth: float) -> Scores:
-        return Scores(
-            nothing, nothing, np.array(targets), np.linspace(worth, worth / 2, len(targets)).astype(np.float32)
-        )
+    def scores(targets: list[int], worth: list[float]) -> Scores:
+        return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
 
-    targets, worth = fuse(scores([7, 3, 9], 0.9), scores([5, 3, 8], 0.1))
-    assert targets[0] == 3
-    assert worth[0] == pytest.approx(0.9)
-    assert set(targets.tolist()) == {3, 5, 7, 8, 9}
-    np.testing.assert_array_equal(targets, fuse(scores([7, 3, 9], 0.09), scores([5, 3, 8], 0.8))[0])
-    assert not len(fuse(scores([], 1), scores([], 1))[0])
+    learned = scores([7, 3, 9], [0.8, 0.7, 0.6])
+    for lexical, first in ((scores([5, 3], [0.4, 0.35]), [7, 3]), (scores([5, 8], [1.0, 0.9]), [5, 8])):
+        targets, worth = fuse(learned, lexical, 100)
+        assert targets[:2].tolist() == first
+        assert set(targets.tolist()) == {*learned.targets.tolist(), *lexical.targets.tolist()}
+        assert (np.diff(worth) <= 0).all()
+    # The turn's own blocks, which every question has, say nothing of what was found.
+    assert fuse(learned, scores([120], [0.95]), 100)[1][1] == pytest.approx(0.8)
+    assert not len(fuse(scores([], []), scores([], []), 100)[0])
+
+
+def test_entries_never_outweigh_what_was_asked_for() -> None:
+    """However loud the network is about its entries, none of their own scores exceeds ``ENTRY_WORTH``."""
+    world = _world("cross")
+    for head in world.lens.net.parameters():
+        head.data.mul_(50)
+    asked = world.lens.ask(world.view(RARE))
+    assert max(asked.gain.max(), asked.harm.max()) <= ENTRY_WORTH
+    assert max(asked.gain.max(), asked.harm.max()) > ENTRY_WORTH / 2
 
 
 def test_recency_prefers_the_newest() -> None:

@@ -57,7 +57,7 @@ def recall_figures(
         for question in history.questions:
             learned, places = learned_targets(model, question.tail, keys)
             lexical = lexical_targets(index, question.tail)
-            fused = Scores(lexical.gain, lexical.harm, *fuse(learned, lexical))
+            fused = Scores(lexical.gain, lexical.harm, *fuse(learned, lexical, index.num_blocks))
             for lens, scores in zip(LENSES, (lexical, learned, fused), strict=True):
                 opened = set(scores.targets[:OPENED].tolist())
                 hits = set(places.tolist()) if lens == "learned" else opened
