@@ -25,8 +25,9 @@ CANDIDATES_A_HIT = 4
 ENTRY_WORTH = 0.25
 """Most that an entry's own score counts. What the question asks for comes first: these scores tell which of the rest
 to open and which to give up, and a network fitted to differences of hundredths of a nat has no scale to trust."""
-GIVES_WAY = 0.6
-"""Share of the learned targets' worth that is taken off where words alone are sure of what was asked for."""
+GIVES_WAY = 4
+"""Power of the lexical lens's certainty by which learned targets lose worth: half of the evidence takes off a
+sixteenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
 
 
 class LearnedLens:
@@ -114,12 +115,13 @@ def fuse(learned: Scores, lexical: Scores, end: int) -> tuple[Ints, Floats]:
     """Targets of both with the better of their scores, best first; blocks from ``end`` on are the turn's own.
 
     Not by rank: a question that names its key has all of its evidence in words (scores near 1, at several places if
-    there are several values), and look-alikes of the learned lens would take their places. A paraphrase has at most
-    half as much, and the learned targets stand above that.
+    there are several values), and look-alikes of the learned lens would take their places. A paraphrase has about half
+    as much, and the learned targets stand above that.
     """
     sure = float(lexical.target_scores[lexical.targets < end].max(initial=0.0))
-    left = learned.target_scores * np.float32(1 - GIVES_WAY * sure**2)
-    return merged([(lexical.targets, lexical.target_scores), (learned.targets, left)])
+    left = learned.target_scores * np.float32(1 - sure**GIVES_WAY)
+    kept = left > 0
+    return merged([(lexical.targets, lexical.target_scores), (learned.targets[kept], left[kept])])
 
 
 def _opening(view: LensView, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
