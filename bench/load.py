@@ -69,7 +69,8 @@ def run(name: str, flags: list[str], options: argparse.Namespace) -> tuple[dict[
     """One load run against a server of its own -> a row, and the tester's whole report."""
     folder = ROOT / "bench" / "results" if options.save else options.out
     page, found = folder / f"load-{name}.html", options.out / f"load-{name}.json"
-    with served("--model", str(options.model), "--store", f"sqlite:///{options.out.resolve()}/{name}.sqlite") as (client, server):
+    store = f"sqlite:///{options.out.resolve()}/{name}.sqlite"
+    with served("--model", str(options.model), "--store", store) as (client, server):
         before = lag_buckets(client)
         with memory_of(server) as memory:
             command = [sys.executable, "-m", "server.cli", "load", str(client.base_url), *flags]

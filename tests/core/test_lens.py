@@ -187,7 +187,7 @@ def test_learned_look_ahead_finds_the_nearest_key() -> None:
 
 
 def test_fusion_gives_way_where_words_are_sure() -> None:
-    """Learned targets lead where words know little, follow where they know more, and are left out where they are sure."""
+    """Learned targets lead where words know little, follow where they know more, and go where words are sure."""
     nothing = np.zeros(1, np.float32)
 
     def scores(targets: list[int], worth: list[float]) -> Scores:

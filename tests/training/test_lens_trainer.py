@@ -15,13 +15,15 @@ from mc_core.errors import ConfigError
 from mc_core.models.bundle import load_bundle
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
+from mc_core.tasks.concepts import CONCEPTS
+from mc_core.tasks.paraphrase import pairs
 from mc_core.training.haystack import Haystack
 from mc_core.training.lens.batch import collate
 from mc_core.training.lens.config import LensShape, LensTrainConfig
 from mc_core.training.lens.draw import draw_samples
 from mc_core.training.lens.export import export_lens
 from mc_core.training.lens.history import kept_apart, make_history
-from mc_core.training.lens.samples import episode_sample, random_blocks
+from mc_core.training.lens.samples import concept_episode, episode_sample, random_blocks
 from mc_core.training.lens.trainer import open_run, train_lens, validate
 from mc_core.training.model import initialise
 from mc_core.training.tokenizer import write_tokenizer
@@ -178,3 +180,26 @@ def test_batches_are_a_function_of_seed_and_step(config: LensTrainConfig, corpus
     assert torch.equal(one.blocks, same.blocks)
     assert torch.equal(one.tails, same.tails)
     assert one.blocks.shape != other.blocks.shape or not torch.equal(one.blocks, other.blocks)
+
+
+def test_paraphrases_are_asked_for_in_all_wordings_but_those_kept_for_evaluation() -> None:
+    """A statement is looked for in every question that it is trained with and in its other wordings, never in a
+    question that this pair keeps for evaluation."""
+    told = {statement_pattern(text): (concept, text) for concept in CONCEPTS for text in concept.stated}
+    episode = concept_episode(np.random.default_rng(5), 40)
+    for i, statement in enumerate(episode.statements):
+        concept, stated = next(found for pattern, found in told.items() if pattern.fullmatch(statement))
+        asked = [one.question for one in episode.asked if one.gold == (i,)]
+        questions = {question for said, question in pairs(concept, False) if said == stated}
+        assert {question for question in asked if question in concept.asked} == questions
+        others = [text for text in concept.stated if text != stated]
+        for other in others:
+            assert any(statement_pattern(other).fullmatch(question) for question in asked)
+        assert len(asked) == len(questions) + len(others)
+
+
+def statement_pattern(template: str) -> re.Pattern[str]:
+    """The template with any value."""
+    before, _, after = template.partition("{v}")
+    start = f"{re.escape(before[:-3])} an? " if before.endswith(" a ") else re.escape(before)
+    return re.compile(f"{start}.+{re.escape(after)}")

@@ -83,7 +83,11 @@ def wanted_of(document: EpisodeDocument, task: str, block_size: int) -> list[Wan
 
 
 def concept_episode(rng: Generator, distractors: int) -> Episode:
-    """Many things said, each asked for in all the words that training has for it; one concept of a group."""
+    """Many things said, each asked for in all the words that training has for it; one concept of a group.
+
+    Who says the same in other words, of another value, looks for it too: so wordings of statements are learned to be
+    alike, and a question finds those that it is never trained with.
+    """
     found: dict[str, Concept] = {}
     for i in rng.permutation(len(CONCEPTS)):
         found.setdefault(CONCEPTS[i].family, CONCEPTS[i])
@@ -95,7 +99,9 @@ def concept_episode(rng: Generator, distractors: int) -> Episode:
         value = concept_value(rng, concept.kind)
         answer = fill(concept.answer, v=value)
         statements.append(fill(stated, v=value))
-        asked += [Asked(question, answer, (value,), (i,)) for said, question in options if said == stated]
+        asking = [question for said, question in options if said == stated]
+        asking += [fill(said, v=concept_value(rng, concept.kind)) for said in concept.stated if said != stated]
+        asked += [Asked(question, answer, (value,), (i,)) for question in asking]
     return Episode("paraphrase", tuple(statements), tuple(asked))
 
 
