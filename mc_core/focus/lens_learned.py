@@ -25,9 +25,13 @@ CANDIDATES_A_HIT = 4
 ENTRY_WORTH = 0.25
 """Most that an entry's own score counts. What the question asks for comes first: these scores tell which of the rest
 to open and which to give up, and a network fitted to differences of hundredths of a nat has no scale to trust."""
-GIVES_WAY = 4
-"""Power of the lexical lens's certainty by which learned targets lose worth: half of the evidence takes off a
-sixteenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
+GIVES_WAY = 8
+"""Power of the lexical lens's certainty by which learned targets lose worth: three quarters of the evidence take off a
+tenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
+
+TAKES_OVER = 3
+"""Power of the learned lens's certainty by which the lexical targets lose worth, as far as words are not sure: the few
+places that a refocus opens are better spent on further finds than on words that stand everywhere."""
 
 
 class LearnedLens:
@@ -118,10 +122,13 @@ def fuse(learned: Scores, lexical: Scores, end: int) -> tuple[Ints, Floats]:
     there are several values), and look-alikes of the learned lens would take their places. A paraphrase has about half
     as much, and the learned targets stand above that.
     """
-    sure = float(lexical.target_scores[lexical.targets < end].max(initial=0.0))
-    left = learned.target_scores * np.float32(1 - sure**GIVES_WAY)
+    past = lexical.targets < end
+    sure = float(lexical.target_scores[past].max(initial=0.0)) ** GIVES_WAY
+    certain = float(learned.target_scores.max(initial=0.0)) ** TAKES_OVER
+    left = learned.target_scores * np.float32(1 - sure)
+    words = lexical.target_scores * np.where(past, np.float32(1 - certain * (1 - sure)), np.float32(1))
     kept = left > 0
-    return merged([(lexical.targets, lexical.target_scores), (learned.targets[kept], left[kept])])
+    return merged([(lexical.targets, words), (learned.targets[kept], left[kept])])
 
 
 def _opening(view: LensView, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:

@@ -193,13 +193,19 @@ def test_fusion_gives_way_where_words_are_sure() -> None:
     def scores(targets: list[int], worth: list[float]) -> Scores:
         return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
 
-    learned = scores([7, 3, 9], [0.8, 0.7, 0.6])
-    for best, order in ((0.4, [7, 3, 9, 5]), (0.85, [5, 7, 3, 9]), (1.0, [5, 3])):
+    learned = scores([7, 3, 9], [0.6, 0.5, 0.4])
+    for best, order in ((0.4, [7, 3, 9, 5]), (0.75, [5, 7, 3, 9]), (1.0, [5, 3])):
         targets, worth = fuse(learned, scores([5, 3], [best, 0.3]), 100)
         assert targets.tolist() == order
         assert (np.diff(worth) <= 0).all()
+    # The surer the learned lens, the less are words worth that say little; what they are sure of stays whole.
+    weak, strong = (fuse(scores([7], [z]), scores([5], [0.5]), 100)[1][1] for z in (0.6, 0.95))
+    assert strong < weak / 2
+    assert fuse(scores([7], [0.95]), scores([5], [1.0]), 100)[1][0] == pytest.approx(1.0)
     # The turn's own blocks, which every question has, say nothing of what was found.
-    assert fuse(learned, scores([120], [0.95]), 100)[1][1] == pytest.approx(0.8)
+    targets, worth = fuse(learned, scores([120], [0.95]), 100)
+    assert targets[:2].tolist() == [120, 7]
+    assert worth[:2] == pytest.approx([0.95, 0.6])
     assert not len(fuse(scores([], []), scores([], []), 100)[0])
 
 
