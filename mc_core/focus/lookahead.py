@@ -20,8 +20,8 @@ PRODUCTS = 1 << 22
 """Dot products held at a time (16 MiB in float32)."""
 GROUPS_AT_ONCE = 256
 CERTAIN = 7.0
-"""Deviations above the mean at which a score counts as found (0.76). Measured: the best of what is not there stands 3 to
-6 above it, a paraphrase that is there 6 to 14; hence the square, which keeps the two apart."""
+"""Deviations above the mean at which a score counts as found (0.76). Measured: the best of what is not there stands 3
+to 6 above it, a paraphrase that is there 6 to 14; hence the square, which keeps the two apart."""
 
 
 @dataclass(frozen=True, eq=False)
