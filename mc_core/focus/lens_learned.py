@@ -33,6 +33,10 @@ TAKES_OVER = 3
 """Power of the learned lens's certainty by which the lexical targets lose worth, as far as words are not sure: the few
 places that a refocus opens are better spent on further finds than on words that stand everywhere."""
 
+LEAST_CERTAIN = 0.6
+"""What the best learned target must be worth, or none is taken: the best look-alike of what is not there stands as high,
+and its place would be taken from what the hops find."""
+
 
 class LearnedLens:
     """LensNet on the entries, and its look-ahead over the lens keys of the whole tree."""
@@ -124,7 +128,10 @@ def fuse(learned: Scores, lexical: Scores, end: int) -> tuple[Ints, Floats]:
     """
     past = lexical.targets < end
     sure = float(lexical.target_scores[past].max(initial=0.0)) ** GIVES_WAY
-    certain = float(learned.target_scores.max(initial=0.0)) ** TAKES_OVER
+    certain = float(learned.target_scores.max(initial=0.0))
+    if certain < LEAST_CERTAIN:
+        return lexical.targets, lexical.target_scores
+    certain **= TAKES_OVER
     left = learned.target_scores * np.float32(1 - sure)
     words = lexical.target_scores * np.where(past, np.float32(1 - certain * (1 - sure)), np.float32(1))
     kept = left > 0

@@ -198,6 +198,7 @@ def test_fusion_gives_way_where_words_are_sure() -> None:
         targets, worth = fuse(learned, scores([5, 3], [best, 0.3]), 100)
         assert targets.tolist() == order
         assert (np.diff(worth) <= 0).all()
+    assert fuse(scores([7], [0.55]), scores([5], [0.5]), 100)[0].tolist() == [5]
     # The surer the learned lens, the less are words worth that say little; what they are sure of stays whole.
     weak, strong = (fuse(scores([7], [z]), scores([5], [0.5]), 100)[1][1] for z in (0.6, 0.95))
     assert strong < weak / 2
