@@ -34,8 +34,8 @@ TAKES_OVER = 3
 places that a refocus opens are better spent on further finds than on words that stand everywhere."""
 
 LEAST_CERTAIN = 0.6
-"""What the best learned target must be worth, or none is taken: the best look-alike of what is not there stands as high,
-and its place would be taken from what the hops find."""
+"""What the best learned target must be worth, or none is taken: the best look-alike of what is not there stands as
+high, and its place would be taken from what the hops find."""
 
 
 class LearnedLens:
