@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from clients.load.records import Record
@@ -14,6 +15,8 @@ from clients.load.stats import fit, percentile, summarize
 BINS = 8
 """Groups of turns by history length, of about as many turns each."""
 SLICES = 30
+UNTOLD = ("api_key", "json_file", "html")
+"""Settings that say nothing of the load: a report may be passed on."""
 
 
 def make_report(
@@ -49,8 +52,9 @@ def make_report(
 
 
 def _plain(settings: LoadSettings) -> dict[str, Any]:
-    """The settings as text and numbers, without the key."""
-    values = {name: getattr(settings, name) for name in type(settings).model_fields if name != "api_key"}
+    """The settings as text and numbers, without the key and where the report goes; of files the names alone."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields if name not in UNTOLD}
+    values = {name: value.name if isinstance(value, Path) else value for name, value in values.items()}
     return {n: v if isinstance(v, bool | int | float | str | None) else str(v) for n, v in values.items()}
 
 

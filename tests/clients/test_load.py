@@ -18,6 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from clients.load.runner import Runner
 from clients.load.settings import LoadSettings
 from clients.load.text import CALIBRATION_TURNS
 from clients.megacontext_client import MegaContext
@@ -312,6 +313,30 @@ def test_an_interrupt_still_reports(address: str, tmp_path: Path) -> None:
     assert 0 < json.loads(said.splitlines()[-1])["completed"] < report["planned"]
     with MegaContext(address, KEY) as server:
         assert list(server.sessions()) == []
+
+
+def test_a_replay_deletes_each_session_after_its_last_turn(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a replay keeps no session of a conversation that is over, so a long one does not fill the server; its report
+    names the trace without the folders of the machine."""
+    left: list[int] = []
+    clean_up = Runner._delete_all
+
+    async def counted(runner: Runner) -> None:
+        with MegaContext(address, KEY) as server:
+            left.append(len(list(server.sessions())))
+        await clean_up(runner)
+
+    monkeypatch.setattr(Runner, "_delete_all", counted)
+    trace = tmp_path / "trace"
+    rows = [f"2023-11-16 18:15:4{i}.6805900,{60 + i},4" for i in range(3)]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]))
+    report = load(address, "--trace", str(trace), "--speed", "10")
+    assert report["requests"]["completed"] == 3
+    assert set(left) == {0}
+    assert report["settings"]["trace"] == "trace"
+    assert str(tmp_path) not in json.dumps(report)
 
 
 def test_every_option_is_explained() -> None:
