@@ -15,14 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 import redis
 
 from bench.common import BUNDLE, report
 from bench.recall import ADJECTIVES, NOUNS
-from bench.serving import redis_server, served
+from bench.serving import metric, redis_server, served
 from bench.text import prose
 
 KEEP_ALL = 1 << 40
@@ -46,14 +45,6 @@ def spans_in(client: redis.Redis, namespace: str) -> int:
     session = next(key for key in client.scan_iter(f"{namespace}*:session:*"))
     width = json.loads(client.hget(session, "widths"))[0]
     return sum(client.strlen(key) for key in client.scan_iter(f"{namespace}*:rows:*:0:*", count=1000)) // width
-
-
-def metric(http: httpx.Client, name: str, labels: str = "") -> float:
-    """One sample of /metrics, 0 if it is not there yet."""
-    for line in http.get("/metrics").text.splitlines():
-        if line.startswith(f"{name}{labels} "):
-            return float(line.rsplit(" ", 1)[1])
-    return 0.0
 
 
 def measure(options: argparse.Namespace, store: redis.Redis, port: int, hot: int, text: str) -> dict[str, Any]:
@@ -81,9 +72,11 @@ def measure(options: argparse.Namespace, store: redis.Redis, port: int, hot: int
             right += value in reply["choices"][0]["message"]["content"]
             fetched += reply["x_megacontext"]["spans_fetched"]
             missing += reply["x_megacontext"]["unavailable"]
-        part = '{part="restore"}'
-        restores = metric(http, "megacontext_refocus_seconds_count", part)
-        reads = '{operation="read_spans"}'
+        restores, reads = {"part": "restore"}, {"operation": "read_spans"}
+        restored = metric(http, "megacontext_refocus_seconds_count", **restores)
+        read = metric(http, "megacontext_store_seconds_count", **reads)
+        restoring = metric(http, "megacontext_refocus_seconds_sum", **restores)
+        reading = metric(http, "megacontext_store_seconds_sum", **reads)
         return {
             "hot tokens": "all" if hot == KEEP_ALL else f"{hot:,}",
             "history": tokens,
@@ -96,10 +89,8 @@ def measure(options: argparse.Namespace, store: redis.Redis, port: int, hot: int
             "right": right,
             "spans fetched": fetched,
             "tokens missing": missing,
-            "restore ms, mean": 1e3 * metric(http, "megacontext_refocus_seconds_sum", part) / max(1.0, restores),
-            "round trip ms, mean": 1e3
-            * metric(http, "megacontext_store_seconds_sum", reads)
-            / max(1.0, metric(http, "megacontext_store_seconds_count", reads)),
+            "restore ms, mean": 1e3 * restoring / max(1.0, restored),
+            "round trip ms, mean": 1e3 * reading / max(1.0, read),
             "turn s, median": float(np.median(turns)),
         }
 

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 
 from bench.common import report
+from bench.serving import metric
 
 PIECE = 1 << 20
 
@@ -36,14 +37,6 @@ def pieces(path: Path) -> Iterator[bytes]:
             yield (json.loads(line)["text"] + "\n\n").encode()
 
 
-def server_memory(client: httpx.Client) -> int:
-    """Resident bytes of the server process, as its metrics tell."""
-    for line in client.get("/metrics").text.splitlines():
-        if line.startswith("process_resident_memory_bytes"):
-            return int(float(line.split()[1]))
-    return 0
-
-
 def check_focus(focus: dict[str, Any]) -> None:
     """The entries must tile [0, tokens) at no more than the budget."""
     at = 0
@@ -55,7 +48,7 @@ def check_focus(focus: dict[str, Any]) -> None:
 
 
 def measure(client: httpx.Client, path: Path, question: str) -> dict[str, Any]:
-    before = server_memory(client)
+    before = metric(client, "process_resident_memory_bytes")
     session = client.post("/v1/sessions", json={}).raise_for_status().json()["id"]
     started = time.perf_counter()
     answer = client.post(
@@ -63,7 +56,7 @@ def measure(client: httpx.Client, path: Path, question: str) -> dict[str, Any]:
     )
     tokens = answer.raise_for_status().json()["tokens_added"]
     seconds = time.perf_counter() - started
-    after = server_memory(client)
+    after = metric(client, "process_resident_memory_bytes")
     asked = time.perf_counter()
     body = {"session_id": session, "messages": [{"role": "user", "content": question}], "max_tokens": 32}
     reply = client.post("/v1/chat/completions", json={"model": _model(client), **body})

@@ -22,10 +22,9 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from bench.common import BUNDLE, ROOT, report
-from bench.serving import served
+from bench.serving import samples, served
 
 SETTINGS = ("concurrency", "sessions", "turns", "history_tokens", "prompt_tokens", "output_tokens", "speed", "duration")
 LAG = "megacontext_event_loop_lag_seconds"
@@ -33,9 +32,7 @@ LAG = "megacontext_event_loop_lag_seconds"
 
 def lag_buckets(client: httpx.Client) -> dict[float, float]:
     """Observations of the loop's lag at most so many seconds, by upper edge."""
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    samples = (sample for family in families for sample in family.samples if sample.name == f"{LAG}_bucket")
-    return {float(sample.labels["le"]): sample.value for sample in samples}
+    return {float(labels["le"]): count for labels, count in samples(client, f"{LAG}_bucket")}
 
 
 def lag_percentile(before: dict[float, float], after: dict[float, float], share: float) -> float:

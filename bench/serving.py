@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 
 @contextmanager
@@ -42,6 +43,18 @@ def served(*flags: str, **environment: str) -> Iterator[tuple[httpx.Client, psut
     ):
         wait_until(lambda: client.get("/ready").status_code == 200, "the server")
         yield client, psutil.Process(running.pid)
+
+
+def metric(client: httpx.Client, name: str, **labels: str) -> float:
+    """One sample of /metrics, 0 if it is not there yet."""
+    return next((value for found, value in samples(client, name) if labels.items() <= found.items()), 0.0)
+
+
+def samples(client: httpx.Client, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    """All samples of a name in /metrics -> (labels, value)."""
+    text = client.get("/metrics").raise_for_status().text
+    for family in text_string_to_metric_families(text):
+        yield from ((sample.labels, sample.value) for sample in family.samples if sample.name == name)
 
 
 @contextmanager
