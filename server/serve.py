@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from server.app import build_app
 from server.build import build_state
 from server.logs import configure_logs
+from server.memory import settle_allocator
 from server.settings import Settings
 from server.state import ServerState
 from server.telemetry.telemetry import Telemetry
@@ -59,6 +60,7 @@ class DrainingServer(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running turns get ``drain_seconds`` to end; new ones are answered 503."""
     configure_logs()
+    settle_allocator()
     # Before uvicorn starts, so that settings that do not fit are told in one line.
     telemetry = Telemetry.from_environment()
     state = build_state(settings, telemetry)

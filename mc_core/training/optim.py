@@ -16,8 +16,8 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """(matrices inside the layers, all else), by name; a tied weight appears once."""
-    named = dict(model.named_parameters())
+    """What is trained: (matrices inside the layers, all else), by name; a tied weight appears once."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = {name: p for name, p in named.items() if p.ndim == 2 and name.startswith("layers.")}
     return matrices, {name: p for name, p in named.items() if name not in matrices}
 

@@ -44,6 +44,7 @@ HELP = {
     "gist_rate": "learning rate of GistNet",
     "muon_rate": "joint: learning rate of the base's matrices",
     "adam_rate": "joint: learning rate of the base's embeddings and norms",
+    "train_embeddings": "joint: train the base's embeddings too; without them a LensNet stays right",
     "weight_decay": "of the base's matrices",
     "warmup_steps": "steps until the full rate",
     "decay": "share of the run in which the rate falls",

@@ -1,4 +1,4 @@
-"""A minute of many clients, some of whom leave in the middle."""
+"""Memory of a server that runs long: many clients, some of whom leave in the middle, and sessions that come and go."""
 
 import random
 import threading
@@ -8,9 +8,12 @@ import httpx
 import psutil
 import pytest
 
+from bench.text import prose
+from server.settings import BUNDLED_MODEL
 from support import ServerProcess, gauge, wait_until
 
 STREAMS, SECONDS, SLABS = 16, 60, 8
+COMING_AND_GOING, WARM, LETTERS = 80, 20, (5_000, 100_000)
 MEBIBYTE = 1 << 20
 
 
@@ -77,3 +80,24 @@ def test_sixteen_streams_for_a_minute(model_dir, tmp_path):
         assert gauge(server.address, "megacontext_turns_waiting") == 0
         # The histories grow too: some 50 bytes a token of them stay in memory.
         assert grown < 16 * MEBIBYTE
+
+
+@pytest.mark.slow
+def test_sessions_that_come_and_go(tmp_path):
+    """What deleted sessions held goes back to the system, however their sizes vary."""
+    draw, text = random.Random(0), prose(20_000)
+    with ServerProcess(BUNDLED_MODEL, tmp_path / "s.sqlite", budget=1024) as server:
+        memory, resident = psutil.Process(server.process.pid), []
+        with httpx.Client(base_url=server.address, timeout=60) as http:
+            for _ in range(COMING_AND_GOING):
+                session = http.post("/v1/sessions", json={}).json()["id"]
+                length, at = draw.randint(*LETTERS), draw.randrange(len(text) - LETTERS[1])
+                body = {"model": BUNDLED_MODEL.name, "session_id": session, "max_tokens": 4}
+                body["messages"] = [{"role": "user", "content": text[at : at + length]}]
+                assert http.post("/v1/chat/completions", json=body).status_code == 200
+                assert http.delete(f"/v1/sessions/{session}").status_code == 204
+                resident.append(memory.memory_info().rss)
+        grown = resident[-1] - resident[WARM]
+        print(f"memory {grown / MEBIBYTE:+.1f} MiB over {COMING_AND_GOING - WARM} sessions")
+        # With the C library's own limits it was 250 MiB.
+        assert grown < 64 * MEBIBYTE

@@ -89,6 +89,14 @@ def test_what_learns_and_what_stays(corpus: Corpus, model: Path, tmp_path: Path,
     assert changed == [] if mode == "frozen" else set(changed) == set(before)
 
 
+def test_embeddings_that_stay(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """A joint run can leave the embeddings, which a LensNet reads, to the bit, while it trains all else."""
+    before = load_bundle(model).decoder.state_dict()
+    after = run(settings(corpus, model, tmp_path / "run", mode="joint", train_embeddings=False)).model.decoder
+    same = [name for name, tensor in after.state_dict().items() if torch.equal(before[name], tensor)]
+    assert set(same) == {name for name in before if "embed_tokens" in name or "lm_head" in name}
+
+
 def test_a_resumed_run_ends_where_an_unbroken_one_does(corpus: Corpus, model: Path, tmp_path: Path) -> None:
     """Stopping after any step and going on gives the same weights."""
     config = settings(corpus, model, tmp_path / "whole", mode="joint")

@@ -11,7 +11,7 @@ from mc_core.nets.gistnet import GistKind, Head, Pooling
 from mc_core.training.batches import Stage
 from mc_core.training.focus.contexts import KINDS
 
-FIXED = ("mode", "gist", "block_size", "seed")
+FIXED = ("mode", "train_embeddings", "gist", "block_size", "seed")
 """What a resumed run may not change; rates, weights and the curriculum may."""
 MODES = ("frozen", "joint")
 
@@ -103,8 +103,9 @@ class FocusTrainConfig:
     mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
     are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
     share of their plain tokens that count. gist_rate: AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a
-    joint run. precision as in ``BaseTrainConfig``; compile: compile the decoder's layers. recent_tokens: of the working
-    contexts.
+    joint run. train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them,
+    stays right. precision as in ``BaseTrainConfig``; compile: compile the decoder's layers. recent_tokens: of the
+    working contexts.
     """
 
     data: Path
@@ -126,6 +127,7 @@ class FocusTrainConfig:
     gist_rate: float = 1e-3
     muon_rate: float = 0.01
     adam_rate: float = 1.5e-3
+    train_embeddings: bool = True
     weight_decay: float = 0.01
     warmup_steps: int = 40
     decay: float = 0.6

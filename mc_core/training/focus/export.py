@@ -25,8 +25,8 @@ def export_focus(
 ) -> None:
     """Write the base that the run began with, or the one that a joint run made, with its GistNet into ``out``.
 
-    figures: of the run, kept as the GistNet's evaluation; it has not passed its gate yet. A LensNet stays if the base,
-    whose embeddings it reads, is still the same. dtype: of a joint run's base on disk. ConfigError if ``out`` is the
+    figures: of the run, kept as the GistNet's evaluation; it has not passed its gate yet. A LensNet stays if the base's
+    embeddings, which it reads, are still the same. dtype: of a joint run's base on disk. ConfigError if ``out`` is the
     model's own folder.
     """
     if out.resolve() == config.model.resolve():
@@ -45,7 +45,7 @@ def export_focus(
         save_decoder(out, model.decoder, dtype, extra)
     path = config.model / MANIFEST
     before = Manifest.from_json(read_json(path)) if path.exists() else Manifest()
-    kept = None if joint else load_bundle(config.model).lensnet
+    kept = None if joint and config.train_embeddings else load_bundle(config.model).lensnet
     manifest = replace(
         before,
         name=before.name or config.model.resolve().name,

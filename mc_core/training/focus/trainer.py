@@ -70,7 +70,8 @@ class FocusTrainer:
             bundle.decoder.compile()
         joint = config.mode == "joint"
         bundle.decoder.requires_grad_(joint)
-        matrices, rest = split_parameters(bundle.decoder) if joint else ({}, {})
+        bundle.decoder.embed_tokens.requires_grad_(joint and config.train_embeddings)
+        matrices, rest = split_parameters(bundle.decoder)
         products = torch.bfloat16 if config.bfloat16 else torch.float32
         self.muon, self.adam = Muon(matrices, config.weight_decay, products), AdamW(rest)
         self.gist_adam = AdamW({f"gistnet.{name}": p for name, p in gistnet.named_parameters()})
