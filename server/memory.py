@@ -1,4 +1,4 @@
-"""Keeps the process as small as what it holds: freed memory goes back to the system, where the C library can (glibc)."""
+"""Keeps the process as small as what it holds: freed memory goes back to the system, where glibc can do that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Absent: a question about something that was never stated, while things that look like it were."""
+"""Absent: questions about things that were never stated, while others that look like them were.
+
+Stated ones are asked for as well, in the same words: otherwise the wording would tell which it is.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,14 @@ def absent(rng: Generator, held_out: bool, distractors: int) -> Episode:
     templates = kind.stated + (kind.kept_stated if held_out else ())
     stated = [pick(rng, templates).format(k=key, v=value) for key, value in zip(keys, values, strict=True)]
     # An unfinished sentence asks for a value and nothing else.
-    questions = [question for question, _ in kind.asked if question[-1] in "?."]
+    questions = [(question, answer) for question, answer in kind.asked if question[-1] in "?."]
     asked = []
-    for key in _near(rng, kind.key, keys, held_out):
-        wrong = tuple(values)
-        asked.append(Asked(pick(rng, questions).format(k=key), pick(rng, REPLIES), (NOT_MENTIONED,), (), wrong))
+    for key, known in zip(_near(rng, kind.key, keys, held_out), rng.permutation(STATED)[:ASKED].tolist(), strict=True):
+        question, _ = questions[int(rng.integers(len(questions)))]
+        asked.append(Asked(question.format(k=key), pick(rng, REPLIES), (NOT_MENTIONED,), (), tuple(values)))
+        question, answer = questions[int(rng.integers(len(questions)))]
+        key, value = keys[known], values[known]
+        asked.append(Asked(question.format(k=key), answer.format(k=key, v=value), (value,), (known,)))
     return assemble(rng, "absent", stated[:STATED], asked, stated[STATED:])
 
 

@@ -70,4 +70,4 @@ def assemble(
     own = dict(zip(places, statements, strict=True))
     mixed = tuple(own[i] if i in own else next(rest) for i in range(total))
     moved = tuple(replace(one, gold=tuple(places[i] for i in one.gold)) for one in asked)
-    return Episode(task, mixed, moved)
+    return Episode(task, mixed, moved, tuple(i for i in range(total) if i not in own))

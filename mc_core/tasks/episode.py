@@ -31,11 +31,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Episode:
-    """statements: in the order in which they must stand in the history, each at a place of its own."""
+    """statements: in the order in which they must stand in the history, each at a place of its own. distractors:
+    indices of those that no question is about, which may stand anywhere."""
 
     task: str
     statements: tuple[str, ...]
     asked: tuple[Asked, ...]
+    distractors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for asked in self.asked:

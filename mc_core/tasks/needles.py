@@ -28,6 +28,12 @@ ALL_QUESTIONS = (
     ),
     ("What are all the special magic numbers for {k}?", "The special magic numbers for {k} are {v}."),
 )
+TRAINED_ALL_QUESTIONS = (
+    ("Which special magic numbers does {k} have?", "The special magic numbers for {k} are {v}."),
+    ("Tell me each special magic number for {k}.", "The special magic numbers for {k} are {v}."),
+    ("Name the special magic numbers for {k}, all of them.", "The special magic numbers for {k} are {v}."),
+)
+"""For training alone: who has met few ways to ask for all takes a new one for a question about one."""
 KEPT_ALL_QUESTIONS = (("List every special magic number for {k}.", "The special magic numbers for {k} are {v}."),)
 PASS_KEY = (
     ("The pass key is {v}. Remember it. {v} is the pass key.", "What is the pass key?"),
@@ -66,7 +72,8 @@ def multivalue(rng: Generator, held_out: bool, distractors: int) -> Episode:
     """Several magic numbers of one key, all of them asked for."""
     (key,) = fresh_keys(rng, pair_key, 1, held_out)
     values = numbers(rng, VALUES, DIGITS)
-    question, answer = _pick(rng, ALL_QUESTIONS, KEPT_ALL_QUESTIONS, held_out)
+    options = ALL_QUESTIONS if held_out else ALL_QUESTIONS + TRAINED_ALL_QUESTIONS
+    question, answer = _pick(rng, options, KEPT_ALL_QUESTIONS, held_out)
     reply = answer.format(k=key, v=listed(values))
     asked = Asked(question.format(k=key), reply, tuple(values), tuple(range(VALUES)))
     more = _more(rng, held_out, distractors, (key,), tuple(values))

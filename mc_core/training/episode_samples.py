@@ -15,7 +15,10 @@ from mc_core.training.haystack import STATED_WEIGHT, Haystack, Range
 from mc_core.training.sample import BLOCK, Ids, Layout, Sample
 
 MAX_TURNS = 4
-CHAT, OTHERS_SHOWN = 0.4, 0.7
+CHAT, OTHERS_SHOWN, LATE = 0.4, 0.7, 0.6
+LATE_TASKS = ("needle", "uuid", "tracking", "chain", "absent")
+"""What stands in the newest text beside a question: their statements answer no question of another episode."""
+MAX_LATE = 3
 TRIES = 3
 
 
@@ -59,8 +62,9 @@ def episode_sample(
     """A working context of the episode with as many of its questions in the tail as fit, ``MAX_TURNS`` at most.
 
     All gold blocks are shown with their neighbours; others may be hidden by gaps. Statements that no question needs
-    are left out where there is no room. chat is drawn at random if not given. None if no question fits the tail, or
-    its gold statements the rest.
+    are left out where there is no room. Often some that nobody asks for stand in the newest text, where the last thing
+    that was said is the easiest to tell, and wrong. chat is drawn at random if not given. None if no question fits the
+    tail, or its gold statements the rest.
     """
     chat = bool(rng.random() < CHAT) if chat is None else chat
     stated = [maker.statement(rng, text, chat) for text in episode.statements]
@@ -71,11 +75,14 @@ def episode_sample(
         room = Layout(layout.length - len(dialogue), layout.tail_start)
         gold = sorted({i for one in asked for i in one.gold})
         span = maker.span(rng, room, len(gold))
-        kept = _kept(rng, [len(ids) for ids, _ in stated], gold, span)
+        moved, newest = _newest(rng, maker, episode, room.length - room.tail_start, chat)
+        early = [i for i in range(len(stated)) if i not in moved]
+        kept = _kept(rng, [len(ids) for ids, _ in stated], gold, span - len(newest), early)
         if kept is not None:
-            ids, places = _laid(rng, maker, [stated[i] for i in kept], span, chat)
+            ids, places = _laid(rng, maker, [stated[i] for i in kept], span - len(newest), chat)
             shown = _shown(rng, places, [kept.index(i) for i in gold], layout)
-            return Sample.joined([maker.with_gaps(rng, Sample.plain(ids), shown, room), dialogue])
+            body = Sample.plain(np.concatenate([ids, newest]))
+            return Sample.joined([maker.with_gaps(rng, body, shown, room), dialogue])
     return None
 
 
@@ -139,13 +146,36 @@ def _dialogue(
     return chosen, Sample.joined(parts) if parts else Sample.plain([])
 
 
-def _kept(rng: Generator, lengths: Sequence[int], gold: Sequence[int], span: int) -> list[int] | None:
-    """Which statements fit into ``span`` tokens: all gold ones, and others until there is no room; in their order."""
+def _newest(rng: Generator, maker: Haystack, episode: Episode, room: int, chat: bool) -> tuple[list[int], Ids]:
+    """The newest text before the questions, if statements that nobody asks for stand there, else no text.
+
+    They are distractors of the episode, whose indices are returned, and statements of other tasks; about as much text
+    as the tail has ``room`` for, so that a border may cut them.
+    """
+    if rng.random() >= LATE:
+        return [], np.empty(0, np.int64)
+    moved = [int(i) for i in rng.permutation(episode.distractors)[: int(rng.integers(MAX_LATE))]]
+    texts = [episode.statements[i] for i in moved]
+    for _ in range(int(rng.integers(len(moved) == 0, MAX_LATE + 1 - len(moved)))):
+        other = make_episode(rng, LATE_TASKS[int(rng.integers(len(LATE_TASKS)))], maker.held_out)
+        texts.append(other.statements[int(rng.integers(len(other.statements)))])
+    stated = [maker.statement(rng, text, chat)[0] for text in texts]
+    needed = sum(map(len, stated))
+    if needed > room + BLOCK:
+        return [], np.empty(0, np.int64)
+    length = int(rng.integers(needed, room + BLOCK + 1))
+    return moved, maker.lay(rng, stated, length, chat)[0]
+
+
+def _kept(
+    rng: Generator, lengths: Sequence[int], gold: Sequence[int], span: int, of: Sequence[int]
+) -> list[int] | None:
+    """Which statements fit into ``span`` tokens: all gold ones, and others of some until there is no room; in order."""
     room = span - sum(lengths[i] for i in gold)
     if room < 0:
         return None
     kept = list(gold)
-    for i in rng.permutation(len(lengths)).tolist():
+    for i in rng.permutation(of).tolist():
         if i not in gold and lengths[i] <= room:
             kept.append(i)
             room -= lengths[i]

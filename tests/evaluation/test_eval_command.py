@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_server_is_asked_over_its_routes(bundle_dir: Path, bundle: Bundle, fil
     with running(settings) as address, HttpDriver(address, None, None, bundle.tokenizer.decode) as driver:
         rows, skipped = ask_all(driver, histories, (METHOD,), {}, 3, lambda *told: None)
         assert skipped == {}
-        assert [row.gold_open for row in rows if row.suite == "absent"] == [None] * 3
+        assert Counter(row.gold_open for row in rows if row.suite == "absent") == {None: 2, True: 1}
         assert [row.gold_open for row in rows if row.suite == "needle"] == [True] * 3
         session = driver._call("GET", f"/v1/sessions/{driver._session}")
         assert session["tokens"] == driver._tokens

@@ -118,6 +118,18 @@ def test_every_question_of_a_sample_can_be_answered(makers, task, held_out):
     assert gaps > 2 or task in ("chain", "multivalue")
 
 
+def test_the_newest_text_often_states_something_else(maker):
+    """In a fifth of the samples at least, a statement that no question needs stands right before the questions."""
+    rng, found = np.random.default_rng(11), 0
+    for _ in range(60):
+        episode = make_episode(rng, "tracking", distractors=4)
+        sample = episode_sample(rng, maker, LAYOUT, episode)
+        text, tail = decoded(maker, sample.ids), decoded(maker, sample.ids[LAYOUT.tail_start :])
+        before = tail[: len(tail) - len(text[text.index(f"<|im_start|>user\n{episode_first(episode, text)}") :])]
+        found += any(episode.statements[i] in before for i in episode.distractors)
+    assert found >= 12
+
+
 def episode_first(episode, text):
     """The question that comes first in the text."""
     asked = [asked.question for asked in episode.asked if f"<|im_start|>user\n{asked.question}" in text]
