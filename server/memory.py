@@ -6,8 +6,8 @@ import asyncio
 import ctypes
 import os
 
-LONG = 100_000
-"""Tokens from which on it is worth some milliseconds: a million left 100 MB behind on glibc."""
+MANY = 100_000
+"""Tokens: a million that were read at once left 100 MB behind."""
 OWN_PAGES = 1 << 20
 """Bytes from which on an allocation has pages of its own, which go back when it is freed."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -28,9 +28,17 @@ def settle_allocator() -> None:
         mallopt(M_TRIM_THRESHOLD, OWN_PAGES)
 
 
-async def give_back(tokens: int) -> None:
-    """After ``tokens`` were taken in: return freed memory to the system."""
-    if tokens >= LONG:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            await asyncio.to_thread(trim, 0)
+class Leftovers:
+    """Counts what passes through memory, and returns what it leaves behind now and then: that takes milliseconds."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    async def passed(self, tokens: int) -> None:
+        """``tokens`` were taken in, or a history of so many has left memory."""
+        self._tokens += tokens
+        if self._tokens >= MANY:
+            self._tokens = 0
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                await asyncio.to_thread(trim, 0)

@@ -24,6 +24,7 @@ from mc_core.store import (
     UnknownSessionError,
 )
 from server.futures import settled
+from server.memory import Leftovers
 
 logger = logging.getLogger(__name__)
 PRUNE_EVERY = 64
@@ -79,6 +80,7 @@ class SessionHost:
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._implicit_created = 0
         self._trimming = False
+        self.leftovers = Leftovers()
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -219,6 +221,9 @@ class SessionHost:
         if session is not None:
             await settled(self.engine.release(session))
             await settled(self.store.release(session.id, session.fence))
+            tokens = session.tokens
+            del session
+            await self.leftovers.passed(tokens)
 
     def _bound(self) -> None:
         if self.resident > self._max_resident and not self._trimming:

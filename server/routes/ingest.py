@@ -17,7 +17,6 @@ from mc_core.models.tokenizer import Tokenizer
 from mc_core.session import Session
 from server.errors import ApiError, bad_request
 from server.futures import settled
-from server.memory import give_back
 from server.protocol.sessions import IngestText
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -48,7 +47,7 @@ async def ingest(
             after = lease.session.committed_tokens
         span.set_attribute("mc.tokens_added", after - before)
     state.metrics.ingested.inc(after - before)
-    await give_back(after - before)
+    await state.host.leftovers.passed(after - before)
     return {"tokens_added": after - before, "tokens": after}
 
 
