@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,8 +98,6 @@ class Bench:
             ]
         )
         timeline = Timeline()
-        import threading
-
         done = threading.Event()
 
         def sink(event: Event) -> None:

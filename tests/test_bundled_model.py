@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bench.common import bench_engine
+from bench.evict import planted
 from bench.recall import find_and_answer, plant
-from bench.text import novel_ids
+from bench.text import novel_ids, prose
 from mc_core.models.attention import FullAttention
 from mc_core.models.loading import load_decoder
 from mc_core.models.tokenizer import Tokenizer
@@ -70,3 +71,16 @@ def test_it_recalls_what_the_lens_opens():
         found = [find_and_answer(bench, session, fact, tokens) for fact in facts]
     assert all(is_open for is_open, _, _ in found)
     assert sum(is_right for _, _, is_right in found) >= RIGHT * NEEDLES
+
+
+def test_it_tells_what_was_said_in_plain_words():
+    """What stands open is told, and not taken for something that was never mentioned."""
+    text, facts = planted(prose(2_000), NEEDLES, seed=2)
+    with bench_engine(BUNDLED_MODEL) as bench:
+        session = bench.session("plain")
+        tokens = bench.engine.ingest(session, bench.bundle.tokenizer.encode(text)).result()
+        right = 0
+        for key, value in facts.items():
+            right += value in bench.ask(session, f"What is the magic number for {key}?", 24).text
+            bench.engine.rewind(session, tokens).result()
+    assert right >= RIGHT * NEEDLES
