@@ -222,7 +222,7 @@ class SessionHost:
             await settled(self.engine.release(session))
             await settled(self.store.release(session.id, session.fence))
             tokens = session.tokens
-            del session
+            del session  # what it held must be free by then
             await self.leftovers.passed(tokens)
 
     def _bound(self) -> None:

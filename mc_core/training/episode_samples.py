@@ -156,7 +156,7 @@ def _newest(rng: Generator, maker: Haystack, episode: Episode, room: int, chat: 
         return [], np.empty(0, np.int64)
     moved = [int(i) for i in rng.permutation(episode.distractors)[: int(rng.integers(MAX_LATE))]]
     texts = [episode.statements[i] for i in moved]
-    for _ in range(int(rng.integers(len(moved) == 0, MAX_LATE + 1 - len(moved)))):
+    for _ in range(int(rng.integers(0 if moved else 1, MAX_LATE + 1 - len(moved)))):
         other = make_episode(rng, LATE_TASKS[int(rng.integers(len(LATE_TASKS)))], maker.held_out)
         texts.append(other.statements[int(rng.integers(len(other.statements)))])
     stated = [maker.statement(rng, text, chat)[0] for text in texts]
