@@ -40,12 +40,14 @@ class SelfAttention(nn.Module):
             # A norm without weight commutes with the rotation, so nanochat's "norm after RoPE" is this one too.
             self.q_norm, self.k_norm = RMSNorm(size, config.rms_norm_eps), RMSNorm(size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, hidden_size] -> q, k, v [B, T, heads, head_dim], un-rotated."""
         shape = (*x.shape[:-1], -1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).view(shape))
-        k = self.k_norm(self.k_proj(x).view(shape))
         v = self.v_proj(x).view(shape)
-        return self.o_proj(attention(self.layer, q, k, v).flatten(-2))
+        # Under autocast a norm's weight would make float32 of them.
+        q = self.q_norm(self.q_proj(x).view(shape)).to(v.dtype)
+        k = self.k_norm(self.k_proj(x).view(shape)).to(v.dtype)
+        return q, k, v
 
 
 class GatedMLP(nn.Module):
@@ -82,7 +84,15 @@ class Layer(nn.Module):
         self.mlp = GatedMLP(config) if config.mlp == "gated" else SquaredReluMLP(config)
 
     def forward(self, x: Tensor, attention: Attention) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), attention)
+        return self.leave(x, attention(self.self_attn.layer, *self.enter(x)))
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes before attention."""
+        return self.self_attn.project(self.input_layernorm(x))
+
+    def leave(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What comes after it; attended [B, T, heads, head_dim]."""
+        x = x + self.self_attn.o_proj(attended.flatten(-2))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -107,6 +117,16 @@ class Decoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.embed_tokens.weight.dtype
+
+    def compile_layers(self) -> None:
+        """Compile what stands around attention, for batches of any shape; all layers share the code.
+
+        Not attention itself: each batch has a layout of its own, and would be compiled anew.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.enter = torch.compile(layer.enter, dynamic=True)  # type: ignore[method-assign]
+            layer.leave = torch.compile(layer.leave, dynamic=True)  # type: ignore[method-assign]
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [...] -> input embeddings [..., hidden_size]: the space that gists live in."""

@@ -12,6 +12,8 @@ from mc_core.training.facts import pair_key
 
 DIGITS = 7
 MULTIKEY, UUIDS, VALUES, ASKED = 8, 4, 4, 3
+TRAINED_VALUES = (2, 5)
+"""Fewest and most values of one key in training: who has only met four does not look where a list ends."""
 NEEDLE = "One of the special magic {what} for {k} is: {v}."
 QUESTIONS = (
     (
@@ -20,6 +22,12 @@ QUESTIONS = (
     ),
     ("What is the special magic {one} for {k}?", "The special magic {one} for {k} is {v}."),
 )
+TRAINED_QUESTIONS = (
+    ("Name the special magic {one} for {k}.", "The special magic {one} for {k} is {v}."),
+    ("Write down the special magic {one} for {k}.", "The special magic {one} for {k} is {v}."),
+    ("Which special magic {one} does {k} have?", "The special magic {one} for {k} is {v}."),
+)
+"""For training alone: the verbs that ask for all ask for one as well, so that a verb does not tell which it is."""
 KEPT_QUESTIONS = (("Tell me the special magic {one} for {k}.", "The special magic {one} for {k} is {v}."),)
 ALL_QUESTIONS = (
     (
@@ -32,6 +40,14 @@ TRAINED_ALL_QUESTIONS = (
     ("Which special magic numbers does {k} have?", "The special magic numbers for {k} are {v}."),
     ("Tell me each special magic number for {k}.", "The special magic numbers for {k} are {v}."),
     ("Name the special magic numbers for {k}, all of them.", "The special magic numbers for {k} are {v}."),
+    ("Name each special magic number for {k}.", "The special magic numbers for {k} are {v}."),
+    ("Tell me all special magic numbers for {k}.", "The special magic numbers for {k} are {v}."),
+    ("Give me every special magic number for {k}.", "The special magic numbers for {k} are {v}."),
+    ("List all special magic numbers for {k}.", "The special magic numbers for {k} are {v}."),
+    ("List the special magic numbers for {k}, each of them.", "The special magic numbers for {k} are {v}."),
+    ("Enumerate every special magic number for {k}.", "The special magic numbers for {k} are {v}."),
+    ("Write down every special magic number for {k}.", "The special magic numbers for {k} are {v}."),
+    ("I want all the special magic numbers for {k}.", "The special magic numbers for {k} are {v}."),
 )
 """For training alone: who has met few ways to ask for all takes a new one for a question about one."""
 KEPT_ALL_QUESTIONS = (("List every special magic number for {k}.", "The special magic numbers for {k} are {v}."),)
@@ -69,13 +85,13 @@ def uuid(rng: Generator, held_out: bool, distractors: int) -> Episode:
 
 
 def multivalue(rng: Generator, held_out: bool, distractors: int) -> Episode:
-    """Several magic numbers of one key, all of them asked for."""
+    """Several magic numbers of one key, all of them asked for: ``VALUES``, in training ``TRAINED_VALUES``."""
     (key,) = fresh_keys(rng, pair_key, 1, held_out)
-    values = numbers(rng, VALUES, DIGITS)
-    options = ALL_QUESTIONS if held_out else ALL_QUESTIONS + TRAINED_ALL_QUESTIONS
-    question, answer = _pick(rng, options, KEPT_ALL_QUESTIONS, held_out)
+    count = VALUES if held_out else int(rng.integers(TRAINED_VALUES[0], TRAINED_VALUES[1] + 1))
+    values = numbers(rng, count, DIGITS)
+    question, answer = _pick(rng, ALL_QUESTIONS, KEPT_ALL_QUESTIONS if held_out else TRAINED_ALL_QUESTIONS)
     reply = answer.format(k=key, v=listed(values))
-    asked = Asked(question.format(k=key), reply, tuple(values), tuple(range(VALUES)))
+    asked = Asked(question.format(k=key), reply, tuple(values), tuple(range(count)))
     more = _more(rng, held_out, distractors, (key,), tuple(values))
     return assemble(rng, "multivalue", [_stated("numbers", key, v) for v in values], [asked], more)
 
@@ -91,18 +107,16 @@ def _keyed(rng: Generator, task: str, names: tuple[str, str], held_out: bool, co
     values = apart(rng, lambda: make_uuid(rng), count) if one == "uuid" else numbers(rng, count, DIGITS)
     asked = []
     for i in rng.permutation(count)[:ASKED].tolist():
-        question, answer = _pick(rng, QUESTIONS, KEPT_QUESTIONS, held_out)
+        question, answer = _pick(rng, QUESTIONS, KEPT_QUESTIONS if held_out else TRAINED_QUESTIONS)
         parts = {"k": keys[i], "v": values[i], "one": one}
         asked.append(Asked(question.format(**parts), answer.format(**parts), (values[i],), (i,)))
     stated = [_stated(what, key, value) for key, value in zip(keys, values, strict=True)]
     return assemble(rng, task, stated, asked, _more(rng, held_out, distractors, tuple(keys), tuple(values), what))
 
 
-def _pick(
-    rng: Generator, options: tuple[tuple[str, str], ...], kept: tuple[tuple[str, str], ...], held_out: bool
-) -> tuple[str, str]:
-    """Question and answer; half of the held-out ones in words that training never uses."""
-    chosen = kept if held_out and rng.random() < 0.5 else options
+def _pick(rng: Generator, common: tuple[tuple[str, str], ...], own: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """Question and answer; half of them in words that one side of the split has for itself, evaluation or training."""
+    chosen = own if rng.random() < 0.5 else common
     return chosen[int(rng.integers(len(chosen)))]
 
 

@@ -19,7 +19,7 @@ UPDATES = 3
 class Changing:
     """``{k}`` key, ``{v}`` value, ``{p}`` some name. changed: told at an update; now, before: (question, answer).
 
-    kept: question for evaluation alone."""
+    kept: question for evaluation alone; trained: questions for the value before that training alone asks."""
 
     key: Maker
     first: str
@@ -27,6 +27,7 @@ class Changing:
     now: tuple[tuple[str, str], ...]
     kept: str
     before: tuple[str, str]
+    trained: tuple[str, ...]
     value: Callable[[Generator], str]
 
 
@@ -61,6 +62,11 @@ CHANGING: tuple[Changing, ...] = (
             "In which room was the meeting with {k} before the last change?",
             "Before the last change the meeting with {k} was in room {v}.",
         ),
+        (
+            "In which room was the meeting with {k} before it was moved the last time?",
+            "Which room did the meeting with {k} have before the present one?",
+            "From which room was the meeting with {k} moved last?",
+        ),
         _room,
     ),
     Changing(
@@ -76,6 +82,11 @@ CHANGING: tuple[Changing, ...] = (
         (
             "What was the door code of the {k} before the last change?",
             "Before the last change the door code of the {k} was {v}.",
+        ),
+        (
+            "What was the previous door code of the {k}?",
+            "Which door code did the {k} have before the present one?",
+            "How did I get into the {k} before the code was changed the last time?",
         ),
         _code,
     ),
@@ -93,6 +104,11 @@ CHANGING: tuple[Changing, ...] = (
             "What was the price of the {k} before the last change?",
             "Before the last change the price of the {k} was {v}.",
         ),
+        (
+            "What was the previous price of the {k}?",
+            "How much was the {k} before the last change?",
+            "What did the {k} cost before the price was changed the last time?",
+        ),
         _room,
     ),
     Changing(
@@ -106,6 +122,11 @@ CHANGING: tuple[Changing, ...] = (
         ),
         "Which city can I find {k} in?",
         ("Where was {k} before the last move?", "Before the last move {k} was in {v}."),
+        (
+            "In which city was {k} before the present one?",
+            "Where did {k} come from at the last move?",
+            "Which city did {k} leave last?",
+        ),
         _city,
     ),
 )
@@ -121,9 +142,11 @@ def tracking(rng: Generator, held_out: bool, distractors: int) -> Episode:
     stated = [_told(rng, thing, keys[0], values[0], thing.first), *changes]
     question, answer = thing.now[int(rng.integers(len(thing.now)))]
     question = thing.kept if held_out and rng.random() < 0.5 else question
+    was, told = thing.before
+    was = was if held_out or rng.random() < 0.5 else pick(rng, thing.trained)
     asked = [
         _asked(keys[0], question, answer, values, (UPDATES,)),
-        _asked(keys[0], *thing.before, values, (UPDATES - 1, UPDATES)),
+        _asked(keys[0], was, told, values, (UPDATES - 1, UPDATES)),
     ]
     templates = (thing.first, *thing.changed)
     more = [_told(rng, thing, key, thing.value(rng), pick(rng, templates)) for key in keys[1:]]

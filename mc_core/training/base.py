@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import read_json, write_json
+from mc_core.training.ahead import made_ahead
 from mc_core.training.batches import Batch, check_stages, make_batch, stage_of
 from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
@@ -45,24 +46,30 @@ class TrainedBase:
 
 
 class Trainer:
-    """Model, optimizers and counters of one run; ``step`` is the only thing that changes them."""
+    """Model, optimizers and counters of one run; ``learn`` is the only thing that changes them."""
 
     def __init__(self, config: BaseTrainConfig, maker: SampleMaker, vocab_size: int) -> None:
         self.config, self.maker = config, maker
         decoder = Decoder(config.shape.config(vocab_size))
         initialise(decoder, config.seed)
         self.model = BaseModel(decoder.to(config.device))
+        if config.compile:
+            decoder.compile_layers()
         matrices, rest = split_parameters(decoder)
         products = torch.bfloat16 if config.bfloat16 else torch.float32
         self.muon, self.adam = Muon(matrices, config.weight_decay, products), AdamW(rest)
         self.done = self.tokens = 0
         self.averages = Averages()
 
-    def step(self) -> None:
-        """Make the next batch and learn from it."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, on the CPU."""
         config = self.config
-        stage = stage_of(config.stages, self.done, config.steps)
-        batch = make_batch(self.maker, stage, config.batch_tokens, config.history_weight, config.seed, self.done)
+        stage = stage_of(config.stages, step, config.steps)
+        return make_batch(self.maker, stage, config.batch_tokens, config.history_weight, config.seed, step)
+
+    def learn(self, batch: Batch) -> None:
+        """One step."""
+        config = self.config
         batch = on_device(batch, config.device)
         with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
             losses, right = self.model.token_losses(batch)
@@ -126,8 +133,10 @@ def _loop(trainer: Trainer, report: Report, stop: Event) -> dict[str, float]:
     config, log = trainer.config, RunLog(trainer.config.out / "log.jsonl")
     began = saved = logged = time.monotonic()
     tokens, losses = trainer.tokens, dict[str, float]()
-    while trainer.done < config.steps and not stop.is_set():
-        trainer.step()
+    for batch in made_ahead(trainer.batch, trainer.done, config.steps, config.workers):
+        if stop.is_set():
+            break
+        trainer.learn(batch)
         now = time.monotonic()
         if trainer.done % config.log_steps == 0 or trainer.done == config.steps:
             losses = trainer.averages.take()

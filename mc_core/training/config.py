@@ -23,7 +23,8 @@ class BaseTrainConfig:
     adam_rate for embeddings and norms. history_weight: loss weight of history tokens under the block mask.
     mix: shares of the corpus files by name relative to ``data`` (default: by square root of size).
     precision: "float32", "bfloat16" (autocast; fast on GPUs and on CPUs with bfloat16 units, slow on others), or
-    "auto" (bfloat16 on CUDA alone). tokenizer: a folder with a tokenizer.json to use instead of training one.
+    "auto" (bfloat16 on CUDA alone); compile: compile the decoder's layers. workers: processes that make batches ahead,
+    0 = this one makes them. tokenizer: a folder with a tokenizer.json to use instead of training one.
     """
 
     data: Path
@@ -47,6 +48,8 @@ class BaseTrainConfig:
     seed: int = 0
     device: str = "cpu"
     precision: str = "auto"
+    compile: bool = False
+    workers: int = 0
     checkpoint_minutes: float = 5.0
     log_steps: int = 20
 
@@ -55,6 +58,8 @@ class BaseTrainConfig:
         for name in (*positive, "checkpoint_minutes", "log_steps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError(f"workers must be at least 0, got {self.workers}")
         for name in ("decay", "floor", "history_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from mc_core.errors import ConfigError
+from mc_core.tasks.build import MAX_DISTRACTORS
 from mc_core.tasks.episode import Asked, Episode
 from mc_core.tasks.make import make_episode
 from mc_core.training.haystack import STATED_WEIGHT, Haystack, Range
@@ -19,6 +20,8 @@ CHAT, OTHERS_SHOWN, LATE = 0.4, 0.7, 0.6
 LATE_TASKS = ("needle", "uuid", "tracking", "chain", "absent")
 """What stands in the newest text beside a question: their statements answer no question of another episode."""
 MAX_LATE = 3
+LOOK_ALIKES = 2
+"""Distractors that a sample's episode has beside those asked for, so that the newest text has some to state."""
 TRIES = 3
 
 
@@ -91,10 +94,10 @@ def memory_sample(
 ) -> Sample | None:
     """A sample of an episode of one of the tasks, half of the time with up to ``distractors`` further statements.
 
-    Draws anew where one does not fit; None if none of a few does.
+    ``LOOK_ALIKES`` more are there for the newest text. Draws anew where one does not fit; None if none of a few does.
     """
     for _ in range(TRIES):
-        sample = episode_sample(rng, maker, layout, _drawn(rng, maker, tasks, distractors))
+        sample = episode_sample(rng, maker, layout, _drawn(rng, maker, tasks, distractors, LOOK_ALIKES))
         if sample is not None:
             return sample
     return None
@@ -115,11 +118,11 @@ def memory_drill(rng: Generator, maker: Haystack, length: int, tasks: Sequence[s
     return Sample.joined(parts)[:length]
 
 
-def _drawn(rng: Generator, maker: Haystack, tasks: Sequence[str], distractors: int) -> Episode:
-    """An episode of one of the tasks, half of the time with up to ``distractors`` further statements."""
+def _drawn(rng: Generator, maker: Haystack, tasks: Sequence[str], distractors: int, least: int = 0) -> Episode:
+    """An episode of one of the tasks, half of the time with up to ``distractors`` statements more than ``least``."""
     task = tasks[int(rng.integers(len(tasks)))]
     more = int(rng.integers(distractors + 1)) if rng.random() < 0.5 else 0
-    return make_episode(rng, task, maker.held_out, more)
+    return make_episode(rng, task, maker.held_out, min(MAX_DISTRACTORS, least + more))
 
 
 def _laid(
@@ -149,22 +152,32 @@ def _dialogue(
 def _newest(rng: Generator, maker: Haystack, episode: Episode, room: int, chat: bool) -> tuple[list[int], Ids]:
     """The newest text before the questions, if statements that nobody asks for stand there, else no text.
 
-    They are distractors of the episode, whose indices are returned, and statements of other tasks; about as much text
-    as the tail has ``room`` for, so that a border may cut them.
+    They are distractors of the episode if it has any, whose indices are returned, and statements of other tasks, as far
+    as they fit; about as much text as the tail has ``room`` for, so that a border may cut them.
     """
     if rng.random() >= LATE:
         return [], np.empty(0, np.int64)
-    moved = [int(i) for i in rng.permutation(episode.distractors)[: int(rng.integers(MAX_LATE))]]
-    texts = [episode.statements[i] for i in moved]
-    for _ in range(int(rng.integers(0 if moved else 1, MAX_LATE + 1 - len(moved)))):
+    own = _tempting(rng, episode)[: int(rng.integers(1, MAX_LATE))]
+    texts = [episode.statements[i] for i in own]
+    for _ in range(int(rng.integers(0 if own else 1, MAX_LATE + 1 - len(own)))):
         other = make_episode(rng, LATE_TASKS[int(rng.integers(len(LATE_TASKS)))], maker.held_out)
         texts.append(other.statements[int(rng.integers(len(other.statements)))])
     stated = [maker.statement(rng, text, chat)[0] for text in texts]
-    needed = sum(map(len, stated))
-    if needed > room + BLOCK:
+    fit = _kept(rng, list(map(len, stated)), [], room + BLOCK, range(len(stated))) or []
+    if not fit:
         return [], np.empty(0, np.int64)
-    length = int(rng.integers(needed, room + BLOCK + 1))
-    return moved, maker.lay(rng, stated, length, chat)[0]
+    chosen = [stated[i] for i in fit]
+    length = int(rng.integers(sum(map(len, chosen)), room + BLOCK + 1))
+    return [own[i] for i in fit if i < len(own)], maker.lay(rng, chosen, length, chat)[0]
+
+
+def _tempting(rng: Generator, episode: Episode) -> list[int]:
+    """The episode's distractors in random order, those first that state a number: the likeliest to be told instead.
+
+    They are of keys and persons of their own, so that none answers a question, where another episode's could.
+    """
+    order = [int(i) for i in rng.permutation(episode.distractors)]
+    return sorted(order, key=lambda i: not any(char.isdigit() for char in episode.statements[i]))
 
 
 def _kept(

@@ -16,6 +16,7 @@ from mc_core.training.export import export_run
 from mc_core.training.progress import TrainProgress
 from server.commands.common import plain_errors
 from server.commands.options import Field, with_options
+from server.commands.presets import load_preset
 
 HELP = {
     "data": "folder of .jsonl or .jsonl.xz files with a text or with messages a row",
@@ -37,6 +38,8 @@ HELP = {
     "seed": "of weights and batches; the same seed makes the same run",
     "device": "cpu, cuda, ...",
     "precision": "float32, bfloat16 or auto (bfloat16 on CUDA alone)",
+    "compile": "compile the layers (torch.compile)",
+    "workers": "processes that make batches ahead; 0: none, batches are made between steps",
     "checkpoint_minutes": "minutes between checkpoints",
     "log_steps": "steps between reports",
     "hidden_size": "width of the model",
@@ -60,7 +63,7 @@ Report = Callable[[TrainProgress], None]
 
 def base_command() -> Callable[..., None]:
     """The typer command."""
-    return with_options(BaseTrainConfig, base, HELP, BUNDLE)
+    return with_options(BaseTrainConfig, base, HELP, BUNDLE, load_preset)
 
 
 def base(

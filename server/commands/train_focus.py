@@ -53,10 +53,10 @@ HELP = {
     "seed": "of weights and batches; the same seed makes the same run",
     "device": "cpu, cuda, ...",
     "precision": "float32, bfloat16 or auto (bfloat16 on CUDA alone)",
-    "compile": "compile the base's forward pass (torch.compile)",
+    "compile": "compile the base's layers (torch.compile)",
     "checkpoint_minutes": "minutes between checkpoints",
     "log_steps": "steps between reports",
-    "build_workers": "threads that build trees",
+    "workers": "processes that make batches ahead; 0: none, batches are made between steps",
 }
 """Help for each option of FocusTrainConfig."""
 BUNDLE = (

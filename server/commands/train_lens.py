@@ -58,6 +58,7 @@ HELP = {
     "clip": "longest gradient",
     "seed": "of weights and batches; the same seed makes the same run",
     "device": "cpu, cuda, ...",
+    "workers": "processes that make samples ahead; 0: none, they are made between steps",
     "checkpoint_minutes": "minutes between checkpoints",
     "log_steps": "steps between reports",
     "validation_steps": "steps between short measurements of recall",

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
-from mc_core.tasks.absent import NOT_MENTIONED, absent
+from mc_core.tasks.absent import NOT_MENTIONED, REPLIES, absent
 from mc_core.tasks.build import MAX_DISTRACTORS
 from mc_core.tasks.chain import HOPS
 from mc_core.tasks.concepts import CONCEPTS
 from mc_core.tasks.make import TASKS, make_episode
-from mc_core.tasks.needles import MULTIKEY, PASS_KEY, VALUES
+from mc_core.tasks.needles import MULTIKEY, PASS_KEY, TRAINED_VALUES, VALUES
 from mc_core.tasks.paraphrase import ASKED, STATED
 from mc_core.training import words
 from mc_core.training.facts import held_out_key
@@ -84,6 +84,8 @@ def test_an_episode_is_its_seed(task, seed, held_out, distractors):
     assert one == two
     bare = {"passkey": 1, "needle": 1, "multikey": MULTIKEY, "multivalue": VALUES, "uuid": 4, "tracking": 4}
     bare |= {"chain": HOPS, "paraphrase": STATED, "combine": 6, "absent": 4}
+    if task == "multivalue" and not held_out:
+        bare[task] = len(one.asked[0].values)
     if task != "paraphrase" or distractors < 40:
         assert len(one.statements) == bare[task] + distractors
     assert len(set(one.statements)) == len(one.statements)
@@ -147,6 +149,66 @@ def test_words_do_not_tell_what_is_absent(held_out):
     known, unknown = (Counter(words for words, gold in asked if gold == stated) for stated in (True, False))
     assert known.total() == unknown.total()
     assert set(known) == set(unknown)
+
+
+def test_training_declines_in_one_way_and_half_of_what_it_declines_is_made_of_stated_words():
+    """In training all replies about what was never stated begin alike, so that they compete with one made-up value,
+    and about half of the keys never stated share both words with stated ones; never-stated is half of what is asked."""
+    for held_out, replies in ((False, REPLIES[:1]), (True, REPLIES)):
+        missing, crossed, asked_of = [], 0, 0
+        for episode in (absent(np.random.default_rng(seed), held_out, 3) for seed in range(300)):
+            halves = {half for said in episode.statements for key in keys_of(said) for half in re.split("[- ]", key)}
+            asked_of += len(episode.asked)
+            for asked in episode.asked:
+                if not asked.gold:
+                    missing.append(asked.answer)
+                    (key,) = keys_of(asked.question)
+                    crossed += set(re.split("[- ]", key)) <= halves
+        assert len(missing) == asked_of / 2
+        assert set(missing) == set(replies)
+        assert crossed > 0.3 * len(missing) or held_out
+
+
+def test_lists_are_of_many_lengths_in_training():
+    """Training asks for two to five values of a key, each number about as often; evaluation for always as many."""
+    trained, kept = (
+        Counter(len(episode.asked[0].values) for episode in episodes("multivalue", held_out))
+        for held_out in (False, True)
+    )
+    assert set(trained) == set(range(TRAINED_VALUES[0], TRAINED_VALUES[1] + 1))
+    assert min(trained.values()) > EPISODES / 10
+    assert set(kept) == {VALUES}
+
+
+@pytest.mark.parametrize("task", ["multikey", "multivalue", "uuid", "tracking"])
+def test_training_has_wordings_of_its_own(task):
+    """Questions are asked in training in words that evaluation never uses, a quarter of them at least."""
+    forms = {
+        held_out: Counter(KEY.sub("{k}", one.question) for e in episodes(task, held_out) for one in e.asked)
+        for held_out in (False, True)
+    }
+    own = sum(count for form, count in forms[False].items() if form not in forms[True])
+    assert 0.25 < own / forms[False].total() < 0.9
+
+
+def test_a_verb_does_not_tell_a_list_from_one():
+    """The verbs that ask for all values of a key ask for a single one as well."""
+    one, every = (
+        {asked.question.split()[0] for episode in episodes(task, False) for asked in episode.asked}
+        for task in ("multikey", "multivalue")
+    )
+    assert {"Name", "Write", "Which", "What", "Give"} <= one & every
+
+
+def test_the_value_before_the_last_change_is_asked_for_in_many_words():
+    """Training asks for it as often as for the last value, half of the time in words of its own; evaluation in one."""
+    before = {
+        held_out: Counter(KEY.sub("{k}", episode.asked[1].question) for episode in episodes("tracking", held_out))
+        for held_out in (False, True)
+    }
+    assert len(before[True]) == 4
+    assert len(before[False]) > 12
+    assert all(len(episode.asked) == 2 for episode in episodes("tracking", False))
 
 
 def test_updates_stand_in_order():

@@ -1,5 +1,6 @@
 """Episodes as documents and samples: where statements stand, what is asked after them, what gaps may hide."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 from mc_core.errors import ConfigError
 from mc_core.tasks.make import TASKS as MEMORY_TASKS
 from mc_core.tasks.make import make_episode
+from mc_core.training import episode_samples
 from mc_core.training.base import train_base
 from mc_core.training.batches import TASKS, Stage, check_stages, make_batch
 from mc_core.training.cache import held_out_streams
@@ -128,6 +130,52 @@ def test_the_newest_text_often_states_something_else(maker):
         before = tail[: len(tail) - len(text[text.index(f"<|im_start|>user\n{episode_first(episode, text)}") :])]
         found += any(episode.statements[i] in before for i in episode.distractors)
     assert found >= 12
+
+
+@pytest.mark.parametrize("task", ["combine", "multikey", "multivalue", "needle"])
+def test_the_newest_text_often_holds_a_wrong_value_in_the_right_words(maker, task, monkeypatch):
+    """In a third of the samples at least, a number of another key or person, said in the very words of the one asked
+    for, stands in the tail before the questions."""
+    drawn, found, rng = [], 0, np.random.default_rng(12)
+    monkeypatch.setattr(episode_samples, "make_episode", lambda *a: drawn.append(make_episode(*a)) or drawn[-1])
+    for _ in range(60):
+        drawn.clear()
+        sample = memory_sample(rng, maker, LAYOUT, (task,), 4)
+        episode = drawn[0]
+        text, tail = decoded(maker, sample.ids), decoded(maker, sample.ids[LAYOUT.tail_start :])
+        before = tail[: len(tail) - len(text[text.index(f"<|im_start|>user\n{episode_first(episode, text)}") :])]
+        gold = {said_form(episode.statements[i]) for asked in episode.asked for i in asked.gold}
+        late = [episode.statements[i] for i in episode.distractors if episode.statements[i] in before]
+        found += any(said_form(said) in gold for said in late if re.search(r"\d", said))
+    assert found >= 20
+
+
+@pytest.mark.parametrize("task", ["combine", "multikey", "multivalue"])
+def test_what_is_stated_late_answers_no_question(task):
+    """A distractor shares neither its whole key nor its trait with what an episode asks for, so it may come last."""
+    rng = np.random.default_rng(13)
+    for _ in range(60):
+        episode = make_episode(rng, task, distractors=6)
+        own = [said for i, said in enumerate(episode.statements) if i not in episode.distractors]
+        for said in (episode.statements[i] for i in episode.distractors):
+            names = {found for one in own for found in KEYED.findall(one)}
+            assert names
+            assert not names & set(KEYED.findall(said))
+            assert not any(end(said) == end(one) for one in own)
+
+
+KEYED = re.compile(r"[a-z]+-[a-z]+|[A-Z][a-z]+ [A-Z][a-z]+")
+"""Keys such as "vague-lantern" and full names."""
+
+
+def end(said):
+    """What a statement says of its key or person: a trait, or a number."""
+    return KEYED.split(said)[-1]
+
+
+def said_form(said):
+    """A statement without its key or person and its number."""
+    return re.sub(r"\d+", "#", KEYED.sub("@", said))
 
 
 def episode_first(episode, text):

@@ -21,12 +21,14 @@ from mc_core.models.bundle import load_bundle
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
 from mc_core.training.batches import Stage
+from mc_core.training.config import BaseTrainConfig
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
 from mc_core.training.focus.export import export_focus
 from mc_core.training.focus.passages import PassageMaker
 from mc_core.training.focus.summary import mc_summary
-from mc_core.training.focus.trainer import TrainedFocus, train_focus
+from mc_core.training.focus.trainer import FocusTrainer, TrainedFocus, train_focus
 from mc_core.training.haystack import ANSWER_WEIGHT
+from mc_core.training.lens.config import LensTrainConfig
 from mc_core.training.model import initialise
 from mc_core.training.samples import SampleMaker
 from server.cli import app
@@ -114,6 +116,29 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(corpus: Corpus, model: Pa
     assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
 
 
+def test_batches_made_ahead_are_the_same(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """How many processes make the batches changes nothing of what is learned."""
+    config = settings(corpus, model, tmp_path / "alone", mode="joint", accumulate=2)
+    run(config)
+    run(dataclasses.replace(config, out=tmp_path / "ahead", workers=2))
+    alone, ahead = newest(tmp_path / "alone"), newest(tmp_path / "ahead")
+    assert all(torch.allclose(alone[name], ahead[name], atol=1e-6) for name in alone)
+
+
+def test_a_run_goes_on_from_the_models_own_gistnet(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """A GistNet of the shape that is asked for is trained further; one of another shape begins anew."""
+    trained = run(settings(corpus, model, tmp_path / "first"))
+    first = settings(corpus, model, tmp_path / "first")
+    export_focus(first, trained.model, tmp_path / "bundle", {})
+    samples = SampleMaker(corpus.train, corpus.encoder)
+    same = FocusTrainer(settings(corpus, tmp_path / "bundle", tmp_path / "second"), samples).model.gistnet
+    other = FocusTrainer(
+        settings(corpus, tmp_path / "bundle", tmp_path / "third", gist=GistShape(head="linear")), samples
+    ).model.gistnet
+    assert float(same.scale.detach()) == float(trained.model.gistnet.scale.detach()) != 0
+    assert float(other.scale.detach()) == 0
+
+
 def test_a_run_does_not_go_on_as_another_one(corpus: Corpus, model: Path, tmp_path: Path) -> None:
     """What the weights depend on cannot change when a run is resumed."""
     config = settings(corpus, model, tmp_path / "run", steps=2)
@@ -196,11 +221,14 @@ def test_presets_are_settings(corpus: Corpus, model: Path, tmp_path: Path) -> No
     from pydantic import TypeAdapter
 
     paths = {"data": corpus.data, "model": model, "out": tmp_path}
+    kinds = {"bundle-base": BaseTrainConfig, "bundle-lens": LensTrainConfig}
     for name in names():
         preset = load_preset(name)
         runs = runs_of(preset) if "vary" in preset else [(name, preset)]
         for _, values in runs:
-            TypeAdapter(FocusTrainConfig).validate_python({**values, **paths})
+            kind = kinds.get(name, FocusTrainConfig)
+            given = {field.name for field in dataclasses.fields(kind)} & paths.keys()
+            TypeAdapter(kind).validate_python({**values, **{key: paths[key] for key in given}})
 
 
 def test_matrices_vary_one_setting_or_all() -> None:

@@ -17,6 +17,7 @@ from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import make_policy
+from mc_core.training.focus.batch import gist_sources
 from mc_core.training.focus.contexts import KINDS, ContextShape, Passage, open_blocks, sample_context, view_of
 from mc_core.training.focus.losses import IGNORED
 from mc_core.training.focus.model import FocusModel
@@ -148,6 +149,11 @@ def test_live_gists_are_the_trees_gists(bundle: Bundle) -> None:
     kept = torch.cat([tree.gists(int(level), np.array([node])) for level, node in zip(levels, nodes, strict=True)])
     assert len(live) == len(ranks)
     assert torch.allclose(live, kept.float(), atol=2e-3)
+    deep = passage(2 * 32 * 32 * 32 + 90, seed=1)
+    coarse = view_of(deep, sample_context(np.random.default_rng(0), deep, "coarse", SHAPE), SHAPE)
+    assert set(coarse.gists[1].tolist()) >= {3}
+    both = model_of(bundle).gists([tree, tree_of(bundle, deep)], [view, coarse])
+    assert torch.allclose(model_of(bundle).made(gist_sources([text, deep], [view, coarse], K)), both, atol=2e-3)
 
 
 def test_gradients_reach_gistnet_and_base(bundle: Bundle) -> None:

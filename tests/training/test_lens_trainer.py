@@ -84,7 +84,7 @@ def test_a_step_moves_the_weights_and_a_bundle_keeps_them(config: LensTrainConfi
     """Key and query weights change in every step, and what a bundle loads is what was trained."""
     trainer = open_run(replace(config, out=tmp_path / "run"), ignore)
     before = {name: p.detach().clone() for name, p in trainer.net.named_parameters()}
-    trainer.step()
+    trainer.learn(trainer.batch(trainer.done))
     for name, parameter in trainer.net.named_parameters():
         if name.startswith(("key_net", "query_net")):
             assert not torch.equal(parameter, before[name]), name
@@ -104,7 +104,7 @@ def test_training_lowers_the_loss(config: LensTrainConfig, tmp_path: Path) -> No
     trainer = open_run(replace(config, out=tmp_path / "run", steps=150, rate=5e-3), ignore)
     losses = []
     for _ in range(150):
-        trainer.step()
+        trainer.learn(trainer.batch(trainer.done))
         losses.append(trainer.figures()["loss"])
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 

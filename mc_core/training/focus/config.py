@@ -104,8 +104,7 @@ class FocusTrainConfig:
     are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
     share of their plain tokens that count. gist_rate: AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a
     joint run. train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them,
-    stays right. precision as in ``BaseTrainConfig``; compile: compile the decoder's layers. recent_tokens: of the
-    working contexts.
+    stays right. precision, compile and workers as in ``BaseTrainConfig``. recent_tokens: of the working contexts.
     """
 
     data: Path
@@ -139,15 +138,17 @@ class FocusTrainConfig:
     compile: bool = False
     checkpoint_minutes: float = 5.0
     log_steps: int = 20
-    build_workers: int = 1
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode must be one of {MODES}, got {self.mode!r}")
         positive = ("steps", "accumulate", "batch_tokens", "gist_rate", "muon_rate", "adam_rate", "clip")
-        for name in (*positive, "checkpoint_minutes", "log_steps", "build_workers"):
+        for name in (*positive, "checkpoint_minutes", "log_steps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError(f"workers must be at least 0, got {self.workers}")
         for name in ("decay", "floor", "base_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

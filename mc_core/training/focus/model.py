@@ -13,7 +13,8 @@ from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import Policy
 from mc_core.positions.rotary import Rotary
 from mc_core.training.focus.attention import ViewAttention
-from mc_core.training.focus.losses import expected_embeddings, gist_regression, separation, token_losses
+from mc_core.training.focus.batch import GistSources
+from mc_core.training.focus.losses import expected_embeddings, gist_regression, token_losses
 from mc_core.training.focus.view import View, ViewBatch, collate
 from mc_core.tree.tree import MegaContextTree
 
@@ -60,48 +61,57 @@ class FocusModel(nn.Module):
         children = torch.cat(parts)
         return self.gistnet(children) if len(children) else children.mean(1)
 
+    def made(self, sources: GistSources) -> Tensor:
+        """The same gists [G, d] from token ids alone, a level at a time; where no tree is there to be read."""
+        size, dim = self.gistnet.block_size, self.gistnet.dim
+        parts = [self.decoder.embed_tokens.weight.new_zeros(0, dim).float()]
+        for level, ids in sources.ids.items():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and level == 1):
+                children = self.decoder.embed(ids).float().view(-1, size, dim)
+            for _ in range(level - 1):
+                with torch.no_grad():
+                    children = self.gistnet(children).float().view(-1, size, dim)
+            parts.append(self.gistnet(children).float())
+        return torch.cat(parts)[sources.order]
+
     def forward(self, views: Sequence[View], gists: Tensor) -> ViewOutput:
         """Read the views, ``gists`` [G, d] in their places."""
-        batch = collate(views, self.policy, self.rotary)
+        return self.read(collate(views, self.policy, self.rotary), gists)
+
+    def read(self, batch: ViewBatch, gists: Tensor) -> ViewOutput:
+        """The same of views that are collated already."""
         x = self.decoder.embed(batch.ids)
         flat = x.flatten(0, 1).index_put((batch.gist_rows,), gists.to(x.dtype))
         hidden = self.decoder(flat.view_as(x), ViewAttention(batch, self.policy))
         where = (batch.weights > 0) | batch.future
         return ViewOutput(self.decoder.logits(hidden[where]), where, batch, gists)
 
-    def regression(self, output: ViewOutput, views: Sequence[View], top: int = 64) -> tuple[Tensor, Tensor]:
+    def regression(
+        self, output: ViewOutput, blocks: Tensor, runs: Sequence[int], top: int = 64
+    ) -> tuple[Tensor, Tensor]:
         """LOD1 and LOD2 gist regression on the future, teacher-forced: gists of the expected tokens against true ones.
 
-        Where the future begins at a block border, its whole blocks count (LOD1), and what there is of a LOD2 node's
-        children makes one gist: a long horizon is trimmed to one such node. 0 where no future holds a block.
+        blocks [n, K]: flat places in the batch of the whole blocks of futures (LOD1); ``runs`` of them, what there is
+        of a LOD2 node's children, make one gist each: a long horizon is trimmed to one such node. 0 without any.
         """
-        size, embedding = self.gistnet.block_size, self.decoder.embed_tokens.weight
-        targets, samples = output.batch.targets[output.where], output.where.nonzero()[:, 0]
-        guessed, known = [], []
-        for sample, view in enumerate(views):
-            blocks = min(size, len(view.future) // size)
-            if blocks and view.layout.ends[-1] % size == 0:
-                rows = ((samples == sample) & output.future).nonzero()[: blocks * size, 0]
-                expected = expected_embeddings(output.logits[rows], embedding, top)
-                guessed.append(self.gistnet(expected.view(blocks, size, -1)))
-                with torch.no_grad():
-                    known.append(self.gistnet(self.decoder.embed(targets[rows]).float().view(blocks, size, -1)))
-        if not guessed:
+        if not len(blocks):
             nothing = output.logits.sum() * 0
             return nothing, nothing
-        parents = [torch.cat([self.gistnet(gists[None]) for gists in part]) for part in (guessed, known)]
-        return gist_regression(torch.cat(guessed), torch.cat(known)), gist_regression(*parents)
+        rows = (output.where.flatten().cumsum(0) - 1)[blocks.flatten()]
+        expected = expected_embeddings(output.logits[rows], self.decoder.embed_tokens.weight, top)
+        guessed = self.gistnet(expected.view(*blocks.shape, -1)).float()
+        with torch.no_grad():
+            true = output.batch.targets.flatten()[blocks]
+            known = self.gistnet(self.decoder.embed(true).float()).float()
+        parents = self._parents(guessed, runs), self._parents(known, runs)
+        return gist_regression(guessed, known), gist_regression(*parents)
 
-    def separation(self, views: Sequence[View], gists: Tensor, margin: float = 0.2) -> Tensor:
-        """Neighbouring gists of one level must not be alike."""
-        pairs, base = [], 0
-        for view in views:
-            ranks, levels, _ = view.gists
-            near = ((ranks[1:] - ranks[:-1] == 1) & (levels[1:] == levels[:-1])).nonzero()[0]
-            pairs.append(torch.from_numpy(near).to(gists.device) + base)
-            base += len(ranks)
-        first = torch.cat(pairs)
-        return separation(gists, torch.stack([first, first + 1], dim=1), margin)
+    def _parents(self, gists: Tensor, runs: Sequence[int]) -> Tensor:
+        """Gists [n, d] of ``runs`` that belong together -> one each, of as many children as there are."""
+        children = nn.utils.rnn.pad_sequence(list(torch.split(gists, list(runs))), batch_first=True)
+        count = torch.tensor(runs, device=gists.device)
+        mask = torch.arange(children.shape[1], device=gists.device) < count[:, None]
+        return self.gistnet(children, mask).float()
 
     def _children(self, tree: MegaContextTree, view: View) -> Tensor:
         """Children [g, K, d] of the gists that one view shows, in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from numpy.random import Generator
 from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
-from mc_core.positions.rotary import Rotation
+from mc_core.positions.rotary import Rotary, Rotation
+from mc_core.training.focus.batch import BatchMaker, FocusBatch
 from mc_core.training.focus.config import LossWeights
-from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage, sample_context, view_of
-from mc_core.training.focus.losses import kl_to_full, mean_over
+from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
+from mc_core.training.focus.losses import kl_to_full, mean_over, separation
 from mc_core.training.focus.model import FocusModel, ViewOutput
-from mc_core.training.focus.view import View
 from mc_core.training.haystack import VALUE_WEIGHT
 from mc_core.tree.builder import TreeBuilder
 from mc_core.tree.tree import MegaContextTree, TreeConfig
@@ -28,7 +28,8 @@ class FocusLosses:
 
     token: weighted mean NLL of the tail and of the horizon; horizon, answer: that of the horizon of plain text, and of
     the values in answers, without a gradient; all in nats a token. positional_caches: rotations [B, T, D / 2], each
-    sample's own. embeddings: the trees' cached input embeddings [N, d] of each sample, to be used again.
+    sample's own. embeddings: cached input embeddings [N, d] of each sample's history, to be used again, and the
+    contexts that it was seen through: as ``BatchProcessor.process`` gives them.
     """
 
     token: Tensor
@@ -40,8 +41,8 @@ class FocusLosses:
     separation: Tensor
     total: Tensor
     positional_caches: Rotation
-    embeddings: list[Tensor]
-    contexts: list[WorkingContext]
+    embeddings: list[Tensor] = field(default_factory=list)
+    contexts: list[WorkingContext] = field(default_factory=list)
 
     def figures(self) -> dict[str, Tensor]:
         """For the log."""
@@ -52,11 +53,11 @@ class FocusLosses:
 class BatchProcessor:
     """Builds trees and working contexts for passages, and measures what the model makes of them."""
 
-    def __init__(self, model: FocusModel, weights: LossWeights, *, build_workers: int = 1) -> None:
+    def __init__(self, model: FocusModel, weights: LossWeights) -> None:
         self.model, self.weights = model, weights
-        config = TreeConfig(model.gistnet.block_size, cache_lod0=True, device=str(model.decoder.device))
+        config = TreeConfig(model.gistnet.block_size, device=str(model.decoder.device))
         self.builder = TreeBuilder(
-            lambda: MegaContextTree(config, model.gistnet, lambda ids: model.decoder.embed(ids).float()), build_workers
+            lambda: MegaContextTree(config, model.gistnet, lambda ids: model.decoder.embed(ids).float())
         )
 
     def trees(self, passages: Sequence[Passage]) -> list[MegaContextTree]:
@@ -72,18 +73,31 @@ class BatchProcessor:
         self, rng: Generator, passages: Sequence[Passage], kinds: Sequence[ContextKind], shapes: Sequence[ContextShape]
     ) -> FocusLosses:
         """Losses of the passages, each seen through one working context of the given kind and shape."""
-        trees = self.trees(passages)
-        contexts = [sample_context(rng, *each) for each in zip(passages, kinds, shapes, strict=True)]
-        views = [view_of(*each) for each in zip(passages, contexts, shapes, strict=True)]
-        gists = self.model.gists(trees, views)
-        output = self.model(views, gists)
+        batch, contexts = self.maker().make(rng, passages, kinds, shapes)
+        device = self.model.decoder.device
+        histories = [torch.from_numpy(p.ids[: p.history].astype(np.int64)).to(device) for p in passages]
+        with torch.no_grad():
+            embeddings = [self.model.decoder.embed(ids).float() for ids in histories]
+        return replace(self.losses(batch.to(device)), embeddings=embeddings, contexts=contexts)
+
+    def maker(self) -> BatchMaker:
+        """Makes this model's batches; needs neither the model nor its device."""
+        model, config = self.model, self.model.decoder.config
+        window, whole = config.max_position_embeddings, self.weights.kl > 0
+        return BatchMaker(model.policy, Rotary(config), window, model.gistnet.block_size, whole)
+
+    def losses(self, batch: FocusBatch) -> FocusLosses:
+        """Losses of a batch that is on the model's device."""
+        gists = self.model.made(batch.sources)
+        output = self.model.read(batch.seen, gists)
         losses = output.losses()
         nothing = output.logits.sum() * 0
         token = (losses * output.weights).sum() / output.weights.sum().clamp_min(1e-6)
         weights = self.weights
-        kl = self._kl(rng, output, passages, kinds, shapes) if weights.kl else nothing
-        lod1, lod2 = self.model.regression(output, views) if weights.lod1 or weights.lod2 else (nothing, nothing)
-        apart = self.model.separation(views, gists) if weights.separation else nothing
+        kl = self._kl(output, batch) if weights.kl and batch.full is not None else nothing
+        regress = weights.lod1 or weights.lod2
+        lod1, lod2 = self.model.regression(output, batch.blocks, batch.runs) if regress else (nothing, nothing)
+        apart = separation(gists, batch.neighbours) if weights.separation else nothing
         total = token + weights.kl * kl + weights.lod1 * lod1 + weights.lod2 * lod2 + weights.separation * apart
         return FocusLosses(
             token=token,
@@ -95,29 +109,12 @@ class BatchProcessor:
             separation=apart,
             total=total,
             positional_caches=output.batch.place,
-            embeddings=[tree.embeddings(0, tree.num_tokens) for tree in trees],
-            contexts=contexts,
         )
 
-    def _kl(
-        self,
-        rng: Generator,
-        output: ViewOutput,
-        passages: Sequence[Passage],
-        kinds: Sequence[ContextKind],
-        shapes: Sequence[ContextShape],
-    ) -> Tensor:
+    def _kl(self, output: ViewOutput, batch: FocusBatch) -> Tensor:
         """KL to the full view on the horizon, of those passages that the base can see whole."""
-        window = self.model.decoder.config.max_position_embeddings
-        fits = [len(p.ids) <= window and kind != "full" for p, kind in zip(passages, kinds, strict=True)]
-        where = output.where.nonzero()[:, 0]
-        chosen = torch.tensor(fits, device=where.device)[where] & output.future
-        if not any(fits):
-            return output.logits.sum() * 0
-        views: list[View] = []
-        for passage, shape, fit in zip(passages, shapes, fits, strict=True):
-            if fit:
-                views.append(view_of(passage, sample_context(rng, passage, "full", shape), shape))
+        assert batch.full is not None
+        chosen = batch.fits[output.where.nonzero()[:, 0]] & output.future
         with torch.no_grad():
-            full = self.model(views, output.logits.new_empty(0, self.model.gistnet.dim))
+            full = self.model.read(batch.full, output.logits.new_empty(0, self.model.gistnet.dim))
         return kl_to_full(output.logits[chosen], full.logits[full.future], torch.ones_like(full.future[full.future]))

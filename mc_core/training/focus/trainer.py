@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Event
 
-import numpy as np
 import torch
-from numpy.random import Generator
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import load_bundle
+from mc_core.models.bundle import load_bundle, make_gistnet
 from mc_core.models.loading import read_json, write_json
-from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import make_policy
+from mc_core.training.ahead import made_ahead
 from mc_core.training.base import on_device, stop_on_signals
-from mc_core.training.batches import make_batch, thinned
+from mc_core.training.batches import Batch
 from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from mc_core.training.focus.config import FocusStage, FocusTrainConfig
-from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
+from mc_core.training.focus.batch import FocusBatch
+from mc_core.training.focus.config import FocusTrainConfig
+from mc_core.training.focus.draw import FocusBatches
 from mc_core.training.focus.model import FocusModel
-from mc_core.training.focus.passages import PassageMaker
-from mc_core.training.focus.process import BatchProcessor, FocusLosses
+from mc_core.training.focus.process import BatchProcessor
 from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
 from mc_core.training.progress import Averages, RunLog, TrainProgress
@@ -35,8 +33,6 @@ from mc_core.training.samples import SampleMaker
 from mc_core.training.schedule import rate_at
 
 Report = Callable[[TrainProgress], None]
-HISTORY_WEIGHT = 0.5
-"""Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +47,27 @@ class TrainedFocus:
 
 
 class FocusTrainer:
-    """Networks, optimizers and counters of one run; ``step`` is the only thing that changes them."""
+    """Networks, optimizers and counters of one run; ``learn`` is the only thing that changes them."""
 
     def __init__(self, config: FocusTrainConfig, samples: SampleMaker) -> None:
-        """samples: where passages are cut from, and the base's own batches in a joint run."""
+        """samples: where passages are cut from, and the base's own batches in a joint run.
+
+        GistNet goes on from the model's own, if that has the shape that is asked for.
+        """
         bundle = load_bundle(config.model, config.device, block_size=config.block_size)
         torch.manual_seed(config.seed)
-        gistnet = GistNet(bundle.decoder.config.hidden_size, config.block_size, **config.gist.arguments())
+        gistnet = make_gistnet(bundle.decoder.config.hidden_size, config.block_size, config.gist.arguments())
+        if bundle.manifest.gistnet == config.gist.arguments():
+            gistnet.load_state_dict(bundle.gistnet.state_dict())
         gistnet = gistnet.to(config.device)
         policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
-        self.config, self.samples = config, samples
-        self.passages = PassageMaker(samples, config.block_size)
+        self.config = config
         self.model = FocusModel(bundle.decoder, gistnet, policy)
         self.base = BaseModel(bundle.decoder)
-        self.segments = 4 if bundle.repair == "block" else None
-        self.processor = BatchProcessor(self.model, config.weights, build_workers=config.build_workers)
+        self.processor = BatchProcessor(self.model, config.weights)
+        self.batches = FocusBatches(config, samples, self.processor.maker(), 4 if bundle.repair == "block" else None)
         if config.compile:
-            bundle.decoder.compile()
+            bundle.decoder.compile_layers()
         joint = config.mode == "joint"
         bundle.decoder.requires_grad_(joint)
         bundle.decoder.embed_tokens.requires_grad_(joint and config.train_embeddings)
@@ -79,11 +79,11 @@ class FocusTrainer:
         self.sums: dict[str, list[Tensor]] = {}
         self.averages = Averages()
 
-    def step(self) -> None:
-        """Gather gradients of ``accumulate`` batches and learn from them."""
+    def learn(self, batches: Iterator[Batch | FocusBatch]) -> None:
+        """One step: gather gradients of the next ``accumulate`` batches and learn from them."""
         config = self.config
-        for part in range(config.accumulate):
-            self._backward(np.random.default_rng([config.seed, self.done, part]))
+        for _ in range(config.accumulate):
+            self._backward(next(batches))
         trained = [p for p in self.model.parameters() if p.grad is not None]
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         rate = rate_at(self.done, config.steps, config.warmup_steps, config.decay, config.floor)
@@ -95,62 +95,30 @@ class FocusTrainer:
         self.model.zero_grad(set_to_none=True)
         self.done += 1
 
-    def _backward(self, rng: Generator) -> None:
+    def _backward(self, batch: Batch | FocusBatch) -> None:
         config = self.config
-        on_base = config.mode == "joint" and rng.random() < config.base_share
         with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
-            loss = self._base_loss(rng) if on_base else self._focus_loss(rng)
-        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+            if isinstance(batch, FocusBatch):
+                loss = self._focus_loss(batch.to(config.device))
+            else:
+                loss = self._base_loss(on_device(batch, config.device))
+        # A batch that shows no gist teaches a frozen run nothing.
+        if loss.requires_grad:
+            (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
 
-    def _base_loss(self, rng: Generator) -> Tensor:
-        config = self.config
-        shares = np.array([stage.share for stage in config.base_stages])
-        stage = config.base_stages[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        seed = int(rng.integers(2**31))
-        batch = make_batch(self.samples, stage, config.batch_tokens, HISTORY_WEIGHT, seed, self.done)
-        batch = on_device(thinned(batch, rng, config.text_share), config.device)
+    def _base_loss(self, batch: Batch) -> Tensor:
         losses, right = self.base.token_losses(batch)
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         self.tokens += batch.ids.numel()
         self.averages.add(batch, losses, right, loss)
         return loss
 
-    def _focus_loss(self, rng: Generator) -> Tensor:
-        losses = self._processed(rng, stage_at(self.config.stages, self.done, self.config.steps))
+    def _focus_loss(self, batch: FocusBatch) -> Tensor:
+        losses = self.processor.losses(batch)
         for name, value in losses.figures().items():
             self._count(name, value)
-        self.tokens += losses.positional_caches[0].shape[0] * losses.positional_caches[0].shape[1]
+        self.tokens += batch.seen.ids.numel()
         return losses.total
-
-    def _processed(self, rng: Generator, stage: FocusStage) -> FocusLosses:
-        names = list(stage.kinds)
-        shares = np.array([stage.kinds[name] for name in names])
-        passages, kinds, shapes = [], list[ContextKind](), []
-        for _ in range(stage.views):
-            kind: ContextKind = names[int(rng.choice(len(names), p=shares / shares.sum()))]  # type: ignore[assignment]
-            passage, shape = self._passage(rng, stage, kind)
-            passages.append(passage)
-            kinds.append(kind)
-            shapes.append(shape)
-        return self.processor.process(rng, passages, kinds, shapes)
-
-    def _passage(self, rng: Generator, stage: FocusStage, kind: ContextKind) -> tuple[Passage, ContextShape]:
-        config = self.config
-        window = self.model.decoder.config.max_position_embeddings
-        low, high = stage.history
-        # Log-uniform: as many short histories as long ones.
-        history = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
-        budget = min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), window - stage.horizon)
-        if kind == "full":
-            history = min(history, budget - config.block_size)
-        shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segments)
-        if rng.random() < stage.memory:
-            passage = self.passages.memory(rng, history, gisted=stage.gisted)
-            if kind != "full" or len(passage.ids) <= window:
-                return passage, shape
-        if rng.random() < 0.5:
-            history -= history % config.block_size
-        return self.passages.text(rng, history, stage.horizon), shape
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums.setdefault(name, []).append(value.detach())
@@ -188,16 +156,6 @@ class FocusTrainer:
         return True
 
 
-def stage_at(stages: tuple[FocusStage, ...], step: int, steps: int) -> FocusStage:
-    """The stage that ``step`` of ``steps`` falls into."""
-    end, total = 0.0, sum(stage.share for stage in stages)
-    for stage in stages:
-        end += stage.share / total * steps
-        if step < end:
-            return stage
-    return stages[-1]
-
-
 def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = None) -> TrainedFocus:
     """Train to the end, or until ``stop`` is set; either way the run's folder holds its state.
 
@@ -225,8 +183,10 @@ def _loop(trainer: FocusTrainer, report: Report, stop: Event) -> dict[str, float
     config, log = trainer.config, RunLog(trainer.config.out / "log.jsonl")
     began = saved = logged = time.monotonic()
     tokens, figures = trainer.tokens, dict[str, float]()
+    first, end = (step * config.accumulate for step in (trainer.done, config.steps))
+    batches = made_ahead(trainer.batches.batch, first, end, config.workers)
     while trainer.done < config.steps and not stop.is_set():
-        trainer.step()
+        trainer.learn(batches)
         now = time.monotonic()
         if trainer.done % config.log_steps == 0 or trainer.done == config.steps:
             figures = trainer.figures()

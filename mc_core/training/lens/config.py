@@ -56,7 +56,7 @@ class LensTrainConfig:
     working contexts with counterfactual labels that entry scores are trained on, made once; 0 leaves entry scores
     untrained. entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the
     loss, 1 by default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks``
-    blocks, at the end in ``histories``.
+    blocks, at the end in ``histories``. workers as in ``BaseTrainConfig``.
     """
 
     data: Path
@@ -87,6 +87,7 @@ class LensTrainConfig:
     clip: float = 1.0
     seed: int = 0
     device: str = "cpu"
+    workers: int = 0
     checkpoint_minutes: float = 5.0
     log_steps: int = 20
     validation_steps: int = 500
@@ -99,6 +100,8 @@ class LensTrainConfig:
         for name in (*positive, "checkpoint_minutes", "log_steps", "validation_steps", "histories", "glances"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError(f"workers must be at least 0, got {self.workers}")
         for name in ("decay", "floor", "growth"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

@@ -19,13 +19,14 @@ from mc_core.models.bundle import load_bundle
 from mc_core.models.loading import read_json, write_json
 from mc_core.nets.lens_keys import whiten
 from mc_core.nets.lensnet import LensNet, LensNetConfig
+from mc_core.training.ahead import made_ahead
 from mc_core.training.base import stop_on_signals
 from mc_core.training.cache import Stream, open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mc_core.training.haystack import Haystack
 from mc_core.training.lens.bank import Bank
-from mc_core.training.lens.batch import collate
+from mc_core.training.lens.batch import LensBatch, collate
 from mc_core.training.lens.config import LensTrainConfig
 from mc_core.training.lens.draw import draw_samples
 from mc_core.training.lens.entries import entry_losses
@@ -52,7 +53,7 @@ class TrainedLens:
 
 
 class LensTrainer:
-    """Network, optimizer, bank and counters of one run; ``step`` is the only thing that changes them."""
+    """Network, optimizer, bank and counters of one run; ``learn`` is the only thing that changes them."""
 
     def __init__(self, config: LensTrainConfig, streams: Sequence[Stream], tokenizer: Tokenizer) -> None:
         """streams: the corpus without what is kept for evaluation."""
@@ -73,11 +74,16 @@ class LensTrainer:
         self.done = self.tokens = 0
         self.sums: dict[str, list[Tensor]] = {}
 
-    def step(self) -> None:
-        """Draw the next batch and learn from it."""
+    def batch(self, step: int) -> LensBatch:
+        """The samples of a step, on the CPU."""
+        rng = np.random.default_rng([self.config.seed, step])
+        return collate(draw_samples(rng, self.maker, self.config, step))
+
+    def learn(self, batch: LensBatch) -> None:
+        """One step."""
         config = self.config
-        rng = np.random.default_rng([config.seed, self.done])
-        loss = self._key_loss(rng)
+        rng = np.random.default_rng([config.seed, self.done, 1])
+        loss = self._key_loss(rng, batch.to(config.device))
         if self.labels is not None:
             loss = loss + self._entry_loss(rng, self.labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -90,9 +96,8 @@ class LensTrainer:
         self.net.zero_grad(set_to_none=True)
         self.done += 1
 
-    def _key_loss(self, rng: Generator) -> Tensor:
+    def _key_loss(self, rng: Generator, batch: LensBatch) -> Tensor:
         config = self.config
-        batch = collate(draw_samples(rng, self.maker, config, self.done)).to(config.device)
         self.bank.refresh(rng)
         queries = self.model.queries(batch.tails, batch.tail_mask)
         batch = with_wrong(batch, self.bank.hardest(queries.detach(), config.hard))
@@ -201,8 +206,10 @@ def _loop(trainer: LensTrainer, report: Report, stop: Event) -> dict[str, float]
     config, log = trainer.config, RunLog(trainer.config.out / "log.jsonl")
     began = saved = logged = time.monotonic()
     tokens, figures = trainer.tokens, dict[str, float]()
-    while trainer.done < config.steps and not stop.is_set():
-        trainer.step()
+    for batch in made_ahead(trainer.batch, trainer.done, config.steps, config.workers):
+        if stop.is_set():
+            break
+        trainer.learn(batch)
         now = time.monotonic()
         if trainer.done % config.log_steps == 0 or trainer.done == config.steps:
             figures = trainer.figures()
