@@ -14,6 +14,10 @@ from torch import Tensor
 
 from mc_core.positions.rotary import Rotation, rotate
 
+# Masks of many shapes are attended under here: cuDNN plans for each shape anew, and on a Hopper card under torch 2.11
+# it read where it must not.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class Attention(Protocol):
     """The contract: ``(layer, q, k, v) -> out``."""

@@ -45,7 +45,7 @@ def made_ahead(make: Callable[[int], T], first: int, end: int, workers: int) -> 
 
 def _started(_: int) -> None:
     # Not by file descriptors, of which a process may have a thousand: a batch has up to thirty tensors.
-    torch.multiprocessing.set_sharing_strategy("file_system")
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]
 
 
 def _as_it_is(made: T) -> T:

@@ -13,7 +13,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
-from mc_core.focus.lens_learned import ENTRY_WORTH, fuse
+from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, SHORT, fuse
 from mc_core.focus.scores import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
@@ -193,21 +193,36 @@ def test_fusion_gives_way_where_words_are_sure() -> None:
     def scores(targets: list[int], worth: list[float]) -> Scores:
         return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
 
-    learned = scores([7, 3, 9], [0.6, 0.5, 0.4])
-    for best, order in ((0.4, [7, 3, 9, 5]), (0.75, [5, 7, 3, 9]), (1.0, [5, 3])):
-        targets, worth = fuse(learned, scores([5, 3], [best, 0.3]), 100)
-        assert targets.tolist() == order
+    learned, long = scores([7, 3, 90], [0.6, 0.5, 0.4]), 10_000
+    for best, order in ((0.4, [7, 3, 90, 50]), (0.75, [50, 7, 3, 90]), (1.0, [50, 3])):
+        targets, worth = fuse(learned, scores([50, 3], [best, 0.3]), long)
+        assert targets[worth > 0.1].tolist() == order
         assert (np.diff(worth) <= 0).all()
-    assert fuse(scores([7], [0.55]), scores([5], [0.5]), 100)[0].tolist() == [5]
+    assert fuse(scores([7], [0.25]), scores([50], [0.2]), long)[0].tolist() == [50]
     # The surer the learned lens, the less are words worth that say little; what they are sure of stays whole.
-    weak, strong = (fuse(scores([7], [z]), scores([5], [0.5]), 100)[1][1] for z in (0.6, 0.95))
+    weak, strong = (fuse(scores([7], [z]), scores([50], [0.5]), long)[1][1] for z in (0.6, 0.95))
     assert strong < weak / 2
-    assert fuse(scores([7], [0.95]), scores([5], [1.0]), 100)[1][0] == pytest.approx(1.0)
+    assert fuse(scores([7], [0.95]), scores([50], [1.0]), long)[1][0] == pytest.approx(1.0)
     # The turn's own blocks, which every question has, say nothing of what was found.
-    targets, worth = fuse(learned, scores([120], [0.95]), 100)
-    assert targets[:2].tolist() == [120, 7]
+    targets, worth = fuse(learned, scores([long + 20], [0.95]), long)
+    assert targets[:2].tolist() == [long + 20, 7]
     assert worth[:2] == pytest.approx([0.95, 0.6])
     assert not len(fuse(scores([], []), scores([], []), 100)[0])
+
+
+def test_fusion_keeps_the_best_learned_hits_in_short_histories() -> None:
+    """Among few blocks the best learned hits stay, however sure words are, unless both lenses agree on a place."""
+    nothing = np.zeros(1, np.float32)
+
+    def scores(targets: list[int], worth: list[float]) -> Scores:
+        return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
+
+    learned = scores([7, 20, 33], [0.6, 0.5, 0.4])
+    for end in (SHORT, 2 * SHORT):
+        targets, worth = fuse(learned, scores([50], [1.0]), end)
+        assert targets.tolist() == [50, 7, 20]
+        assert worth[1] == pytest.approx(0.6 * FIRM * SHORT / end)
+    assert fuse(learned, scores([8], [1.0]), SHORT)[0].tolist() == [8]
 
 
 def test_entries_never_outweigh_what_was_asked_for() -> None:
