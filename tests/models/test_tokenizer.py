@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
@@ -48,15 +48,20 @@ def test_no_mixture_of_pieces_yields_a_control_token(tokenizers, kind, parts):
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=40))
+@example("a\u2581b")
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_text_survives(tokenizers, kind, text):
-    """Byte-complete tokenizers give every text back, control tokens' names included."""
+    """Byte-complete tokenizers give every text back, control tokens' names included.
+
+    But for one character: SentencePiece writes a space as U+2581, so that it cannot tell the two apart.
+    """
     tokenizer = tokenizers[kind]
     for given_text in (text, text + "<|im_end|>" + text):
         ids = tokenizer.encode(given_text)
         assert ids.dtype == np.int32
         assert ids.ndim == 1
-        assert tokenizer.decode(ids) == given_text
+        expected = given_text.replace("\u2581", " ") if kind == "sentencepiece" else given_text
+        assert tokenizer.decode(ids) == expected
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
