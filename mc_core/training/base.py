@@ -6,10 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -23,6 +22,7 @@ from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mc_core.training.config import BaseTrainConfig
+from mc_core.training.device import on_device
 from mc_core.training.model import BaseModel, initialise
 from mc_core.training.optim import AdamW, Muon, split_parameters
 from mc_core.training.progress import Averages, RunLog, TrainProgress
@@ -172,14 +172,6 @@ def _tokenizer(config: BaseTrainConfig, report: Report) -> Tokenizer:
     chars = config.tokenizer_chars
     told = lambda n: report(TrainProgress("tokenizer", min(n, chars), chars))  # noqa: E731
     return train_tokenizer(config.data, config.out, config.vocab_size, chars, config.shape.max_positions, told)
-
-
-def on_device(batch: Batch, device: str) -> Batch:
-    """The batch with its tensors on ``device``."""
-    moved: dict[str, Any] = {
-        name: getattr(batch, name).to(device) for name in ("ids", "targets", "weights", "marks", "tasks")
-    }
-    return replace(batch, **moved)
 
 
 @contextmanager

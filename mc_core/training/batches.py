@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,16 @@ from mc_core.training.samples import BLOCK, Difficulty, Layout, Sample, SampleMa
 TASKS = ("text", "recall", "copy", "drill", "memory")
 """What a sequence may be; a "memory" sequence is an episode of one of ``MEMORY_TASKS``."""
 FIELDS = ("ids", "weights", "marks")
+
+
+class Shared(Protocol):
+    """A part of a curriculum: ``share`` of all steps."""
+
+    @property
+    def share(self) -> float: ...
+
+
+S = TypeVar("S", bound=Shared)
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Batch:
     block_mask: bool
 
 
-def stage_of(stages: tuple[Stage, ...], step: int, steps: int) -> Stage:
+def stage_of(stages: Sequence[S], step: int, steps: int) -> S:
     """The stage that ``step`` of ``steps`` falls into."""
     end, total = 0.0, sum(stage.share for stage in stages)
     for stage in stages:

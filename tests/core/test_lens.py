@@ -186,13 +186,14 @@ def test_learned_look_ahead_finds_the_nearest_key() -> None:
     assert lens.score(world.view(RARE)).targets[0] == 123
 
 
+def scores(targets: list[int], worth: list[float]) -> Scores:
+    """Targets alone, of one entry that nothing is said of."""
+    nothing = np.zeros(1, np.float32)
+    return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
+
+
 def test_fusion_gives_way_where_words_are_sure() -> None:
     """Learned targets lead where words know little, follow where they know more, and go where words are sure."""
-    nothing = np.zeros(1, np.float32)
-
-    def scores(targets: list[int], worth: list[float]) -> Scores:
-        return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
-
     learned, long = scores([7, 3, 90], [0.6, 0.5, 0.4]), 10_000
     for best, order in ((0.4, [7, 3, 90, 50]), (0.75, [50, 7, 3, 90]), (1.0, [50, 3])):
         targets, worth = fuse(learned, scores([50, 3], [best, 0.3]), long)
@@ -212,11 +213,6 @@ def test_fusion_gives_way_where_words_are_sure() -> None:
 
 def test_fusion_keeps_the_best_learned_hits_in_short_histories() -> None:
     """Among few blocks the best learned hits stay, however sure words are, unless both lenses agree on a place."""
-    nothing = np.zeros(1, np.float32)
-
-    def scores(targets: list[int], worth: list[float]) -> Scores:
-        return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
-
     learned = scores([7, 20, 33], [0.6, 0.5, 0.4])
     for end in (SHORT, 2 * SHORT):
         targets, worth = fuse(learned, scores([50], [1.0]), end)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,10 +27,6 @@ class GistSources:
     ids: dict[int, Tensor]
     order: Tensor
 
-    def to(self, device: torch.device | str) -> GistSources:
-        """The sources on ``device``."""
-        return GistSources({level: ids.to(device) for level, ids in self.ids.items()}, self.order.to(device))
-
 
 @dataclass(frozen=True, eq=False)
 class FocusBatch:
@@ -49,18 +44,6 @@ class FocusBatch:
     runs: tuple[int, ...]
     full: ViewBatch | None
     fits: Tensor
-
-    def to(self, device: torch.device | str) -> FocusBatch:
-        """The batch on ``device``."""
-        return replace(
-            self,
-            seen=_moved(self.seen, device),
-            sources=self.sources.to(device),
-            neighbours=self.neighbours.to(device),
-            blocks=self.blocks.to(device),
-            full=None if self.full is None else _moved(self.full, device),
-            fits=self.fits.to(device),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +125,3 @@ def _future_blocks(views: Sequence[View], batch: ViewBatch, size: int) -> tuple[
             places.append((sample * width + columns).view(blocks, size))
             runs.append(blocks)
     return torch.cat(places), tuple(runs)
-
-
-def _moved(batch: ViewBatch, device: torch.device | str) -> ViewBatch:
-    def moved(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device)
-        return tuple(part.to(device) for part in value) if isinstance(value, tuple) else value
-
-    return replace(batch, **{field.name: moved(getattr(batch, field.name)) for field in fields(batch)})

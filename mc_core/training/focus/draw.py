@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from mc_core.training.batches import Batch, make_batch, thinned
+from mc_core.training.batches import Batch, make_batch, stage_of, thinned
 from mc_core.training.focus.batch import BatchMaker, FocusBatch
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
 from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
@@ -33,7 +33,7 @@ class FocusBatches:
         rng = np.random.default_rng([config.seed, step, part])
         if config.mode == "joint" and rng.random() < config.base_share:
             return self._base(rng, step)
-        return self._focus(rng, stage_at(config.stages, step, config.steps))
+        return self._focus(rng, stage_of(config.stages, step, config.steps))
 
     def _base(self, rng: Generator, step: int) -> Batch:
         config = self.config
@@ -71,13 +71,3 @@ class FocusBatches:
         if rng.random() < 0.5:
             history -= history % config.block_size
         return self.passages.text(rng, history, stage.horizon), shape
-
-
-def stage_at(stages: tuple[FocusStage, ...], step: int, steps: int) -> FocusStage:
-    """The stage that ``step`` of ``steps`` falls into."""
-    end, total = 0.0, sum(stage.share for stage in stages)
-    for stage in stages:
-        end += stage.share / total * steps
-        if step < end:
-            return stage
-    return stages[-1]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.positions.rotary import Rotary, Rotation
+from mc_core.training.device import on_device
 from mc_core.training.focus.batch import BatchMaker, FocusBatch
 from mc_core.training.focus.config import LossWeights
 from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
@@ -78,7 +79,7 @@ class BatchProcessor:
         histories = [torch.from_numpy(p.ids[: p.history].astype(np.int64)).to(device) for p in passages]
         with torch.no_grad():
             embeddings = [self.model.decoder.embed(ids).float() for ids in histories]
-        return replace(self.losses(batch.to(device)), embeddings=embeddings, contexts=contexts)
+        return replace(self.losses(on_device(batch, device)), embeddings=embeddings, contexts=contexts)
 
     def maker(self) -> BatchMaker:
         """Makes this model's batches; needs neither the model nor its device."""

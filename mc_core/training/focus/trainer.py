@@ -16,11 +16,12 @@ from mc_core.models.bundle import load_bundle, make_gistnet
 from mc_core.models.loading import read_json, write_json
 from mc_core.positions.policies import make_policy
 from mc_core.training.ahead import made_ahead
-from mc_core.training.base import on_device, stop_on_signals
+from mc_core.training.base import stop_on_signals
 from mc_core.training.batches import Batch
 from mc_core.training.cache import open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mc_core.training.device import on_device
 from mc_core.training.focus.batch import FocusBatch
 from mc_core.training.focus.config import FocusTrainConfig
 from mc_core.training.focus.draw import FocusBatches
@@ -98,10 +99,8 @@ class FocusTrainer:
     def _backward(self, batch: Batch | FocusBatch) -> None:
         config = self.config
         with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
-            if isinstance(batch, FocusBatch):
-                loss = self._focus_loss(batch.to(config.device))
-            else:
-                loss = self._base_loss(on_device(batch, config.device))
+            batch = on_device(batch, config.device)
+            loss = self._focus_loss(batch) if isinstance(batch, FocusBatch) else self._base_loss(batch)
         # A batch that shows no gist teaches a frozen run nothing.
         if loss.requires_grad:
             (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,11 +28,6 @@ class LensBatch:
     negative: Tensor
     kind: Tensor
     kinds: tuple[str, ...]
-
-    def to(self, device: str) -> LensBatch:
-        """The batch with its tensors on ``device``."""
-        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
 
 
 def collate(samples: Sequence[LensSample]) -> LensBatch:

@@ -24,6 +24,7 @@ from mc_core.training.base import stop_on_signals
 from mc_core.training.cache import Stream, open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mc_core.training.device import on_device
 from mc_core.training.haystack import Haystack
 from mc_core.training.lens.bank import Bank
 from mc_core.training.lens.batch import LensBatch, collate
@@ -83,7 +84,7 @@ class LensTrainer:
         """One step."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.done, 1])
-        loss = self._key_loss(rng, batch.to(config.device))
+        loss = self._key_loss(rng, on_device(batch, config.device))
         if self.labels is not None:
             loss = loss + self._entry_loss(rng, self.labels)
         loss.backward()  # type: ignore[no-untyped-call]
