@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mc_core.positions.rotary import Rotation, rotate
 
-# Masks of many shapes are attended under here, and cuDNN plans for each shape anew. With it on, training on a Hopper card
-# under torch 2.11 ended in an illegal memory access; with it off it never did.
+# Masks of many shapes are attended under here, and cuDNN plans for each shape anew. With it on, training on a Hopper
+# card under torch 2.11 ended in an illegal memory access; with it off it never did.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
