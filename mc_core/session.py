@@ -124,10 +124,13 @@ class Session:
         unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
         return np.concatenate([self.raw_blocks(), rollback, unstored])
 
-    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = ()) -> Proposal:
-        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits."""
+    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
+        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits.
+
+        fresh: ask the lens, however short a while ago it was asked last.
+        """
         view = self._view(question, leads)
-        return self.refocuser.propose(view, self.wc, reserve=self.focus_config.refocus_interval)
+        return self.refocuser.propose(view, self.wc, self.focus_config.refocus_interval, fresh=fresh)
 
     def leads(self, question: NDArray[np.int32], known: Sequence[Lead]) -> list[Lead]:
         """What the places that the last refocus asked for name in turn, as far as they stand raw."""

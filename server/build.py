@@ -38,6 +38,7 @@ FOCUS_FIELDS = (
     "iterations",
     "cooldown",
     "refocus_interval",
+    "lens_interval",
     "look_ahead",
     "hops",
     "allocator",

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     look_ahead: int = Field(8, ge=0, description="places that the lens proposes from all history")
     hops: int = Field(3, ge=0, description="how often a turn follows what the places it opened name in turn")
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
+    lens_interval: int = Field(4, ge=1, description="refocuses of a reply from one asking of the lens to the next")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
     segment_blocks: int = Field(

@@ -31,13 +31,13 @@ def refocus(
 ) -> Generator[Work, Any, Tensor | None]:
     """Refocus a session on ``question`` and repair its slab -> hidden state [d] of the last unit, if computed.
 
-    reason "turn": the last unit is computed, for its logits.
+    reason "turn": the lens is asked whenever it was last, and the last unit is computed, for its logits.
     """
     assert session.kv is not None
     trace = RefocusTrace(session.id, request_id, reason, session.counters.refocuses, {}, started=time.time())
     trace.gist_calls, session.gist_calls = session.gist_calls, 0
     clock = Clock(trace.parts)
-    proposal = session.propose(question)
+    proposal = session.propose(question, fresh=reason == "turn")
     clock.lap("plan")
     clock.part("lens", proposal.started, proposal.seconds["lens"])
     clock.part("allocate", proposal.started + proposal.seconds["lens"], proposal.seconds["allocate"])

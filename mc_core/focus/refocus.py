@@ -19,6 +19,7 @@ from mc_core.focus.allocator import Allocator, PlanReport
 from mc_core.focus.config import FocusConfig
 from mc_core.focus.metrics import Spread, Swaps, entries_by_level
 from mc_core.focus.narrowing import without_blocks
+from mc_core.focus.relevance import carried
 from mc_core.focus.scores import Scores
 from mc_core.focus.view import Lens, LensView
 
@@ -27,7 +28,7 @@ from mc_core.focus.view import Lens, LensView
 class Proposal:
     """A plan for the working context as it was, with the scores that led to it.
 
-    limit: the cost that the plan keeps. needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they
+    asked: whether the lens gave the scores, or they are carried on. limit: the cost that the plan keeps. needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they
     must be restored, or dropped by ``without``, before the plan is committed. seconds: of the lens and the allocator,
     which ran one after the other from ``started`` on (``time.perf_counter``).
     """
@@ -39,6 +40,7 @@ class Proposal:
     protection: Protection
     limit: int
     needed_blocks: NDArray[np.int64]
+    asked: bool = True
     seconds: Mapping[str, float] = field(default_factory=dict)
     started: float = 0.0
 
@@ -105,11 +107,17 @@ class Refocuser:
         self.config, self.lens, self.allocator = config, lens, allocator
         self._last: Proposal | None = None
         self._whole: Proposal | None = None
+        self._since = 0  # refocuses since the lens was asked
 
-    def propose(self, view: LensView, wc: WorkingContext, reserve: int) -> Proposal:
-        """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it."""
+    def propose(self, view: LensView, wc: WorkingContext, reserve: int, *, fresh: bool = True) -> Proposal:
+        """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it.
+
+        fresh: ask the lens. Else it is asked at every ``lens_interval``-th refocus, and its scores carried on between.
+        """
         started = time.perf_counter()
-        scores = _finite(self.lens.score(view))
+        last = self._last
+        asked = fresh or last is None or self._since + 1 >= self.config.lens_interval
+        scores = _finite(self.lens.score(view)) if asked or last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
         plan, report = self.allocator.plan(wc, scores, reserve)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
@@ -117,12 +125,13 @@ class Refocuser:
         if len(needed):
             needed = np.asarray(view.tree.missing(needed), np.int64)
         limit = wc.budget - reserve
-        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, seconds, started)
+        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, asked, seconds, started)
 
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
         """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""
         wc.commit(proposal.plan)
         self._whole = self._last = proposal
+        self._since = 0 if proposal.asked else self._since + 1
         return _report(wc, proposal)
 
     def commit_hop(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:

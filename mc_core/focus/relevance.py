@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.entries import Entries
 from mc_core.context.working_context import WorkingContext
+from mc_core.focus.scores import Scores
 from mc_core.focus.view import LensView
 
 Floats = NDArray[np.float32]
@@ -30,6 +32,23 @@ def recency(wc: WorkingContext) -> Floats:
     """1 for an entry that ends now, halved every W / 2 tokens further back [n]."""
     distance = (wc.num_tokens - wc.ends()).astype(np.float32)
     return np.exp2(-distance / np.float32(max(1.0, wc.budget / 2)))
+
+
+def carried(entries: Entries, scores: Scores, view: LensView) -> Scores:
+    """Scores of ``entries`` at the time a lens was asked -> scores of the working context as it stands now.
+
+    The same targets, but for the turn's own blocks, which have become more. Entries that stand as they stood keep
+    their own scores; what is new has none yet, as its place in time and the targets beneath it say.
+    """
+    wc = view.wc
+    inside = scores.targets < -(-wc.num_tokens // wc.block_size)
+    targets, worth = with_turn(view, scores.targets[inside], scores.target_scores[inside])
+    rows = np.searchsorted(entries.starts(), wc.starts(), side="right") - 1
+    stands = (np.append(entries.levels, -1)[rows] == wc.levels) & (np.append(entries.indices, -1)[rows] == wc.indices)
+    gain, harm = (np.where(stands, np.append(own, 0)[rows], 0).astype(np.float32) for own in (scores.gain, scores.harm))
+    wanted = lift(wc, targets, worth)
+    harm = np.maximum(np.maximum(harm, wanted), RECENCY_WORTH * recency(wc))
+    return Scores(np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0)), harm, targets, worth)
 
 
 def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floats]:

@@ -20,6 +20,7 @@ from mc_core.focus.config import ALLOCATORS, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
 from mc_core.focus.metrics import Swaps
 from mc_core.focus.refocus import Proposal, Refocuser
+from mc_core.focus.relevance import carried
 from mc_core.focus.scores import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.tree.tree import MegaContextTree, TreeConfig
@@ -72,9 +73,12 @@ class _Session:
             self.lens.append(done.first_block, self.tree.block_ids(blocks))
         self.wc.extend(self.tree.num_tokens, reserve=K)
 
-    def propose(self, question: NDArray[np.int32] = RARE) -> Proposal:
+    def propose(self, question: NDArray[np.int32] = RARE, *, fresh: bool = True) -> Proposal:
+        return self.refocuser.propose(self.view(question), self.wc, K, fresh=fresh)
+
+    def view(self, question: NDArray[np.int32] = RARE) -> LensView:
         tokens = torch.from_numpy(question.astype(np.int64))
-        view = LensView(
+        return LensView(
             self.wc,
             self.tree,
             question,
@@ -82,7 +86,6 @@ class _Session:
             lambda: torch.zeros(len(self.wc), DIM),
             lambda: self.tree.embed(tokens),
         )
-        return self.refocuser.propose(view, self.wc, K)
 
     def evict_all(self) -> None:
         raw = self.wc.indices[self.wc.levels == 0]
@@ -286,3 +289,50 @@ def test_a_restart_changes_nothing() -> None:
             plans.append(proposal.plan)
         assert plans[0] == plans[1]
         assert plans[0].edits
+
+
+def test_between_two_askings_the_focus_goes_on_from_what_the_lens_said() -> None:
+    """A reply's refocuses ask the lens every so often only, and what it found stays open in between."""
+    lens = _RandomTargets(3)
+    session = _Session(replace(CONFIG, lens_interval=4), lens)
+    session.append(prose(20_000))
+    session.refocuser.commit(session.wc, session.propose())
+    calls, asked = [lens.calls], list[bool]()
+    for number in range(8):
+        before, opened = session.refocuser.targets, set(session.wc.indices[session.wc.levels == 0].tolist())
+        session.append(prose(K, number))
+        proposal = session.propose(fresh=False)
+        session.refocuser.commit(session.wc, proposal)
+        assert_laws(session.wc, W - K)
+        calls.append(lens.calls)
+        asked.append(proposal.asked)
+        if not proposal.asked:
+            best = [block for block in before[:3].tolist() if block in opened]
+            assert set(best) <= set(session.wc.indices[session.wc.levels == 0].tolist())
+    assert asked == [False, False, False, True] * 2
+    assert np.diff(calls).tolist() == [0, 0, 0, 1] * 2
+    session.propose(fresh=True)
+    assert lens.calls == calls[-1] + 1
+
+
+def test_scores_are_carried_on_unchanged_where_nothing_changed() -> None:
+    """What a lens said of a working context is what is carried on while that stands as it stood."""
+    session = _Session(replace(CONFIG, lens="lexical"))
+    session.append(np.concatenate([prose(4_000), RARE, prose(8_000, 2)]))
+    proposal = session.propose()
+    kept = carried(proposal.entries, proposal.scores, session.view())
+    for name in ("gain", "harm", "targets", "target_scores"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(proposal.scores, name))
+
+
+def test_scores_of_what_a_cut_took_are_not_carried_on() -> None:
+    """Targets beyond the end of a history that was cut since are dropped; the plan stays possible."""
+    session = _Session(CONFIG, _RandomTargets(1))
+    session.append(prose(20_000))
+    session.refocuser.commit(session.wc, session.propose())
+    session.tree.rewind(6_000)
+    session.wc.rewind(6_000, reserve=K)
+    proposal = session.propose(fresh=False)
+    assert not proposal.asked and (proposal.scores.targets < -(-6_000 // K)).all()
+    session.refocuser.commit(session.wc, proposal)
+    assert_laws(session.wc, W - K)
