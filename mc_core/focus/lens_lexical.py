@@ -16,6 +16,9 @@ from mc_core.focus.view import LensView
 
 FOLLOWED = 0.62
 """Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
+ASKED = 0.5
+"""Share that the question's own words have in choosing the place that a lead names: of all that is said of a name, the
+best is what was asked for."""
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
@@ -66,14 +69,16 @@ class LexicalLens:
         if not found:
             return []
         followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
-        return [self._with_targets(lead, followed, view.turn_start // view.wc.block_size) for lead in found]
+        end = view.turn_start // view.wc.block_size
+        asked = self.index.evidence(view.tail_ids, end)
+        return [self._with_targets(lead, asked, followed, end) for lead in found]
 
-    def _with_targets(self, lead: Lead, followed: NDArray[np.int64], end: int) -> Lead:
+    def _with_targets(self, lead: Lead, asked: Evidence, followed: NDArray[np.int64], end: int) -> Lead:
         """The lead and the place that it names, outside of what was ``followed``; none if it names nothing rare."""
         found = self.index.evidence_of(lead.terms, end, without=followed)
         if float(found.best.max(initial=0.0)) < found.unit:
             return lead
-        targets, worth = found.targets(1, self.neighbours, end)
+        targets, worth = found.with_share(asked, ASKED).targets(1, self.neighbours, end)
         return replace(lead, targets=targets, worth=np.float32(FOLLOWED / worth.max()) * worth)
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:

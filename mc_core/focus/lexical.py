@@ -9,7 +9,7 @@ is judged by its best passage, or its small talk outweighs its point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,15 @@ class Evidence:
             return np.zeros(len(blocks), np.float32)
         at = np.minimum(np.searchsorted(self.blocks, blocks), len(self.blocks) - 1)
         return np.where(self.blocks[at] == blocks, self.own[at], np.float32(0))
+
+    def with_share(self, other: Evidence, share: float) -> Evidence:
+        """The same blocks, with that share of what speaks for them in ``other`` added."""
+        if not len(other.blocks):
+            return self
+        at = np.minimum(np.searchsorted(other.blocks, self.blocks), len(other.blocks) - 1)
+        part = share * (other.blocks[at] == self.blocks).astype(np.float32)
+        columns = ("own", "ahead", "behind")
+        return replace(self, **{name: getattr(self, name) + part * getattr(other, name)[at] for name in columns})
 
     def ranked(self, k: int) -> Ints:
         """Indices of the k best blocks, best first; among equals the one that holds more itself, then the newest."""

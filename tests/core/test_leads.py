@@ -119,3 +119,36 @@ def test_no_lead_where_nothing_rare_was_found(bundle: Bundle) -> None:
     assert (
         find_leads(index, bundle.ends, bundle.tokenizer.encode("And it was for them?"), [], shown, blocks[shown]) == []
     )
+
+
+def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bundle) -> None:
+    """A lead's name may stand in many places: the one that also holds the question's words is the one to open."""
+    rng = np.random.default_rng(2)
+    trait, number = "We know that Clara Nelson works as a tailor.", "The locker code of Clara Nelson is 4711."
+    others = [f"We know that Clara Nelson {what}." for what in ("owns two cars", "eats plums", "sings at dawn")]
+    ids, places = list[NDArray[np.int32]](), dict[str, int]()
+    for said in (number, trait, *others):
+        text = bundle.tokenizer.encode(f"{talk(rng, 120)} ")
+        places[said] = sum(map(len, ids)) + len(text)
+        ids += [text, bundle.tokenizer.encode(f"{said} ")]
+    question = bundle.tokenizer.encode("\nWhat is the locker code of the person who works as a tailor?\n")
+    controller = MCController(bundle, FocusConfig(lens="lexical", hops=0))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
+    controller.inference_step(question)
+    assert controller.session is not None
+    leads = controller.session.leads(question, [])
+    named = [lead.targets[0] for lead in leads if places[trait] // 32 in lead.blocks]
+    assert named and set(named) == {places[number] // 32}
+
+
+def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
+    """Evidence with a share of another's keeps its blocks and adds the other's scores to them, and to no others."""
+    rng = np.random.default_rng(5)
+    index = LexicalIndex(16)
+    index.append(0, rng.integers(0, 300, (400, 16)).astype(np.int32))
+    mine, other = (index.evidence(rng.integers(0, 300, 12).astype(np.int32)) for _ in range(2))
+    both = mine.with_share(other, 0.5)
+    np.testing.assert_array_equal(both.blocks, mine.blocks)
+    np.testing.assert_allclose(both.own, mine.own + 0.5 * other.own_of(mine.blocks))
+    by_block = dict(zip(other.blocks.tolist(), other.ahead.tolist(), strict=True))
+    np.testing.assert_allclose(both.ahead, [a + 0.5 * by_block.get(b, 0) for b, a in zip(mine.blocks, mine.ahead)])
