@@ -24,11 +24,11 @@ class FocusConfig:
     edits_per_iteration (N_diff) x iterations: places that a refocus opens at most; the descent to one run of target
     blocks is one. cooldown: refocuses in which an entry is not put back to the level that it came from.
     refocus_interval: tokens decoded between refocuses, kept free in the budget; 0 stands for block_size.
-    lens_interval: the lens is asked at a turn's start and at every so-manyth refocus of the reply; the others go on from
-    what it said. temperature, top_k: of ``stochastic_greedy``. look_ahead: places that the lens proposes in all history, and
-    neighbours: blocks on both sides of each. hops: how often a turn's first refocus goes on to what the places that it
-    opened name in turn. repair_price: utility of recomputing the whole context; an edit is charged the share behind
-    it. fill: spare budget goes to the newest history up to this utilization.
+    lens_interval: the lens is asked at a turn's start and at every so-manyth refocus of the reply; the others go on
+    from what it said. temperature, top_k: of ``stochastic_greedy``. look_ahead: places that the lens proposes in all
+    history, and neighbours: blocks on both sides of each. hops: how often a turn's first refocus goes on to what the
+    places that it opened name in turn. repair_price: utility of recomputing the whole context; an edit is charged the
+    share behind it. fill: spare budget goes to the newest history up to this utilization.
     """
 
     budget: int = 1024

@@ -28,9 +28,10 @@ from mc_core.focus.view import Lens, LensView
 class Proposal:
     """A plan for the working context as it was, with the scores that led to it.
 
-    asked: whether the lens gave the scores, or they are carried on. limit: the cost that the plan keeps. needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they
-    must be restored, or dropped by ``without``, before the plan is committed. seconds: of the lens and the allocator,
-    which ran one after the other from ``started`` on (``time.perf_counter``).
+    asked: whether the lens gave the scores now, or they are carried on. limit: the cost that the plan keeps.
+    needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they must be restored, or dropped by
+    ``without``, before the plan is committed. seconds: of the lens and the allocator, which ran one after the other
+    from ``started`` on (``time.perf_counter``).
     """
 
     plan: Plan

@@ -138,7 +138,8 @@ def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bund
     assert controller.session is not None
     leads = controller.session.leads(question, [])
     named = [lead.targets[0] for lead in leads if places[trait] // 32 in lead.blocks]
-    assert named and set(named) == {places[number] // 32}
+    assert named
+    assert set(named) == {places[number] // 32}
 
 
 def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
@@ -151,4 +152,4 @@ def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
     np.testing.assert_array_equal(both.blocks, mine.blocks)
     np.testing.assert_allclose(both.own, mine.own + 0.5 * other.own_of(mine.blocks))
     by_block = dict(zip(other.blocks.tolist(), other.ahead.tolist(), strict=True))
-    np.testing.assert_allclose(both.ahead, [a + 0.5 * by_block.get(b, 0) for b, a in zip(mine.blocks, mine.ahead)])
+    np.testing.assert_allclose(both.ahead, [a + 0.5 * by_block.get(b, 0) for b, a in zip(mine.blocks.tolist(), mine.ahead, strict=True)])

@@ -333,6 +333,7 @@ def test_scores_of_what_a_cut_took_are_not_carried_on() -> None:
     session.tree.rewind(6_000)
     session.wc.rewind(6_000, reserve=K)
     proposal = session.propose(fresh=False)
-    assert not proposal.asked and (proposal.scores.targets < -(-6_000 // K)).all()
+    assert not proposal.asked
+    assert (proposal.scores.targets < -(-6_000 // K)).all()
     session.refocuser.commit(session.wc, proposal)
     assert_laws(session.wc, W - K)
