@@ -152,4 +152,5 @@ def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
     np.testing.assert_array_equal(both.blocks, mine.blocks)
     np.testing.assert_allclose(both.own, mine.own + 0.5 * other.own_of(mine.blocks))
     by_block = dict(zip(other.blocks.tolist(), other.ahead.tolist(), strict=True))
-    np.testing.assert_allclose(both.ahead, [a + 0.5 * by_block.get(b, 0) for b, a in zip(mine.blocks.tolist(), mine.ahead, strict=True)])
+    added = np.array([by_block.get(block, 0.0) for block in mine.blocks.tolist()])
+    np.testing.assert_allclose(both.ahead, mine.ahead + 0.5 * added, rtol=1e-5)
