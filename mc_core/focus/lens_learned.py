@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from torch import Tensor
 from mc_core.errors import ConfigError
 from mc_core.focus.leads import Lead
 from mc_core.focus.lens_lexical import LexicalLens
-from mc_core.focus.lookahead import LookAhead
+from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, merged, with_neighbours
@@ -30,20 +32,23 @@ GIVES_WAY = 8
 tenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
 
 TAKES_OVER = 3
-"""Power of the learned lens's certainty by which the lexical targets lose worth, as far as words are not sure: the few
-places that a refocus opens are better spent on further finds than on words that stand everywhere."""
+"""Power of the best learned hit's distinctness by which the lexical targets lose worth, as far as words are not sure:
+the few places that a refocus opens are better spent on further finds than on words that stand everywhere."""
 
-LEAST_CERTAIN = 0.3
-"""What the best learned target must be worth, or none is taken: the best look-alike of what is not there stands as
-high, and its place would be taken from what the hops find. In eight thousand tokens of which half are planted
-statements, paraphrases that are there stand no higher than this."""
+LEAST_DISTINCT = 0.3
+"""What the best learned hit must be, or none is taken: one of a crowd is a look-alike, and words must choose."""
 
-FIRM, FIRM_HITS, SHORT = 0.9, 2, 256
-"""Share of their worth that the best learned hits keep in a history of up to ``SHORT`` blocks, however sure words are,
-and the less the longer it is: among few blocks full evidence in words is often an accident. Not where the two lenses
-agree on a place: then words are right, and further places are better left to the hops."""
-AGREED = 0.8
-"""Share of the best evidence that a place of the lexical lens must have to be one that the learned lens may confirm."""
+FIRM = 0.9
+"""Worth of a fully distinct hit, however sure words are: full evidence in words is an accident at times, above all in
+short histories, and a single place is soon spared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """scores: of the entries, and targets that are not lifted onto them. distinct: how far the best one stands out."""
+
+    scores: Scores
+    distinct: float
 
 
 class LearnedLens:
@@ -60,26 +65,27 @@ class LearnedLens:
         self.search.rewind(num_blocks)
 
     def score(self, view: LensView) -> Scores:
-        asked = self.ask(view)
+        asked = self.ask(view).scores
         targets, scores = with_turn(view, asked.targets, asked.target_scores)
         wanted = lift(view.wc, targets, scores)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
         return _opening(view, asked.gain, np.maximum(harm, wanted), targets, scores)
 
     @torch.inference_mode()
-    def ask(self, view: LensView) -> Scores:
-        """What the network itself says: scores of the entries, and targets that are not lifted onto them."""
+    def ask(self, view: LensView) -> Asked:
+        """What the network itself says."""
         tail = view.tail_vectors()[None]
         entries = len(view.wc.levels)
         output = self.net(self._input(view, tail))
         end = view.turn_start // view.wc.block_size
-        nodes, worth = self._look_ahead(view, tail, end)
+        nodes, deviations = self._look_ahead(view, tail, end)
         # One copy from the device: float64 holds every node number exactly.
-        parts = [torch.tanh(output.gain[0]), torch.tanh(output.harm[0]), worth, nodes]
+        parts = [torch.tanh(output.gain[0]), torch.tanh(output.harm[0]), deviations, nodes]
         host = torch.cat([part.double() for part in parts]).cpu().numpy()
         gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
-        found, blocks = np.split(host[2 * entries :], 2)
-        return Scores(gain, harm, *self._targets(blocks.astype(np.int64), found.astype(np.float32), end))
+        above, nodes_found = np.split(host[2 * entries :], 2)
+        blocks, above = nodes_found.astype(np.int64), above.astype(np.float32)
+        return Asked(Scores(gain, harm, *self._targets(blocks, standing(above), end)), distinct(blocks, above))
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
         wc, entries = view.wc, view.entry_vectors()[None]
@@ -94,7 +100,7 @@ class LearnedLens:
         queries = self.net.query_net(tail)[0]
         keys = view.tree.lens_keys(0, end)
         found = self.search.search(queries, keys, CANDIDATES_A_HIT * self.look_ahead)
-        return found.nodes, found.standing()
+        return found.nodes, found.deviations()
 
     def _targets(self, blocks: Ints, scores: Floats, end: int) -> tuple[Ints, Floats]:
         chosen = apart(blocks, self.look_ahead, 1)
@@ -121,40 +127,30 @@ class HybridLens:
         return self.lexical.leads(view, blocks, ids)
 
     def score(self, view: LensView) -> Scores:
-        learned, lexical = self.learned.ask(view), self.lexical.score(view)
-        targets, worth = fuse(learned, lexical, view.turn_start // view.wc.block_size)
-        harm = np.maximum(np.maximum(learned.harm, lexical.harm), lift(view.wc, targets, worth))
-        return _opening(view, learned.gain, harm, targets, worth)
+        asked, lexical = self.learned.ask(view), self.lexical.score(view)
+        targets, worth = fuse(asked, lexical, view.turn_start // view.wc.block_size)
+        harm = np.maximum(np.maximum(asked.scores.harm, lexical.harm), lift(view.wc, targets, worth))
+        return _opening(view, asked.scores.gain, harm, targets, worth)
 
 
-def fuse(learned: Scores, lexical: Scores, end: int) -> tuple[Ints, Floats]:
+def fuse(asked: Asked, lexical: Scores, end: int) -> tuple[Ints, Floats]:
     """Targets of both with the better of their scores, best first; blocks from ``end`` on are the turn's own.
 
     Not by rank: a question that names its key has all of its evidence in words (scores near 1, at several places if
     there are several values), and look-alikes of the learned lens would take their places. A paraphrase has about half
-    as much, and the learned targets stand above that.
+    as much, and what means the same stands out from all that the learned lens finds.
     """
-    certain = float(learned.target_scores.max(initial=0.0))
-    if certain < LEAST_CERTAIN:
+    if asked.distinct < LEAST_DISTINCT:
         return lexical.targets, lexical.target_scores
+    learned, worth = asked.scores.targets, asked.scores.target_scores
     past = lexical.targets < end
     sure = float(lexical.target_scores[past].max(initial=0.0)) ** GIVES_WAY
-    left = learned.target_scores * _shares(learned.targets, lexical, past, sure, end)
-    words = lexical.target_scores * np.where(past, np.float32(1 - certain**TAKES_OVER * (1 - sure)), np.float32(1))
+    words = lexical.target_scores * np.where(past, np.float32(1 - asked.distinct**TAKES_OVER * (1 - sure)), 1)
+    best = np.abs(learned - learned[0]) <= 2
+    firm = np.where(best, np.float32(FIRM * asked.distinct) * worth / worth[0], 0)
+    left = np.maximum(worth * np.float32(1 - sure), firm)
     kept = left > 0
-    return merged([(lexical.targets, words), (learned.targets[kept], left[kept])])
-
-
-def _shares(targets: Ints, lexical: Scores, past: NDArray[np.bool_], sure: float, end: int) -> Floats:
-    """Share of its worth that each learned target (best first) keeps beside words that are ``sure`` [m]."""
-    shares = np.full(len(targets), 1 - sure, np.float32)
-    hits = targets[apart(targets, FIRM_HITS, 2)]
-    words = lexical.target_scores[past]
-    strong = lexical.targets[past][words >= AGREED * words.max(initial=0.0)]
-    if not (np.abs(strong[:, None] - hits) <= 1).any():
-        of_hits = (np.abs(targets[:, None] - hits) <= 2).any(1)
-        shares[of_hits] = np.maximum(shares[of_hits], np.float32(FIRM * min(1.0, SHORT / max(1, end))))
-    return shares
+    return merged([(lexical.targets, words), (learned[kept], left[kept])])
 
 
 def _opening(view: LensView, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:

@@ -12,10 +12,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mc_core.focus.lens_learned import CANDIDATES_A_HIT, fuse
+from mc_core.focus.lens_learned import CANDIDATES_A_HIT, Asked, fuse
 from mc_core.focus.lens_lexical import LONG_VALUE
 from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
-from mc_core.focus.lookahead import LookAhead
+from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, with_neighbours
 from mc_core.training.haystack import Haystack
@@ -58,7 +58,7 @@ def recall_figures(
             learned, places = learned_targets(model, question.tail, keys)
             lexical = lexical_targets(index, question.tail)
             fused = Scores(lexical.gain, lexical.harm, *fuse(learned, lexical, index.num_blocks))
-            for lens, scores in zip(LENSES, (lexical, learned, fused), strict=True):
+            for lens, scores in zip(LENSES, (lexical, learned.scores, fused), strict=True):
                 opened = set(scores.targets[:OPENED].tolist())
                 hits = set(places.tolist()) if lens == "learned" else opened
                 counts[lens][question.task] += [
@@ -74,15 +74,15 @@ def _shares(lens: str, rows: list[list[bool]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def learned_targets(model: KeyModel, tail: Ids, keys: Tensor) -> tuple[Scores, NDArray[np.int64]]:
+def learned_targets(model: KeyModel, tail: Ids, keys: Tensor) -> tuple[Asked, NDArray[np.int64]]:
     """What the learned lens would open, and its best places themselves; keys [n, S, D] of the whole history."""
     ids = torch.from_numpy(tail)[None].to(model.device)
     queries = model.queries(ids, torch.ones_like(ids, dtype=torch.bool))[0]
     found = LookAhead().search(queries, keys, CANDIDATES_A_HIT * PLACES)
-    nodes, worth = found.nodes.cpu().numpy(), found.standing().cpu().numpy()
+    nodes, above = found.nodes.cpu().numpy(), found.deviations().cpu().numpy()
     chosen = apart(nodes, PLACES, 1)
-    targets, scores = with_neighbours(nodes[chosen], nodes[chosen], worth[chosen], NEIGHBOURS, len(keys))
-    return _scores(targets, scores), nodes[chosen]
+    targets, scores = with_neighbours(nodes[chosen], nodes[chosen], standing(above)[chosen], NEIGHBOURS, len(keys))
+    return Asked(_scores(targets, scores), distinct(nodes, above)), nodes[chosen]
 
 
 def lexical_targets(index: LexicalIndex, tail: Ids) -> Scores:
