@@ -13,7 +13,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
-from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, SHORT, fuse
+from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, LEAST_DISTINCT, Asked, fuse
 from mc_core.focus.scores import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
@@ -192,33 +192,51 @@ def scores(targets: list[int], worth: list[float]) -> Scores:
     return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
 
 
+def asked(
+    distinct: float, targets: tuple[int, ...] = (7, 90, 130), worth: tuple[float, ...] = (0.6, 0.5, 0.4)
+) -> Asked:
+    """What a learned lens says, whose best target stands out that far."""
+    return Asked(scores(list(targets), list(worth)), distinct)
+
+
+def test_fusion_takes_nothing_from_a_crowd() -> None:
+    """Where the best learned hit is one of many alike, words choose alone; so they do where nothing was learned."""
+    words = scores([50, 3], [0.4, 0.3])
+    for learned in (asked(0.9 * LEAST_DISTINCT), asked(0.0, (), ())):
+        targets, worth = fuse(learned, words, 10_000)
+        np.testing.assert_array_equal(targets, words.targets)
+        np.testing.assert_array_equal(worth, words.target_scores)
+
+
 def test_fusion_gives_way_where_words_are_sure() -> None:
-    """Learned targets lead where words know little, follow where they know more, and go where words are sure."""
-    learned, long = scores([7, 3, 90], [0.6, 0.5, 0.4]), 10_000
-    for best, order in ((0.4, [7, 3, 90, 50]), (0.75, [50, 7, 3, 90]), (1.0, [50, 3])):
-        targets, worth = fuse(learned, scores([50, 3], [best, 0.3]), long)
+    """A distinct hit leads where words know little; where they are sure it follows, and other learned hits go."""
+    for best, order in ((0.4, [7, 90, 130]), (1.0, [50, 7, 3])):
+        targets, worth = fuse(asked(1.0), scores([50, 3], [best, 0.3]), 10_000)
         assert targets[worth > 0.1].tolist() == order
         assert (np.diff(worth) <= 0).all()
-    assert fuse(scores([7], [0.25]), scores([50], [0.2]), long)[0].tolist() == [50]
-    # The surer the learned lens, the less are words worth that say little; what they are sure of stays whole.
-    weak, strong = (fuse(scores([7], [z]), scores([50], [0.5]), long)[1][1] for z in (0.6, 0.95))
+    # However sure words are, the best hit is worth as much as it is distinct, and they lose nothing.
+    for distinct in (0.5, 1.0):
+        targets, worth = fuse(asked(distinct), scores([50], [1.0]), 10_000)
+        assert targets.tolist() == [50, 7]
+        assert worth == pytest.approx([1.0, FIRM * distinct])
+    # The more distinct, the less are words worth that say little.
+    weak, strong = (
+        float(dict(zip(*fuse(asked(distinct), scores([50], [0.5]), 10_000), strict=True))[50])
+        for distinct in (0.5, 0.95)
+    )
     assert strong < weak / 2
-    assert fuse(scores([7], [0.95]), scores([50], [1.0]), long)[1][0] == pytest.approx(1.0)
     # The turn's own blocks, which every question has, say nothing of what was found.
-    targets, worth = fuse(learned, scores([long + 20], [0.95]), long)
-    assert targets[:2].tolist() == [long + 20, 7]
-    assert worth[:2] == pytest.approx([0.95, 0.6])
-    assert not len(fuse(scores([], []), scores([], []), 100)[0])
+    targets, worth = fuse(asked(1.0), scores([10_020], [0.95]), 10_000)
+    assert targets[:2].tolist() == [10_020, 7]
+    assert worth[:2] == pytest.approx([0.95, FIRM])
 
 
-def test_fusion_keeps_the_best_learned_hits_in_short_histories() -> None:
-    """Among few blocks the best learned hits stay, however sure words are, unless both lenses agree on a place."""
-    learned = scores([7, 20, 33], [0.6, 0.5, 0.4])
-    for end in (SHORT, 2 * SHORT):
-        targets, worth = fuse(learned, scores([50], [1.0]), end)
-        assert targets.tolist() == [50, 7, 20]
-        assert worth[1] == pytest.approx(0.6 * FIRM * SHORT / end)
-    assert fuse(learned, scores([8], [1.0]), SHORT)[0].tolist() == [8]
+def test_neighbours_of_the_best_hit_keep_their_share() -> None:
+    """The blocks around a distinct hit stand by it: facts straddle borders."""
+    learned = asked(1.0, (7, 8, 6, 90), (0.5, 0.4, 0.35, 0.3))
+    targets, worth = fuse(learned, scores([50], [1.0]), 10_000)
+    assert targets.tolist() == [50, 7, 8, 6]
+    assert worth[1:] == pytest.approx([FIRM, FIRM * 0.8, FIRM * 0.7])
 
 
 def test_entries_never_outweigh_what_was_asked_for() -> None:
@@ -226,9 +244,9 @@ def test_entries_never_outweigh_what_was_asked_for() -> None:
     world = _world("cross")
     for head in world.lens.net.parameters():
         head.data.mul_(50)
-    asked = world.lens.ask(world.view(RARE))
-    assert max(asked.gain.max(), asked.harm.max()) <= ENTRY_WORTH
-    assert max(asked.gain.max(), asked.harm.max()) > ENTRY_WORTH / 2
+    said = world.lens.ask(world.view(RARE)).scores
+    assert max(said.gain.max(), said.harm.max()) <= ENTRY_WORTH
+    assert max(said.gain.max(), said.harm.max()) > ENTRY_WORTH / 2
 
 
 def test_recency_prefers_the_newest() -> None:

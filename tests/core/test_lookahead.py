@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.focus import lookahead
-from mc_core.focus.lookahead import LookAhead, node_scores
+from mc_core.focus.lookahead import LookAhead, distinct, node_scores, standing
 
 
 def _vectors(seed: int, *shape: int) -> Tensor:
@@ -75,16 +76,38 @@ def test_standing_is_calibrated_by_the_rest() -> None:
     keys[4_321, 1] = query[0] * 20
     for scale in (0.01, 100.0):
         found = LookAhead().search(query, keys * scale, 2_000)
-        standing = found.standing()
+        worth = standing(found.deviations().numpy())
         assert found.nodes[0] == 4_321
-        assert standing[0] > 0.95
-        assert standing[-1] < 0.2
+        assert worth[0] > 0.95
+        assert worth[-1] < 0.2
+        assert distinct(found.nodes.numpy(), found.deviations().numpy()) == 1.0
+
+
+@given(st.lists(st.floats(0.5, 30, width=32), min_size=2, max_size=12), st.floats(0.01, 100))
+def test_one_of_a_crowd_is_not_distinct(deviations: list[float], scale: float) -> None:
+    """How far the best hit stands out depends on the fourth alone, on no scale, and never on its own neighbours."""
+    above = np.sort(np.array(deviations, np.float32))[::-1]
+    apart = 10 * np.arange(len(above), dtype=np.int64)
+    found = distinct(apart, above)
+    assert 0 <= found <= 1
+    fourth = above[:4][-1]
+    assert found == pytest.approx(np.clip((above[0] / fourth - 1) / 0.4, 0, 1), abs=1e-5)
+    assert distinct(apart, above * np.float32(scale)) == pytest.approx(found, abs=1e-3)
+    beside = np.concatenate([[apart[0], apart[0] + 1, apart[0] + 2], apart[1:]])
+    assert distinct(beside, np.concatenate([[above[0]] * 3, above[1:]])) == pytest.approx(found, abs=1e-5)
+    assert distinct(apart, np.full_like(above, above[0])) == 0
+
+
+def test_a_single_hit_is_not_distinct() -> None:
+    """Nothing tells a hit from look-alikes where there is nothing to compare it with."""
+    assert distinct(np.empty(0, np.int64), np.empty(0, np.float32)) == 0
+    assert distinct(np.array([5, 6]), np.array([9.0, 3.0], np.float32)) == 0
 
 
 def test_nothing_to_search() -> None:
     """No nodes or no queries give no targets, not an error; a fanout that can't shrink the search is refused."""
     assert not len(LookAhead().search(_vectors(0, 1, 4), _vectors(0, 0, 2, 4), 3).nodes)
-    assert not len(LookAhead().search(_vectors(0, 0, 4), _vectors(0, 5, 2, 4), 3).standing())
+    assert not len(LookAhead().search(_vectors(0, 0, 4), _vectors(0, 5, 2, 4), 3).deviations())
     with pytest.raises(ConfigError, match="fanout"):
         LookAhead(fanout=1)
 
