@@ -305,7 +305,7 @@ class SessionFactory:
         tree: MegaContextTree,
         wc: WorkingContext,
     ) -> Session:
-        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.fold, self.bundle.ends)
+        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.words)
         return Session(
             id=session_id,
             tenant=tenant,

@@ -62,7 +62,7 @@ class Lenses:
                 return self.reading.lexical
             if name != "hybrid":
                 # Checks that the network is of this kind.
-                make_lens(name, self.focus, bundle.lensnet, bundle.fold, bundle.ends)
+                make_lens(name, self.focus, bundle.lensnet, bundle.words)
                 return self.reading.learned
         return self.reading
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from mc_core.focus.lexical import LexicalIndex
 from mc_core.focus.postings import PAIR, Terms, pair_terms
-from mc_core.focus.question import Question
 
 Bools = NDArray[np.bool_]
 Ids = NDArray[np.int32]
@@ -61,7 +60,7 @@ def find_leads(
     followed = {lead.statement.tobytes() for lead in known}
     statements = [each for each in _statements(ends, blocks, ids) if each[1].tobytes() not in followed]
     folded = [index.folded(statement) for _, statement in statements]
-    terms = [Question.of(each).terms for each in folded]
+    terms = [index.question(each).terms for each in folded]
     chosen: set[int] = set()
     for wanted in [lead.terms for lead in known if lead.hop == hop - 1] or asked:
         chosen.update(_best(index, wanted, terms))

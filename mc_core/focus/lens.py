@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mc_core.errors import ConfigError
 from mc_core.focus.config import LENSES, FocusConfig
 from mc_core.focus.lens_learned import HybridLens, LearnedLens, check_net
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lens_plain import RandomLens, RecencyLens
 from mc_core.focus.view import Lens, LensView
+from mc_core.focus.words import Words
 from mc_core.nets.lensnet import LensNet
 
 
@@ -18,12 +16,11 @@ def make_lens(
     kind: str,
     config: FocusConfig,
     lensnet: LensNet | None = None,
-    fold: NDArray[np.int32] | None = None,
-    ends: NDArray[np.bool_] | None = None,
+    words: Words | None = None,
 ) -> Lens:
     """A lens for one session -> ConfigError for an unknown kind, or a learned one without its network.
 
-    fold: what the lexical index takes each token id for (see ``LexicalIndex``); ends: ids that end a sentence.
+    words: of the vocabulary, for the lexical lens; without it each token id is a word, and no leads are found.
     """
     if kind == "recency":
         return RecencyLens()
@@ -31,7 +28,7 @@ def make_lens(
         return RandomLens(config.seed, config.look_ahead)
     if kind not in LENSES:
         raise ConfigError(f"lens must be one of {', '.join(LENSES)}, got {kind!r}")
-    lexical = LexicalLens(config.block_size, config.look_ahead, config.neighbours, fold, ends)
+    lexical = LexicalLens(config.block_size, config.look_ahead, config.neighbours, words)
     if kind == "lexical":
         return lexical
     learned = LearnedLens(check_net(kind, lensnet), config.block_size, config.look_ahead, config.neighbours)

@@ -13,6 +13,7 @@ from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
+from mc_core.focus.words import Words
 
 FOLLOWED = 0.62
 """Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
@@ -31,15 +32,11 @@ class LexicalLens:
         block_size: int,
         look_ahead: int,
         neighbours: int,
-        fold: NDArray[np.int32] | None = None,
-        ends: NDArray[np.bool_] | None = None,
+        words: Words | None = None,
     ) -> None:
-        """look_ahead: places to open at most; neighbours: blocks around each; fold: see LexicalIndex.
-
-        ends [vocabulary]: token ids that end a sentence; without it no leads are found.
-        """
-        self.index = LexicalIndex(block_size, fold)
-        self.look_ahead, self.neighbours, self.ends = look_ahead, neighbours, ends
+        """look_ahead: places to open at most; neighbours: blocks around each; words: without it no leads are found."""
+        self.index = LexicalIndex(block_size, words)
+        self.look_ahead, self.neighbours, self.words = look_ahead, neighbours, words
 
     def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
         self.index.append(first_block, ids)
@@ -63,9 +60,9 @@ class LexicalLens:
 
     def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
         """What the statements in opened blocks name beside what was asked, and where more is said of it."""
-        if self.ends is None:
+        if self.words is None:
             return []
-        found = find_leads(self.index, self.ends, view.tail_ids, view.leads, blocks, ids)
+        found = find_leads(self.index, self.words.ends, view.tail_ids, view.leads, blocks, ids)
         if not found:
             return []
         followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])

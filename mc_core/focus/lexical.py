@@ -3,8 +3,9 @@
 Robertson & Zaragoza 2009, with k1 = 0 and b = 0: documents are K tokens short and equally long. Changed so that
 facts in prose are found: terms are weighted by the *square* of their idf, or a dozen common words outweigh one rare
 name; pairs of neighbouring tokens count too (sequential dependence, Metzler & Croft 2005), for byte-pair pieces and
-digits say little alone; two neighbouring blocks are judged together, for facts straddle borders; and a long question
-is judged by its best passage, or its small talk outweighs its point.
+digits say little alone, and so do whole numbers, for most vocabularies write them digit by digit; two neighbouring
+blocks are judged together, for facts straddle borders; and a long question is judged by its best passage, or its small
+talk outweighs its point.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mc_core.errors import ConfigError
 from mc_core.focus.postings import PAIR, Segment, Terms, build, merge, runs
 from mc_core.focus.question import Question
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.words import Words
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -139,8 +141,8 @@ class Evidence:
 class LexicalIndex:
     """Which blocks hold the rare words of a question? About 8 bytes a token; a query's time hardly grows."""
 
-    def __init__(self, block_size: int, fold: Ids | None = None, postings: int = 16_384) -> None:
-        """fold [vocabulary]: what a token id is indexed as, so that "The" can match "the"; negative: not at all.
+    def __init__(self, block_size: int, words: Words | None = None, postings: int = 16_384) -> None:
+        """words: how token ids make words, so that "The" can match "the"; without it each id is a word.
 
         postings: how many a query reads at most; terms are read from the rarest on.
         """
@@ -148,7 +150,7 @@ class LexicalIndex:
             raise ConfigError(f"block_size must be at least 1, got {block_size}")
         if postings < 1:
             raise ConfigError(f"postings must be at least 1, got {postings}")
-        self.block_size, self.fold, self.postings = block_size, fold, postings
+        self.block_size, self.words, self.postings = block_size, words, postings
         self._segments: list[Segment] = []
         self._head = np.empty((HEAD_BLOCKS, block_size), np.int32)
         self._head_count = 0
@@ -210,11 +212,15 @@ class LexicalIndex:
 
     def folded(self, ids: Ids) -> Ids:
         """What token ids are indexed as; -1: not at all."""
-        return ids.astype(np.int32, copy=False) if self.fold is None else self.fold[ids]
+        return ids.astype(np.int32, copy=False) if self.words is None else self.words.fold[ids]
+
+    def question(self, folded: Ids) -> Question:
+        """The terms of folded ids."""
+        return Question.of(folded, None if self.words is None else self.words.digits)
 
     def weigh(self, folded: Ids) -> tuple[Terms, Floats, float]:
         """Distinct terms of folded ids, tokens and pairs, and their weights [terms]; the weight of a unique term."""
-        question = Question.of(folded)
+        question = self.question(folded)
         df = np.zeros(len(question.terms), np.int64)
         for segment in self._all_segments():
             df += segment.find(question.terms)[1]
@@ -229,7 +235,7 @@ class LexicalIndex:
 
     def evidence_of(self, folded: Ids, end: int | None = None, without: Ints | None = None) -> Evidence:
         """The same for ids that are folded; ``without``: blocks that do not count."""
-        question = Question.of(folded)
+        question = self.question(folded)
         segments = self._all_segments()
         found = [segment.find(question.terms) for segment in segments]
         counts = np.array([count for _, count in found], np.int64).reshape(len(segments), len(question.terms))
@@ -306,7 +312,8 @@ class LexicalIndex:
             self._segments[-2:] = [merge(old, new)]
 
     def _build(self, ids: Ids) -> Segment:
-        return build(self._sealed, ids, int(self._last[self._sealed - 1]) if self._sealed else -1)
+        previous = int(self._last[self._sealed - 1]) if self._sealed else -1
+        return build(self._sealed, ids, previous, None if self.words is None else self.words.digits)
 
     def _all_segments(self) -> list[Segment]:
         if not self._head_count:

@@ -1,12 +1,14 @@
 """Sorted postings of a stretch of blocks: for each term, the blocks that hold it.
 
-A term is a token id, or a pair of neighbouring ids hashed into the upper half of the uint32 range. Blocks are so
-short (K tokens) that how often a term stands in one says little, so a posting is a block number alone (4 bytes).
+A term is a token id, a pair of neighbouring ids hashed into the upper half of the uint32 range, or a whole number
+hashed into the quarter below that. Blocks are so short (K tokens) that how often a term stands in one says little, so a
+posting is a block number alone (4 bytes).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +16,42 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int32]
 Terms = NDArray[np.uint32]
 Blocks = NDArray[np.int32]
+Bools = NDArray[np.bool_]
 
-PAIR = np.uint32(1 << 31)
+PAIR, NUMBER = np.uint32(1 << 31), np.uint32(1 << 30)
 _MIX_LEFT, _MIX_RIGHT = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
 
 
-def pair_terms(left: Ids, right: Ids) -> Terms:
+def pair_terms(left: NDArray[Any], right: NDArray[Any]) -> Terms:
     """Terms of neighbouring tokens, any shape; two pairs share a term by chance once in 2^31."""
     mixed = (left.astype(np.uint32) * _MIX_LEFT) ^ ((right.astype(np.uint32) + np.uint32(1)) * _MIX_RIGHT)
     mixed ^= mixed >> np.uint32(15)
     return (mixed * _MIX_RIGHT) | PAIR
+
+
+def number_terms(ids: Ids, digits: Bools) -> tuple[Terms, NDArray[np.int64]]:
+    """Terms of the whole numbers in rows of folded ids, and where each begins in the flattened ids.
+
+    ids [n, K]; digits [vocabulary]: which ids are digits. A number is a run of two digit tokens or more within a row:
+    one term for itself and one with the token before it, for "T353" is rare where T, 3 and 53 are not.
+    """
+    flat, size = ids.reshape(-1), ids.shape[1]
+    digit = (flat >= 0) & digits[flat]
+    begins = digit.copy()
+    begins[1:] &= ~digit[:-1] | (np.arange(1, len(flat)) % size == 0)
+    starts = np.flatnonzero(begins)
+    if not len(starts):
+        return np.empty(0, np.uint32), starts
+    counts = np.bincount(np.cumsum(begins)[digit] - 1)
+    first = np.cumsum(counts) - counts
+    powers = np.multiply.accumulate(np.append(np.uint32(1), np.full(size - 1, _MIX_LEFT, np.uint32)))
+    mixed = (flat[digit].astype(np.uint32) + np.uint32(1)) * powers[np.arange(counts.sum()) - np.repeat(first, counts)]
+    whole = counts >= 2
+    number, starts = np.add.reduceat(mixed, first)[whole], starts[whole]
+    before = flat[np.maximum(starts - 1, 0)]
+    named = (starts % size > 0) & (before >= 0)
+    terms = np.concatenate([pair_terms(number, number), pair_terms(before[named], number[named])])
+    return terms & ~PAIR | NUMBER, np.concatenate([starts, starts[named]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +90,24 @@ class Segment:
         return Segment(self.first, end, self.terms[used], bounds, self.blocks[keep])
 
 
-def build(first: int, ids: Ids, previous: int) -> Segment:
+def build(first: int, ids: Ids, previous: int, digits: Bools | None = None) -> Segment:
     """Postings of blocks ``ids`` [n, K], the first of them number ``first``; ``previous`` is the id before them.
 
-    Negative ids are no terms. A pair belongs to the block of its second token.
+    Negative ids are no terms. A pair belongs to the block of its second token. digits [vocabulary]: which ids are
+    digits; without it there are no terms of whole numbers.
     """
     count, size = ids.shape
     flat = ids.reshape(-1)
     numbers = np.repeat(np.arange(first, first + count, dtype=np.uint64), size)
     left = np.concatenate([np.array([previous], np.int32), flat[:-1]])
     single, paired = flat >= 0, (flat >= 0) & (left >= 0)
-    terms = np.concatenate([flat[single].astype(np.uint64), pair_terms(left[paired], flat[paired]).astype(np.uint64)])
-    postings = (terms << np.uint64(32)) | np.concatenate([numbers[single], numbers[paired]])
+    terms = [flat[single].astype(np.uint32), pair_terms(left[paired], flat[paired])]
+    blocks = [numbers[single], numbers[paired]]
+    if digits is not None:
+        whole, places = number_terms(ids, digits)
+        terms.append(whole)
+        blocks.append(numbers[places])
+    postings = (np.concatenate(terms).astype(np.uint64) << np.uint64(32)) | np.concatenate(blocks)
     postings.sort()
     fresh = np.ones(len(postings), bool)
     np.not_equal(postings[1:], postings[:-1], out=fresh[1:])

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
+from mc_core.focus.words import Words
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import load_decoder, read_json, save_tensors, write_json
 from mc_core.models.manifest import Manifest
@@ -32,8 +31,7 @@ class Bundle:
 
     The decoder has the asked dtype; the networks compute in float32, so give them what ``embed`` returns.
     hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
-    lens, positions, repair: the bundle's own choices. fold [vocab of the decoder]: what a token id is taken for in a
-    word search ("The" for "the"), -1 = nothing; ends [vocab]: whether it ends a sentence. gist_fingerprint: equal for
+    lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint: equal for
     bundles whose stored gists can be shared.
     """
 
@@ -49,8 +47,7 @@ class Bundle:
     positions: str
     repair: str
     sigma_scale: float
-    fold: NDArray[np.int32]
-    ends: NDArray[np.bool_]
+    words: Words
     gist_fingerprint: str
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -107,8 +104,7 @@ def load_bundle(
         positions=manifest.default_positions(),
         repair=manifest.default_repair(decoder.config),
         sigma_scale=manifest.sigma_scale,
-        fold=tokenizer.fold(decoder.config.vocab_size),
-        ends=tokenizer.sentence_ends(decoder.config.vocab_size),
+        words=tokenizer.words(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
     )
 

@@ -15,6 +15,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.focus.words import Words
 from mc_core.models.loading import read_json
 from mc_core.models.pieces import PieceBytes
 
@@ -115,6 +116,13 @@ class Tokenizer:
         """Which ids below ``size`` end a sentence [size]: full stop, ! or ?, a line break, or a control token."""
         known = [token in self.control_ids or ENDS.search(self.token_bytes(token)) for token in range(self.vocab_size)]
         return np.array([*map(bool, known), *[False] * size][:size])
+
+    def words(self, size: int) -> Words:
+        """How ids below ``size`` make words."""
+        digits = [self.token_bytes(token).strip().isdigit() for token in range(min(size, self.vocab_size))]
+        table = np.zeros(size, np.bool_)
+        table[: len(digits)] = digits
+        return Words(self.fold(size), self.sentence_ends(size), table)
 
     def _has_control(self, ids: Ids) -> bool:
         return bool(self._is_control[np.minimum(ids, len(self._is_control) - 1)].any())

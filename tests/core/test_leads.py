@@ -95,30 +95,29 @@ def test_hops_are_parts_of_one_refocus(bundle: Bundle) -> None:
 
 def test_a_statement_is_followed_once(bundle: Bundle) -> None:
     """A lead tells what its statement names, and what has been followed is no lead again."""
-    tokenizer, index = bundle.tokenizer, LexicalIndex(32, bundle.fold)
+    tokenizer, index = bundle.tokenizer, LexicalIndex(32, bundle.words)
     ids, places = history(bundle, [0, 1, 2, 3])
     blocks = ids[: len(ids) // 32 * 32].reshape(-1, 32)
     index.append(0, blocks)
     first = np.arange(places[0][0] // 32 - 1, (places[0][1] - 1) // 32 + 2)
     question = tokenizer.encode(QUESTION)
-    leads = find_leads(index, bundle.ends, question, [], first, blocks[first])
+    leads = find_leads(index, bundle.words.ends, question, [], first, blocks[first])
     named = [tokenizer.decode(lead.terms[lead.terms >= 0]).lower() for lead in leads]
     assert any("miller" in name and "nelson" not in name for name in named)
     assert all("miller" in name for name in named)
     assert {lead.hop for lead in leads} == {0}
-    assert find_leads(index, bundle.ends, question, leads, first, blocks[first]) == []
+    assert find_leads(index, bundle.words.ends, question, leads, first, blocks[first]) == []
 
 
 def test_no_lead_where_nothing_rare_was_found(bundle: Bundle) -> None:
     """Common words lead nowhere: a refocus of talk ends where it would without hops."""
-    index = LexicalIndex(32, bundle.fold)
+    index = LexicalIndex(32, bundle.words)
     ids = bundle.tokenizer.encode(talk(np.random.default_rng(1), 400))
     blocks = ids[: len(ids) // 32 * 32].reshape(-1, 32)
     index.append(0, blocks)
     shown = np.arange(8)
-    assert (
-        find_leads(index, bundle.ends, bundle.tokenizer.encode("And it was for them?"), [], shown, blocks[shown]) == []
-    )
+    question = bundle.tokenizer.encode("And it was for them?")
+    assert find_leads(index, bundle.words.ends, question, [], shown, blocks[shown]) == []
 
 
 def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bundle) -> None:

@@ -120,6 +120,16 @@ def test_fold_joins_words_that_differ_in_case_and_space(tokenizers):
     assert [fold[i] for i in raw] == raw
 
 
+def test_words_tell_digits(tokenizers):
+    """Digits are the tokens of nothing but digits, with or without a space; ids without a token are none."""
+    tokenizer = tokenizers["byte_level"]
+    digits = tokenizer.words(tokenizer.vocab_size + 10).digits
+    for token in range(tokenizer.vocab_size):
+        assert digits[token] == tokenizer.token_bytes(token).decode(errors="replace").strip().isdecimal()
+    assert digits.any()
+    assert not digits[tokenizer.vocab_size :].any()
+
+
 def test_companion_files(tmp_path):
     """End tokens come from generation_config, config and the tokenizer; the fingerprint is of tokenizer.json."""
     folder = write(tmp_path, "byte_level", chat_template="{{ messages }}")

@@ -18,6 +18,7 @@ from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
 from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.words import Words
 from mc_core.training.haystack import Haystack
 from mc_core.training.lens.history import History, make_history
 from mc_core.training.lens.keys import KeyModel
@@ -39,7 +40,7 @@ def recall_figures(
     blocks: int,
     histories: int,
     block_size: int,
-    fold: NDArray[np.int32] | None = None,
+    words: Words | None = None,
 ) -> dict[str, Any]:
     """For each lens and task: share of gold statements found and opened whole, over ``histories`` of ``blocks`` blocks.
 
@@ -52,7 +53,7 @@ def recall_figures(
     for _ in range(histories):
         history = make_history(rng, maker, text, tasks)
         keys = _keys_of(model, history, text, known)
-        index = LexicalIndex(block_size, fold)
+        index = LexicalIndex(block_size, words)
         index.append(0, history.blocks.astype(np.int32))
         for question in history.questions:
             learned, places = learned_targets(model, question.tail, keys)

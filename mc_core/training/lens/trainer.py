@@ -199,8 +199,8 @@ def validate(trainer: LensTrainer, histories: int) -> dict[str, Any]:
     maker = Haystack(streams, trainer.maker.encoder, held_out=True)
     rng = np.random.default_rng(VALIDATION_SEED)
     size, count = config.block_size, config.validation_blocks
-    fold = trainer.bundle.fold
-    return recall_figures(rng, trainer.model, maker, config.tasks, count, histories, size, fold)
+    words = trainer.bundle.words
+    return recall_figures(rng, trainer.model, maker, config.tasks, count, histories, size, words)
 
 
 def _loop(trainer: LensTrainer, report: Report, stop: Event) -> dict[str, float]:
