@@ -12,7 +12,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.controller import MCController
 from mc_core.errors import ConfigError
 from mc_core.evaluation.nll import HORIZONS, NllPlan, NllViews, nll_suite
-from mc_core.evaluation.stability import StabilityPlan, stability_suite
+from mc_core.evaluation.stability import ASKINGS, StabilityPlan, stability_suite
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle
 from mc_core.training.cache import Stream
@@ -115,7 +115,8 @@ def test_stability_counts_real_refocuses(bundle: Bundle, monkeypatch: pytest.Mon
     found = stability_suite(bundle, [stream], focus, StabilityPlan(30, 2048), lambda *told: None)
     assert found.refocuses == 30
     # One more when each of the two sessions begins, and one for each block that is timed.
-    assert 30 + 2 + 4 <= len(commits) <= 30 + 2 + 5
+    timed = ASKINGS * focus.lens_interval
+    assert 30 + 2 + timed <= len(commits) <= 30 + 2 + timed + 1
     assert found.tokens == 31 * 32
     assert 0 <= found.swap_rate <= found.swap_rate_max <= 1
     assert 0 < found.utilization <= 1
