@@ -13,7 +13,7 @@ from mc_core.errors import ConfigError
 from mc_core.focus.leads import Lead
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lookahead import LookAhead, distinct, standing
-from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
+from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, merged, with_neighbours
 from mc_core.focus.view import LensView
@@ -67,9 +67,8 @@ class LearnedLens:
     def score(self, view: LensView) -> Scores:
         asked = self.ask(view).scores
         targets, scores = with_turn(view, asked.targets, asked.target_scores)
-        wanted = lift(view.wc, targets, scores)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
-        return _opening(view, asked.gain, np.maximum(harm, wanted), targets, scores)
+        return lifted(view.wc, asked.gain, harm, targets, scores)
 
     @torch.inference_mode()
     def ask(self, view: LensView) -> Asked:
@@ -129,8 +128,8 @@ class HybridLens:
     def score(self, view: LensView) -> Scores:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
         targets, worth = fuse(asked, lexical, view.turn_start // view.wc.block_size)
-        harm = np.maximum(np.maximum(asked.scores.harm, lexical.harm), lift(view.wc, targets, worth))
-        return _opening(view, asked.scores.gain, harm, targets, worth)
+        harm = np.maximum(asked.scores.harm, lexical.harm)
+        return lifted(view.wc, asked.scores.gain, harm, targets, worth)
 
 
 def fuse(asked: Asked, lexical: Scores, end: int) -> tuple[Ints, Floats]:
@@ -151,12 +150,6 @@ def fuse(asked: Asked, lexical: Scores, end: int) -> tuple[Ints, Floats]:
     left = np.maximum(worth * np.float32(1 - sure), firm)
     kept = left > 0
     return merged([(lexical.targets, words), (learned[kept], left[kept])])
-
-
-def _opening(view: LensView, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
-    """Entries are worth opening for their own sake, or for the targets that they cover."""
-    wanted = np.maximum(gain, lift(view.wc, targets, scores))
-    return Scores(np.where(view.wc.levels > 0, wanted, np.float32(0)), harm, targets, scores)
 
 
 def check_net(kind: str, net: LensNet | None) -> LensNet:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mc_core.focus.leads import Lead, find_leads
 from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
-from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
+from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
@@ -53,10 +53,9 @@ class LexicalLens:
         targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
         parts = [(targets, worth / np.float32(full)), *((lead.targets, lead.worth) for lead in view.leads)]
         targets, worth = with_turn(view, *merged(parts))
-        wanted = lift(wc, targets, worth)
-        harm = np.maximum(wanted, RECENCY_WORTH * recency(wc))
+        harm = RECENCY_WORTH * recency(wc)
         self._keep_relevant(view, found, full, harm)
-        return Scores(np.where(wc.levels > 0, wanted, np.float32(0)), harm, targets, worth)
+        return lifted(wc, np.zeros_like(harm), harm, targets, worth)
 
     def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
         """What the statements in opened blocks name beside what was asked, and where more is said of it."""

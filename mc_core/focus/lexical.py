@@ -216,7 +216,11 @@ class LexicalIndex:
 
     def question(self, folded: Ids) -> Question:
         """The terms of folded ids."""
-        return Question.of(folded, None if self.words is None else self.words.digits)
+        return Question.of(folded, self._digits)
+
+    @property
+    def _digits(self) -> NDArray[np.bool_] | None:
+        return None if self.words is None else self.words.digits
 
     def weigh(self, folded: Ids) -> tuple[Terms, Floats, float]:
         """Distinct terms of folded ids, tokens and pairs, and their weights [terms]; the weight of a unique term."""
@@ -313,7 +317,7 @@ class LexicalIndex:
 
     def _build(self, ids: Ids) -> Segment:
         previous = int(self._last[self._sealed - 1]) if self._sealed else -1
-        return build(self._sealed, ids, previous, None if self.words is None else self.words.digits)
+        return build(self._sealed, ids, previous, self._digits)
 
     def _all_segments(self) -> list[Segment]:
         if not self._head_count:

@@ -116,9 +116,8 @@ class Refocuser:
         fresh: ask the lens. Else it is asked at every ``lens_interval``-th refocus, and its scores carried on between.
         """
         started = time.perf_counter()
-        last = self._last
-        asked = fresh or last is None or self._since + 1 >= self.config.lens_interval
-        scores = _finite(self.lens.score(view)) if asked or last is None else carried(last.entries, last.scores, view)
+        last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
+        scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
         plan, report = self.allocator.plan(wc, scores, reserve)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
@@ -126,7 +125,7 @@ class Refocuser:
         if len(needed):
             needed = np.asarray(view.tree.missing(needed), np.int64)
         limit = wc.budget - reserve
-        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, asked, seconds, started)
+        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, last is None, seconds, started)
 
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
         """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""

@@ -21,11 +21,18 @@ TURN_WORTH = 0.95
 
 def lift(wc: WorkingContext, blocks: Ints, scores: Floats) -> Floats:
     """Best score among the blocks that each entry covers [n], 0 where there is none: a parent is its best child."""
-    lifted = np.zeros(len(wc.levels), np.float32)
+    best = np.zeros(len(wc.levels), np.float32)
     covering = np.searchsorted(wc.starts(), blocks * wc.block_size, side="right") - 1
     inside = covering >= 0
-    np.maximum.at(lifted, covering[inside], scores[inside])
-    return lifted
+    np.maximum.at(best, covering[inside], scores[inside])
+    return best
+
+
+def lifted(wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
+    """Scores of entries: worth opening and keeping for their own sake [n], or for the targets that they cover."""
+    wanted = lift(wc, targets, scores)
+    opening = np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0))
+    return Scores(opening, np.maximum(harm, wanted), targets, scores)
 
 
 def recency(wc: WorkingContext) -> Floats:
@@ -46,9 +53,7 @@ def carried(entries: Entries, scores: Scores, view: LensView) -> Scores:
     rows = np.searchsorted(entries.starts(), wc.starts(), side="right") - 1
     stands = (np.append(entries.levels, -1)[rows] == wc.levels) & (np.append(entries.indices, -1)[rows] == wc.indices)
     gain, harm = (np.where(stands, np.append(own, 0)[rows], 0).astype(np.float32) for own in (scores.gain, scores.harm))
-    wanted = lift(wc, targets, worth)
-    harm = np.maximum(np.maximum(harm, wanted), RECENCY_WORTH * recency(wc))
-    return Scores(np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0)), harm, targets, worth)
+    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth)
 
 
 def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floats]:

@@ -102,27 +102,22 @@ class Tokenizer:
         known = self.pieces.of(token)
         return self.decode([token], skip_special_tokens=False).encode() if known is None else known
 
-    def fold(self, size: int) -> Ids:
-        """What each id below ``size`` is taken for when words are compared, [size]: one id for all tokens whose text
-        differs in case and outer space alone, -1 for control tokens, blank ones and ids without a token."""
-        table, first = np.full(size, -1, np.int32), dict[bytes, int]()
-        for token in range(min(size, self.vocab_size)):
-            word = _word(self.token_bytes(token))
-            if word and token not in self.control_ids:
-                table[token] = first.setdefault(word, token)
-        return table
-
-    def sentence_ends(self, size: int) -> NDArray[np.bool_]:
-        """Which ids below ``size`` end a sentence [size]: full stop, ! or ?, a line break, or a control token."""
-        known = [token in self.control_ids or ENDS.search(self.token_bytes(token)) for token in range(self.vocab_size)]
-        return np.array([*map(bool, known), *[False] * size][:size])
-
     def words(self, size: int) -> Words:
-        """How ids below ``size`` make words."""
-        digits = [self.token_bytes(token).strip().isdigit() for token in range(min(size, self.vocab_size))]
-        table = np.zeros(size, np.bool_)
-        table[: len(digits)] = digits
-        return Words(self.fold(size), self.sentence_ends(size), table)
+        """How ids below ``size`` make words.
+
+        fold: one id for all tokens whose text differs in case and outer space alone, -1 for control tokens, blank ones
+        and ids without a token. ends: full stop, ! or ?, a line break, or a control token.
+        """
+        fold, ends, digits = np.full(size, -1, np.int32), np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        first = dict[bytes, int]()
+        for token in range(min(size, self.vocab_size)):
+            data, control = self.token_bytes(token), token in self.control_ids
+            word = _word(data)
+            if word and not control:
+                fold[token] = first.setdefault(word, token)
+            ends[token] = control or ENDS.search(data) is not None
+            digits[token] = data.strip().isdigit()
+        return Words(fold, ends, digits)
 
     def _has_control(self, ids: Ids) -> bool:
         return bool(self._is_control[np.minimum(ids, len(self._is_control) - 1)].any())

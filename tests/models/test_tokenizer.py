@@ -106,7 +106,7 @@ def test_prefix_ids_are_what_the_tokenizer_puts_first(tokenizers):
 def test_fold_joins_words_that_differ_in_case_and_space(tokenizers):
     """Tokens of one word fold to one id; control tokens, blanks and ids without a token fold to none."""
     tokenizer = tokenizers["byte_level"]
-    fold = tokenizer.fold(tokenizer.vocab_size + 10)
+    fold = tokenizer.words(tokenizer.vocab_size + 10).fold
     words = [tokenizer.token_bytes(i).decode(errors="replace").strip().casefold() for i in range(tokenizer.vocab_size)]
     assert fold[words.index("a")] >= 0
     for i, a in enumerate(words):
