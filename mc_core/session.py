@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,6 +138,20 @@ class Session:
             return []
         blocks = np.intersect1d(self.refocuser.targets, self.raw_blocks())
         return self.lens.leads(self._view(question, known), blocks, self.tree.block_ids(blocks))
+
+    def hops(self, question: NDArray[np.int32]) -> Iterator[Proposal]:
+        """What opened places name in turn, link by link, after the refocus on ``question``: plans to be committed
+        (``commit_hop``), each before the next is asked for."""
+        known: list[Lead] = []
+        for _ in range(self.focus_config.hops):
+            leads = self.leads(question, known)
+            if not leads:
+                return
+            known += leads
+            proposal = self.propose(question, known)
+            if not proposal.plan.edits:
+                return
+            yield proposal
 
     def commit_focus(self, proposal: Proposal) -> RefocusReport:
         """Apply a plan to the working context."""

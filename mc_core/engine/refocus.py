@@ -15,7 +15,6 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
-from mc_core.focus.leads import Lead
 from mc_core.focus.refocus import Proposal
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.session import Session
@@ -67,18 +66,9 @@ def _follow(
     context: ContextReport,
     trace: RefocusTrace,
 ) -> Generator[Work, Any, None]:
-    """Look for what the opened places name in turn, link by link; keys and values are repaired once, afterwards."""
-    known: list[Lead] = []
-    for _ in range(session.focus_config.hops):
-        leads = session.leads(question, known)
-        if not leads:
-            return
-        known += leads
-        proposal = session.propose(question, known)
-        if not proposal.plan.edits:
-            return
-        proposal = yield from _restore(core, session, proposal, context, trace)
-        session.commit_hop(proposal)
+    """Look for what the opened places name in turn; keys and values are repaired once, afterwards."""
+    for proposal in session.hops(question):
+        session.commit_hop((yield from _restore(core, session, proposal, context, trace)))
         trace.hops += 1
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mc_core.evaluation.driver import Driver
-from mc_core.evaluation.filler import Filler
-from mc_core.evaluation.history import History
-from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.evaluation.statistics import Estimate, wilson
 from mc_core.evaluation.suites import Told
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.history import History
+from mc_core.tasks.plant import PlantPlan, plant
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from mc_core.evaluation.history import History, Question
+from mc_core.tasks.history import History, Question
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.evaluation.driver import Answer
-from mc_core.evaluation.history import History, Ids, Question, Span, blocks_of
 from mc_core.evaluation.methods import BASELINES, Lenses, check_methods, plain_lens, reading_focus
 from mc_core.evaluation.oracle import OracleLens
 from mc_core.evaluation.seat import Prompt, Seat
@@ -19,6 +18,7 @@ from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle
 from mc_core.session import Session, SessionFactory
 from mc_core.store import SessionStore
+from mc_core.tasks.history import History, Ids, Question, Span, blocks_of
 
 TENANT = "evaluation"
 

@@ -14,13 +14,13 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
 from mc_core.evaluation.driver import Answer
-from mc_core.evaluation.history import Span, all_open
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.config import FocusConfig
 from mc_core.focus.refocus import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.session import Session
+from mc_core.tasks.history import Span, all_open
 
 Ids = NDArray[np.int32]
 Prompt = Callable[[str], tuple[Ids, Ids]]

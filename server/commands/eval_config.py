@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mc_core.errors import ConfigError
 from mc_core.evaluation.methods import BASELINES
-from mc_core.evaluation.suites import EVERY_SUITE, MEASURES, SUITES
+from mc_core.evaluation.suites import EVERY_SUITE, MEASURES
+from mc_core.tasks.plant import SUITES
 from server.settings import BUNDLED_MODEL
 
 ALL = "all"

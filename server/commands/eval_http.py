@@ -10,7 +10,7 @@ import httpx
 
 from mc_core.errors import MegaContextError
 from mc_core.evaluation.driver import Answer
-from mc_core.evaluation.history import History, Ids, Question, Span
+from mc_core.tasks.history import History, Ids, Question, Span
 
 METHOD = "server"
 """Over HTTP there is one method of focusing: the server's own."""

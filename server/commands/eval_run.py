@@ -15,11 +15,9 @@ from tokenizers import Tokenizer as RawTokenizer
 from mc_core.evaluation.answers import Row, ask_all, histories_for
 from mc_core.evaluation.driver import Driver
 from mc_core.evaluation.engine_driver import EngineDriver
-from mc_core.evaluation.filler import Filler
 from mc_core.evaluation.machine import machine
 from mc_core.evaluation.methods import BASELINES, check_methods, default_lenses
 from mc_core.evaluation.nll import NllPlan, nll_suite
-from mc_core.evaluation.plant import PlantPlan
 from mc_core.evaluation.results import Results
 from mc_core.evaluation.seat import Prompt
 from mc_core.evaluation.stability import StabilityPlan, stability_suite
@@ -27,6 +25,8 @@ from mc_core.evaluation.suites import MEASURES, Told
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.plant import PlantPlan
 from mc_core.training.cache import Stream, held_out_streams
 from server.chat_template import ChatTemplate, Message
 from server.commands.eval_config import SuitesConfig

@@ -11,12 +11,12 @@ import torch
 
 from eval_lab import FOCUS, LENSES, Asking
 from mc_core.evaluation.engine_driver import EngineDriver
-from mc_core.evaluation.filler import Filler
 from mc_core.evaluation.methods import BASELINES
-from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
 from mc_core.models.manifest import Manifest
 from mc_core.nets.lensnet import LensNet, LensNetConfig
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.plant import PlantPlan, plant
 from server.commands.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
 from support import write_model

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from mc_core.errors import MegaContextError
 from mc_core.evaluation.answers import ask_all
-from mc_core.evaluation.filler import Filler
-from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.models.bundle import Bundle
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.plant import PlantPlan, plant
 from server.cli import app
 from server.commands.eval_http import METHOD, HttpDriver
 from support import running, settings_for

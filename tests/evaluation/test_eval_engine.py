@@ -12,11 +12,11 @@ from eval_lab import FOCUS, LENSES, Asking
 from mc_core.errors import ConfigError
 from mc_core.evaluation.answers import ask_all, cells_of
 from mc_core.evaluation.engine_driver import EngineDriver
-from mc_core.evaluation.filler import Filler
-from mc_core.evaluation.history import blocks_of
 from mc_core.evaluation.methods import BASELINES
-from mc_core.evaluation.plant import PlantPlan, plant
 from mc_core.models.bundle import Bundle
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.history import blocks_of
+from mc_core.tasks.plant import PlantPlan, plant
 from server.commands.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from mc_core.models.decoder import Decoder
+from mc_core.models.loading import save_decoder
 from mc_core.training.batches import Stage
 from mc_core.training.cache import Stream, open_cache, prepare_cache
 from mc_core.training.chat_format import ChatEncoder
 from mc_core.training.config import BaseTrainConfig
-from mc_core.training.model import BaseShape
+from mc_core.training.model import BaseShape, initialise
 from mc_core.training.tokenizer import train_tokenizer
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve", "wi", "xo", "ya"]
@@ -71,3 +73,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     prepare_cache(root / "data", tokenizer, root / "cache")
     train, held_out = (open_cache(root / "cache", split) for split in ("train", "held_out"))
     return Corpus(root / "data", root / "tokenizer", tokenizer, ChatEncoder(tokenizer), train, held_out)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    """A tiny base of random weights with the training corpus' tokenizer."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-base"
+    decoder = Decoder(TINY.config(corpus.tokenizer.get_vocab_size()))
+    initialise(decoder, 0)
+    save_decoder(folder, decoder)
+    for file in corpus.tokenizer_dir.iterdir():
+        if file.name.startswith("tokenizer"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder

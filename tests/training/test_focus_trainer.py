@@ -13,13 +13,11 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from conftest import TINY, Corpus
+from conftest import Corpus
 from mc_core.controller import MCController
 from mc_core.errors import ConfigError
 from mc_core.focus.config import FocusConfig
 from mc_core.models.bundle import load_bundle
-from mc_core.models.decoder import Decoder
-from mc_core.models.loading import save_decoder
 from mc_core.training.batches import Stage
 from mc_core.training.config import BaseTrainConfig
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
@@ -29,7 +27,6 @@ from mc_core.training.focus.summary import mc_summary
 from mc_core.training.focus.trainer import FocusTrainer, TrainedFocus, train_focus
 from mc_core.training.haystack import ANSWER_WEIGHT
 from mc_core.training.lens.config import LensTrainConfig
-from mc_core.training.model import initialise
 from mc_core.training.samples import SampleMaker
 from server.cli import app
 from server.commands.presets import load_preset, names, runs_of
@@ -40,19 +37,6 @@ STAGES = (
         0.5, (300, 2400), (400, 480), horizon=40, views=2, kinds={"coarse": 0.5, "mixed": 0.3, "full": 0.2}, memory=0.5
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
-    """A tiny base of random weights with the training corpus' tokenizer."""
-    folder = tmp_path_factory.mktemp("base") / "tiny-base"
-    decoder = Decoder(TINY.config(corpus.tokenizer.get_vocab_size()))
-    initialise(decoder, 0)
-    save_decoder(folder, decoder)
-    for file in corpus.tokenizer_dir.iterdir():
-        if file.name.startswith("tokenizer"):
-            (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusTrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,8 +65,6 @@ class BatchMaker:
         """The passages through one working context each, of the given kind and shape; and those."""
         contexts = [sample_context(rng, *each) for each in zip(passages, kinds, shapes, strict=True)]
         views = [view_of(*each) for each in zip(passages, contexts, shapes, strict=True)]
-        seen = collate(views, self.policy, self.rotary)
-        blocks, runs = _future_blocks(views, seen, self.block_size)
         fits = [
             self.whole and len(p.ids) <= self.window and kind != "full" for p, kind in zip(passages, kinds, strict=True)
         ]
@@ -75,16 +73,22 @@ class BatchMaker:
             for passage, shape, fit in zip(passages, shapes, fits, strict=True)
             if fit
         ]
-        batch = FocusBatch(
+        full = collate(whole, self.policy, self.rotary) if whole else None
+        return replace(self.shown(passages, views), full=full, fits=torch.tensor(fits)), contexts
+
+    def shown(self, passages: Sequence[Passage], views: Sequence[View]) -> FocusBatch:
+        """The passages as the views show them, and nothing else."""
+        seen = collate(views, self.policy, self.rotary)
+        blocks, runs = _future_blocks(views, seen, self.block_size)
+        return FocusBatch(
             seen=seen,
             sources=gist_sources(passages, views, self.block_size),
             neighbours=_neighbours(views),
             blocks=blocks,
             runs=runs,
-            full=collate(whole, self.policy, self.rotary) if whole else None,
-            fits=torch.tensor(fits),
+            full=None,
+            fits=torch.zeros(len(views), dtype=torch.bool),
         )
-        return batch, contexts
 
 
 def gist_sources(passages: Sequence[Passage], views: Sequence[View], block_size: int) -> GistSources:

@@ -8,12 +8,15 @@ from typing import Any
 
 from mc_core.errors import ConfigError
 from mc_core.nets.gistnet import GistKind, Head, Pooling
+from mc_core.tasks.plant import SUITES
 from mc_core.training.batches import Stage
 from mc_core.training.focus.contexts import KINDS
 
 FIXED = ("mode", "train_embeddings", "gist", "block_size", "seed")
 """What a resumed run may not change; rates, weights and the curriculum may."""
 MODES = ("frozen", "joint")
+LEAST_SERVED = 2048
+"""Tokens of a history in which an episode of every suite has room."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class FocusStage:
     share: of all steps. history: tokens before the horizon, least and most. budget: W, least and most. horizon: tokens
     foretold after the working context. views: passages a step. kinds: shares of the kinds of working context.
     memory: share of passages with facts to recall, the rest is plain text; gisted: of those whose values are words, the
-    share in which the facts are not opened, but read off gists.
+    share in which the facts are not opened, but read off gists. served: share of the steps' batches that ask
+    ``asked`` questions of each suite instead, of one history of that length, in the contexts that the bundle's lens
+    makes of it under that budget, gists shown or hidden as the bundle has them; views are the most that are used.
     """
 
     share: float
@@ -64,6 +69,8 @@ class FocusStage:
     kinds: dict[str, float] = field(default_factory=lambda: {"mixed": 0.5, "lod1": 0.25, "coarse": 0.15, "full": 0.1})
     memory: float = 0.0
     gisted: float = 0.5
+    served: float = 0.0
+    asked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUITES, 2))
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -77,7 +84,11 @@ class FocusStage:
         strange = set(self.kinds) - set(KINDS)
         if strange or not sum(self.kinds.values()) > 0 or min(self.kinds.values()) < 0:
             raise ConfigError(f"stage kinds must be shares of {KINDS}, got {self.kinds}")
-        for name in ("memory", "gisted"):
+        if not set(self.asked) <= set(SUITES) or min(self.asked.values(), default=0) < 1:
+            raise ConfigError(f"stage asked must be numbers of questions of {tuple(SUITES)}, got {self.asked}")
+        if self.served and self.history[0] < LEAST_SERVED:
+            raise ConfigError(f"stage history must be at least {LEAST_SERVED} where served, got {self.history}")
+        for name in ("memory", "gisted", "served"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"stage {name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -158,6 +169,8 @@ class FocusTrainConfig:
             raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if not self.stages or not self.base_stages:
             raise ConfigError("stages and base_stages must name at least one stage each")
+        if self.mode == "joint" and self.train_embeddings and any(stage.served for stage in self.stages):
+            raise ConfigError("train_embeddings must be false where stages are served: their lens reads the embeddings")
 
     @property
     def bfloat16(self) -> bool:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
+from mc_core.errors import ConfigError
 from mc_core.training.batches import Batch, make_batch, stage_of, thinned
 from mc_core.training.focus.batch import BatchMaker, FocusBatch
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
-from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage
+from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage, view_of
 from mc_core.training.focus.passages import PassageMaker
+from mc_core.training.focus.served import Seen, ServedQuestions
 from mc_core.training.samples import SampleMaker
 
 HISTORY_WEIGHT = 0.5
 """Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""
+TRIES = 20
+"""Histories drawn until one has a question whose gold its lens opens."""
 
 
 class FocusBatches:
     """What each step learns from; holds nothing of the model but its shape."""
 
     def __init__(
-        self, config: FocusTrainConfig, samples: SampleMaker, maker: BatchMaker, segment_blocks: int | None
+        self,
+        config: FocusTrainConfig,
+        samples: SampleMaker,
+        maker: BatchMaker,
+        segment_blocks: int | None,
+        served: ServedQuestions | None = None,
     ) -> None:
-        """segment_blocks: of the block mask that the base is served with, None = the full mask."""
+        """segment_blocks: of the block mask that the base is served with, None = the full mask. served: needed where a
+        stage has such batches."""
         self.config, self.samples, self.maker, self.segment_blocks = config, samples, maker, segment_blocks
+        self.served = served
         self.passages = PassageMaker(samples, config.block_size)
 
     def batch(self, number: int) -> Batch | FocusBatch:
@@ -44,6 +55,8 @@ class FocusBatches:
         return thinned(batch, rng, config.text_share)
 
     def _focus(self, rng: Generator, stage: FocusStage) -> FocusBatch:
+        if stage.served and rng.random() < stage.served:
+            return self._served(rng, stage)
         names = list(stage.kinds)
         shares = np.array([stage.kinds[name] for name in names])
         passages, kinds, shapes = [], list[ContextKind](), []
@@ -55,12 +68,30 @@ class FocusBatches:
             shapes.append(shape)
         return self.maker.make(rng, passages, kinds, shapes)[0]
 
+    def _served(self, rng: Generator, stage: FocusStage) -> FocusBatch:
+        assert self.served is not None
+        seen: list[Seen] = []
+        for _ in range(TRIES):
+            seen = seen or self.served.draw(rng, self._history(rng, stage), self._budget(rng, stage), stage.asked)
+        if not seen:
+            raise ConfigError(f"served: the lens opened what was asked for in none of {TRIES} histories")
+        chosen = [seen[i] for i in rng.permutation(len(seen))[: stage.views].tolist()]
+        shape = ContextShape(0, self.config.recent_tokens, self.config.block_size, self.segment_blocks)
+        hidden = self.served.bundle.hidden_gists
+        views = [view_of(each.passage, each.context, shape, hidden_gists=hidden) for each in chosen]
+        return self.maker.shown([each.passage for each in chosen], views)
+
+    def _history(self, rng: Generator, stage: FocusStage) -> int:
+        """Log-uniform: as many short histories as long ones."""
+        low, high = stage.history
+        return int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
+
+    def _budget(self, rng: Generator, stage: FocusStage) -> int:
+        return min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), self.maker.window - stage.horizon)
+
     def _passage(self, rng: Generator, stage: FocusStage, kind: ContextKind) -> tuple[Passage, ContextShape]:
         config, window = self.config, self.maker.window
-        low, high = stage.history
-        # Log-uniform: as many short histories as long ones.
-        history = int(np.exp(rng.uniform(np.log(low), np.log(high + 1))))
-        budget = min(int(rng.integers(stage.budget[0], stage.budget[1] + 1)), window - stage.horizon)
+        history, budget = self._history(rng, stage), self._budget(rng, stage)
         if kind == "full":
             history = min(history, budget - config.block_size)
         shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segment_blocks)

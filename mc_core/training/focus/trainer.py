@@ -27,6 +27,7 @@ from mc_core.training.focus.config import FocusTrainConfig
 from mc_core.training.focus.draw import FocusBatches
 from mc_core.training.focus.model import FocusModel
 from mc_core.training.focus.process import BatchProcessor
+from mc_core.training.focus.served import ServedQuestions
 from mc_core.training.model import BaseModel
 from mc_core.training.optim import AdamW, Muon, split_parameters
 from mc_core.training.progress import Averages, RunLog, TrainProgress
@@ -66,7 +67,8 @@ class FocusTrainer:
         self.model = FocusModel(bundle.decoder, gistnet, policy)
         self.base = BaseModel(bundle.decoder)
         self.processor = BatchProcessor(self.model, config.weights)
-        self.batches = FocusBatches(config, samples, self.processor.maker(), 4 if bundle.repair == "block" else None)
+        segments = 4 if bundle.repair == "block" else None
+        self.batches = FocusBatches(config, samples, self.processor.maker(), segments, _served(config, samples))
         if config.compile:
             bundle.decoder.compile_layers()
         joint = config.mode == "joint"
@@ -176,6 +178,16 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
             figures = _loop(trainer, report, signalled)
     trainer.model.eval()
     return TrainedFocus(trainer.model, trainer.done, trainer.tokens, trainer.done >= config.steps, figures)
+
+
+def _served(config: FocusTrainConfig, samples: SampleMaker) -> ServedQuestions | None:
+    """Asks in contexts as the model to start from would serve them, on the CPU, in whichever process makes batches."""
+    if not any(stage.served for stage in config.stages):
+        return None
+    bundle = load_bundle(config.model, "cpu")
+    if config.mode == "frozen" and bundle.hidden_gists:
+        raise ConfigError("mode must be joint where stages are served: this model hides gists, so that none is learned")
+    return ServedQuestions(bundle, samples, config.recent_tokens, config.block_size)
 
 
 def _loop(trainer: FocusTrainer, report: Report, stop: Event) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +10,26 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.evaluation.filler import Filler
-from mc_core.evaluation.history import History, Ids, Question, Span
-from mc_core.evaluation.keys import keys_of
-from mc_core.evaluation.suites import SUITES
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.tasks.episode import Episode
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.history import History, Ids, Question, Span
+from mc_core.tasks.keys import keys_of
 from mc_core.tasks.make import make_episode
 from mc_core.training.haystack import interleaved
 
+SUITES: dict[str, tuple[str, ...]] = {
+    "passkey": ("passkey",),
+    "needle": ("needle",),
+    "multikey": ("multikey",),
+    "multivalue": ("multivalue",),
+    "uuid": ("uuid",),
+    "tracking": ("tracking", "chain"),
+    "paraphrase": ("paraphrase",),
+    "combine": ("combine",),
+    "absent": ("absent",),
+}
+"""The tasks that each suite draws its episodes from, in turn."""
 PLANTED_SHARE = 0.25
 """Of a history that its statements may fill; the rest is text."""
 DRAWS = 30
@@ -28,13 +39,15 @@ DRAWS = 30
 @dataclass(frozen=True)
 class PlantPlan:
     """length: tokens of a history. trials: questions of each suite. depths: cells of the depth grid. histories: most
-    that are made: a suite whose questions have no key of their own (pass keys) gets one question of each."""
+    that are made: a suite whose questions have no key of their own (pass keys) gets one question of each. held_out: ask
+    what training never asks."""
 
     length: int
     suites: tuple[str, ...]
     trials: int
     depths: int = 11
     histories: int = 10
+    held_out: bool = True
 
     def __post_init__(self) -> None:
         for name in ("length", "trials", "depths", "histories"):
@@ -54,19 +67,24 @@ class _Draft:
     tokens: int = 0
 
 
-def plant(rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan) -> list[History]:
-    """Histories that hold the questions of all suites; fewer than ``trials`` of those that ``histories`` limits."""
+def plant(
+    rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan, trials: Mapping[str, int] | None = None
+) -> list[History]:
+    """Histories that hold the questions of all suites; fewer than ``trials`` of those that ``histories`` limits.
+
+    trials: by suite, in place of the plan's.
+    """
     drafts: list[_Draft] = []
     for suite in plan.suites:
-        _draw(rng, tokenizer, plan, suite, drafts)
+        _draw(rng, tokenizer, plan, suite, plan.trials if trials is None else trials[suite], drafts)
     return [_history(rng, filler, plan, draft) for draft in drafts]
 
 
-def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, drafts: list[_Draft]) -> None:
+def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, trials: int, drafts: list[_Draft]) -> None:
     tasks, cells = SUITES[suite], rng.permutation(plan.depths)
     count = drawn = failed = 0
-    while count < plan.trials:
-        episode = make_episode(rng, tasks[drawn % len(tasks)], held_out=True)
+    while count < trials:
+        episode = make_episode(rng, tasks[drawn % len(tasks)], plan.held_out)
         ids = [tokenizer.encode(f" {statement}") for statement in episode.statements]
         keys, cost = keys_of(episode), sum(map(len, ids))
         room = max(plan.length * PLANTED_SHARE, 1) - cost
@@ -82,7 +100,7 @@ def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, dra
             fitting = [_Draft()]
             drafts += fitting
         draft = min(fitting, key=lambda each: each.tokens)
-        asked = min(len(episode.asked), plan.trials - count)
+        asked = min(len(episode.asked), trials - count)
         cell = int(cells[drawn % plan.depths]) if len(ids) == 1 else None
         draft.planted.append((suite, episode, ids, asked, cell))
         draft.keys |= keys

@@ -1,0 +1,92 @@
+"""Questions seen through the contexts that serving shows: a history is read by a session, and its lens is asked.
+
+Contexts that are laid out by hand hold what an answer needs and some random text; a lens opens whatever looks like the
+question beside it. A base answers among look-alikes as well as it was trained among them (on-policy contexts, as in
+DAgger, Ross et al. 2011).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from mc_core.context.working_context import WorkingContext
+from mc_core.errors import ConfigError
+from mc_core.focus.allocator import make_allocator
+from mc_core.focus.config import FocusConfig
+from mc_core.focus.refocus import Refocuser
+from mc_core.models.bundle import Bundle
+from mc_core.session import Session, SessionFactory
+from mc_core.tasks.filler import Filler
+from mc_core.tasks.history import History, Question, all_open
+from mc_core.tasks.plant import PlantPlan, plant
+from mc_core.training.focus.contexts import Passage
+from mc_core.training.haystack import QUESTION_WEIGHT, Haystack
+
+PIECE = 2048
+"""Tokens of text that are taken from one place of the corpus."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A question as serving would show it: the passage that ends with the answer, and the context at its reply."""
+
+    passage: Passage
+    context: WorkingContext
+
+
+class ServedQuestions:
+    """Plants episodes in training text, reads it with a session of its own, and asks."""
+
+    def __init__(self, bundle: Bundle, haystack: Haystack, recent_tokens: int, block_size: int) -> None:
+        """bundle: on the CPU, with the networks that choose; ConfigError if it has no LensNet to choose with."""
+        if bundle.lensnet is None:
+            raise ConfigError(f"served: contexts are chosen by a lens, and {bundle.name} has no lensnet")
+        self.bundle, self.haystack = bundle, haystack
+        self.focus = FocusConfig(block_size=block_size, recent_tokens=recent_tokens, lens="hybrid")
+
+    def draw(self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int]) -> list[Seen]:
+        """Questions of one history of ``tokens``, ``wanted`` of each suite at most, each under ``budget`` and from the
+        same beginning. Those whose gold the lens leaves closed are not among them: nothing there tells their answer."""
+        filler = Filler(self._pieces(rng, tokens), self.bundle.tokenizer)
+        plan = PlantPlan(tokens, tuple(wanted), trials=1, histories=1, held_out=self.haystack.held_out)
+        (history,) = plant(rng, self.bundle.tokenizer, filler, plan, wanted)
+        focus = replace(self.focus, budget=budget)
+        session = SessionFactory(self.bundle, focus).create("training", "training", model=self.bundle.name)
+        session.append(history.ids)
+        beginning = session.wc.copy()
+        seen = []
+        for question in history.questions:
+            session.wc = beginning.copy()
+            session.refocuser = Refocuser(focus, session.lens, make_allocator(focus))
+            found = self._ask(session, history, question)
+            session.rewind(len(history))
+            if found is not None:
+                seen.append(found)
+        return seen
+
+    def _ask(self, session: Session, history: History, question: Question) -> Seen | None:
+        asked = question.asked
+        prompt = np.array(self.haystack.prompt(asked.question), np.int32)
+        session.append(prompt)
+        session.commit_focus(session.propose(prompt))
+        for proposal in session.hops(prompt):
+            session.commit_hop(proposal)
+        gold = [history.spans[i] for i in question.gold]
+        if not all_open(gold, session.wc.indices[session.wc.levels == 0], session.block_size):
+            return None
+        answer = self.haystack.reply(asked.answer, asked.values, 1)
+        before = np.concatenate([history.ids, prompt]).astype(np.int64)
+        weights = np.zeros(len(before), np.float32)
+        weights[len(history) :] = QUESTION_WEIGHT
+        ids, weights = np.concatenate([before, answer.ids]), np.concatenate([weights, answer.weights])
+        return Seen(Passage(ids, len(before), weights), session.wc.copy())
+
+    def _pieces(self, rng: Generator, tokens: int) -> list[NDArray[np.int32]]:
+        """Text of the corpus, a little more than is needed, as control tokens are left out of it."""
+        count = tokens // PIECE + 2
+        streams = [self.haystack.stream(rng) for _ in range(count)]
+        return [self.haystack.window(rng, stream, min(tokens, PIECE)).astype(np.int32) for stream in streams]

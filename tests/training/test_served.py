@@ -1,0 +1,176 @@
+"""Training in the contexts that serving makes: the same ones, with the gold open, of what training may ask."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY, Corpus
+from mc_core.controller import MCController, drive
+from mc_core.engine.refocus import refocus
+from mc_core.engine.requests import ContextReport
+from mc_core.errors import ConfigError
+from mc_core.focus.config import FocusConfig
+from mc_core.kv.session_kv import SessionKV
+from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
+from mc_core.models.manifest import Manifest
+from mc_core.nets.lensnet import LensNet, LensNetConfig
+from mc_core.tasks.history import History, Question, blocks_of
+from mc_core.training.focus.config import FocusStage, FocusTrainConfig
+from mc_core.training.focus.served import Seen, ServedQuestions
+from mc_core.training.focus.trainer import FocusTrainer, train_focus
+from mc_core.training.samples import SampleMaker
+
+BUDGET, RECENT, TOKENS = 448, 64, 4000
+ASKED = {"needle": 3, "absent": 4, "tracking": 4}
+STAGE = FocusStage(1.0, (2048, 2400), (448, 512), views=3, served=1.0, asked={"needle": 4})
+
+
+class Watched(ServedQuestions):
+    """Remembers the history and every question, used or not."""
+
+    def _ask(self, session, history, question) -> Seen | None:  # type: ignore[no-untyped-def]
+        found = super()._ask(session, history, question)
+        self.history: History = history
+        self.all: list[tuple[Question, Seen | None]] = [*getattr(self, "all", []), (question, found)]
+        return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """The tiny base with a LensNet of random weights, so that words alone find what is asked for."""
+    target = tmp_path_factory.mktemp("served") / "tiny"
+    target.mkdir()
+    for file in model.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    torch.manual_seed(0)
+    net = LensNet(LensNetConfig(TINY.hidden_size, width=16, heads=2, keys=2, key_dim=8)).eval()
+    save_networks(target, Manifest(name="tiny", lensnet=lensnet_arguments(net)), lensnet=net)
+    return target
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def asked(bundle: Bundle, corpus: Corpus) -> Watched:
+    questions = Watched(bundle, SampleMaker(corpus.train, corpus.encoder), RECENT, 32)
+    questions.draw(np.random.default_rng(0), TOKENS, BUDGET, ASKED)
+    return questions
+
+
+def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusTrainConfig:
+    chosen = {
+        "mode": "joint",
+        "stages": (STAGE,),
+        "base_share": 0.0,
+        "train_embeddings": False,
+        "steps": 2,
+        "recent_tokens": RECENT,
+        **others,
+    }
+    return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
+
+
+def test_a_context_is_the_one_that_the_engine_makes(asked: Watched, bundle: Bundle) -> None:
+    """For each question the engine's first refocus, hops and all, shows the same entries."""
+    focus = FocusConfig(budget=BUDGET, recent_tokens=RECENT, lens="hybrid")
+    seen = [found for _, found in asked.all if found is not None]
+    assert len(seen) > 4
+    for one in seen:
+        controller = MCController(bundle, focus)
+        session = controller._factory.create("served", "local", model="local")
+        row = controller.core.kv_model.pool.acquire()
+        assert row is not None
+        session.kv = SessionKV(controller.core.kv_model, row)
+        session.append(asked.history.ids)
+        prompt = one.passage.ids[len(asked.history) : one.passage.history].astype(np.int32)
+        session.append(prompt)
+        with torch.inference_mode():
+            drive(refocus(controller.core, session, prompt, ContextReport(), "", "turn"))
+        assert np.array_equal(session.wc.levels, one.context.levels)
+        assert np.array_equal(session.wc.indices, one.context.indices)
+
+
+def test_the_answer_is_right_and_what_it_needs_stands_open(asked: Watched, corpus: Corpus) -> None:
+    """A passage is the history, the question and its answer, and its gold is raw; a question whose gold stays closed
+    is left out."""
+    used = dropped = 0
+    for question, found in asked.all:
+        if found is None:
+            dropped += 1
+            assert question.gold
+            continue
+        used += 1
+        passage = found.passage
+        text = corpus.tokenizer.decode(passage.ids[passage.history :].tolist())
+        assert all(value in text for value in question.asked.values)
+        assert question.asked.question in corpus.tokenizer.decode(
+            passage.ids[len(asked.history) : passage.history].tolist()
+        )
+        assert np.array_equal(passage.ids[: len(asked.history)], asked.history.ids)
+        assert not passage.weights[: len(asked.history)].any()
+        raw = found.context.indices[found.context.levels == 0]
+        gold = [asked.history.spans[i] for i in question.gold]
+        assert np.isin(blocks_of(gold, 32), raw).all()
+        assert found.context.cost <= BUDGET
+    assert used
+    assert used + dropped == sum(ASKED.values())
+
+
+def test_only_the_base_learns_and_its_embeddings_stay(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    """Where gists are hidden, GistNet and embeddings stay to the bit, as the lens reads them; layers learn."""
+    config = settings(corpus, folder, tmp_path / "run")
+    before = FocusTrainer(config, SampleMaker(corpus.train, corpus.encoder)).model.state_dict()
+    trained = train_focus(config, lambda _: None, Event())
+    assert trained.finished
+    after = trained.model.state_dict()
+    same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
+    stays = ("gistnet.", "decoder.embed_tokens", "decoder.lm_head")
+    assert same == {name for name in after if name.startswith(stays)}
+
+
+def test_a_batch_depends_on_its_number_alone(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    """Whichever process makes it, and whatever was made before."""
+    config, samples = settings(corpus, folder, tmp_path / "run"), SampleMaker(corpus.train, corpus.encoder)
+    first, second = (FocusTrainer(config, samples).batches for _ in range(2))
+    second.batch(0)
+    one, other = first.batch(1).seen, second.batch(1).seen  # type: ignore[union-attr]
+    assert len(one) == 3
+    assert torch.equal(one.ids, other.ids)
+    assert torch.equal(one.weights, other.weights)
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("history", lambda: dataclasses.replace(STAGE, history=(1000, 2400))),
+        ("asked", lambda: dataclasses.replace(STAGE, asked={"riddles": 2})),
+        ("asked", lambda: dataclasses.replace(STAGE, asked={})),
+        ("served", lambda: dataclasses.replace(STAGE, served=1.5)),
+    ],
+)
+def test_stages_that_cannot_be(field: str, make) -> None:  # type: ignore[no-untyped-def]
+    """Each impossible value is refused by its name."""
+    with pytest.raises(ConfigError, match=field):
+        make()
+
+
+def test_runs_that_would_learn_nothing_or_spoil_the_lens(
+    corpus: Corpus, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Training embeddings that the lens reads, a frozen base without gists to learn, and a model without a lens."""
+    samples = SampleMaker(corpus.train, corpus.encoder)
+    with pytest.raises(ConfigError, match="train_embeddings"):
+        settings(corpus, folder, tmp_path, train_embeddings=True)
+    with pytest.raises(ConfigError, match="mode"):
+        FocusTrainer(settings(corpus, folder, tmp_path, mode="frozen"), samples)
+    with pytest.raises(ConfigError, match="lensnet"):
+        FocusTrainer(settings(corpus, model, tmp_path), samples)
