@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from mc_core.training.focus.config import FocusTrainConfig
-from mc_core.training.focus.export import export_focus
+from mc_core.training.focus.export import blend, export_focus
 from mc_core.training.focus.summary import mc_summary
 from mc_core.training.focus.trainer import train_focus
 from server.commands.common import plain_errors
@@ -45,6 +45,7 @@ HELP = {
     "muon_rate": "joint: learning rate of the base's matrices",
     "adam_rate": "joint: learning rate of the base's embeddings and norms",
     "train_embeddings": "joint: train the base's embeddings too; without them a LensNet stays right",
+    "blend": "joint: how far the base that is written lies from the one begun with to the one ended with",
     "weight_decay": "of the base's matrices",
     "warmup_steps": "steps until the full rate",
     "decay": "share of the run in which the rate falls",
@@ -90,6 +91,7 @@ def focus(config: FocusTrainConfig, bundle: str | None, samples: str | None) -> 
         if not trained.finished:
             console.print(f"stopped at step {trained.step} of {config.steps}; the same command goes on from here")
             raise typer.Exit(3)
+        blend(config, trained.model)
         summary = mc_summary(config, trained.model, int(samples or 64))
         export_focus(config, trained.model, target, summary)
     print_summaries(console, {config.out.name: summary})

@@ -22,6 +22,7 @@ from mc_core.models.manifest import Manifest
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from mc_core.tasks.history import History, Question, blocks_of
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
+from mc_core.training.focus.export import blend
 from mc_core.training.focus.served import Seen, ServedQuestions
 from mc_core.training.focus.trainer import FocusTrainer, train_focus
 from mc_core.training.samples import SampleMaker
@@ -135,6 +136,19 @@ def test_only_the_base_learns_and_its_embeddings_stay(corpus: Corpus, folder: Pa
     same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
     stays = ("gistnet.", "decoder.embed_tokens", "decoder.lm_head")
     assert same == {name for name in after if name.startswith(stays)}
+
+
+def test_a_blend_lies_between_the_bases(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
+    """What is written lies at its share between the base that the run began with and the one that it ended with."""
+    config = settings(corpus, folder, tmp_path / "run", blend=0.25)
+    model = train_focus(config, lambda _: None, Event()).model
+    before = load_bundle(folder).decoder.state_dict()
+    after = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
+    blend(config, model)
+    for name, tensor in model.decoder.state_dict().items():
+        assert torch.allclose(tensor, 0.75 * before[name] + 0.25 * after[name], atol=1e-6)
+    with pytest.raises(ConfigError, match="blend"):
+        settings(corpus, folder, tmp_path, blend=0.0)
 
 
 def test_a_batch_depends_on_its_number_alone(corpus: Corpus, folder: Path, tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ class FocusTrainConfig:
     are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
     share of their plain tokens that count. gist_rate: AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a
     joint run. train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them,
-    stays right. precision, compile and workers as in ``BaseTrainConfig``. recent_tokens: of the working contexts.
+    stays right. blend: how far what a joint run writes lies from the base that it began with towards the one that it
+    ended with (1: the latter; Wortsman et al. 2022, WiSE-FT, section 3). precision, compile and workers as in
+    ``BaseTrainConfig``. recent_tokens: of the working contexts.
     """
 
     data: Path
@@ -138,6 +140,7 @@ class FocusTrainConfig:
     muon_rate: float = 0.01
     adam_rate: float = 1.5e-3
     train_embeddings: bool = True
+    blend: float = 1.0
     weight_decay: float = 0.01
     warmup_steps: int = 40
     decay: float = 0.6
@@ -163,8 +166,9 @@ class FocusTrainConfig:
         for name in ("decay", "floor", "base_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.text_share <= 1:
-            raise ConfigError(f"text_share must lie in (0, 1], got {self.text_share}")
+        for name in ("text_share", "blend"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if not self.stages or not self.base_stages:
