@@ -12,9 +12,9 @@ from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.evaluation.driver import Answer
 from mc_core.evaluation.methods import BASELINES, Lenses, check_methods, plain_lens, reading_focus
-from mc_core.evaluation.oracle import OracleLens
 from mc_core.evaluation.seat import Prompt, Seat
 from mc_core.focus.config import FocusConfig
+from mc_core.focus.lens_oracle import OracleLens
 from mc_core.models.bundle import Bundle
 from mc_core.session import Session, SessionFactory
 from mc_core.store import SessionStore

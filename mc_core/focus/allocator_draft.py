@@ -38,6 +38,9 @@ class _Step:
     parent_harm: float = 0.0  # the harm, before, of the siblings that the new parent joined
 
 
+Key = tuple[float, int, int, int, Siblings]
+
+
 class PlanDraft:
     """Edits on top of a working context. Expanding comes first, paying by collapses after; what fails is undone."""
 
@@ -52,8 +55,13 @@ class PlanDraft:
         self._collapsed: set[Node] = set()
         self._ticket = count()
         self._siblings = self._all_siblings(harm)
-        self._heap = [self._key(group) for group in self._siblings.values() if group.standing == self.size]
-        heapq.heapify(self._heap)
+        # Siblings that may collapse: those that stand for long, and those that came a short while ago.
+        self._heaps: tuple[list[Key], list[Key]] = ([], [])
+        for group in self._siblings.values():
+            if group.standing == self.size:
+                self._heaps[group.cooling].append(self._key(group))
+        for heap in self._heaps:
+            heapq.heapify(heap)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -100,21 +108,26 @@ class PlanDraft:
 
     def _pay(self, ceiling: float, cooling: bool) -> str | None:
         while self.cost > self.limit:
-            group = self._least_harmful()
-            if group is None:
-                return "budget"
-            if (group.cooling and not cooling) or group.harm > ceiling + ROUNDING:
-                heapq.heappush(self._heap, self._key(group))
-                return "harm" if group.harm > ceiling + ROUNDING else "cooldown"
+            group = self._standing(False)
+            if group is None or group.harm > ceiling + ROUNDING:
+                # What came a short while ago goes before what is worth too much, not only where nothing else is left.
+                late = self._standing(True)
+                if late is None:
+                    return "budget" if group is None else "harm"
+                if late.harm > ceiling + ROUNDING:
+                    return "harm"
+                if not cooling:
+                    return "cooldown" if group is None else "harm"
+                group = late
             self._collapse(group)
         return None
 
-    def _least_harmful(self) -> Siblings | None:
-        while self._heap:
-            group = heapq.heappop(self._heap)[-1]
-            if group.standing == self.size:
-                return group
-        return None
+    def _standing(self, cooling: bool) -> Siblings | None:
+        """The least harmful siblings that may collapse, of those that came a short while ago or of the others."""
+        heap = self._heaps[cooling]
+        while heap and heap[0][-1].standing != self.size:
+            heapq.heappop(heap)
+        return heap[0][-1] if heap else None
 
     def _expand(self, node: Node) -> None:
         group = self._siblings.get(self._parent(*node))
@@ -134,7 +147,7 @@ class PlanDraft:
         above.standing += 1
         above.harm = max(above.harm, group.harm)
         if above.standing == self.size:
-            heapq.heappush(self._heap, self._key(above))
+            heapq.heappush(self._heaps[above.cooling], self._key(above))
 
     def _undo(self) -> None:
         step = self._journal.pop()
@@ -153,14 +166,14 @@ class PlanDraft:
             group.standing = self.size
         if group is not None and group.standing == self.size:
             # It may have left the heap meanwhile; a second key of the same group does no harm.
-            heapq.heappush(self._heap, self._key(group))
+            heapq.heappush(self._heaps[group.cooling], self._key(group))
 
     def _parent(self, level: int, index: int) -> Node:
         return (1, index) if level == 0 else (level + 1, index // self.size)
 
-    def _key(self, group: Siblings) -> tuple[bool, float, int, int, int, Siblings]:
+    def _key(self, group: Siblings) -> Key:
         """Order of collapse: least harm, then gists before raw blocks, then the oldest."""
-        return group.cooling, group.harm, -group.level, group.index, next(self._ticket), group
+        return group.harm, -group.level, group.index, next(self._ticket), group
 
     def _all_siblings(self, harm: NDArray[np.float32]) -> dict[Node, Siblings]:
         """Siblings by parent. All K stand only if nothing below the parent is protected, for what is stands raw."""

@@ -247,6 +247,19 @@ def test_a_new_question_does_not_wait_for_the_old_one() -> None:
         assert sum(opened) >= 4
 
 
+def test_what_came_just_now_yields_before_what_is_worth_more() -> None:
+    """A target displaces worthless blocks still in their cooldown, where all that stands longer is worth more."""
+    wc, allocator = context(100_000), make_allocator(CONFIG)
+    plan, _ = allocator.plan(wc, scores_for(wc, [1_000 + 300 * i for i in range(8)], [0.9] * 8), K)
+    wc.commit(plan)
+    came = set(wc.indices[(wc.levels == 0) & (wc.cooldown > 0)].tolist())
+    harm = np.where(wc.cooldown > 0, np.float32(0), np.float32(1))
+    plan, report = allocator.plan(wc, scores_for(wc, [5_000], [0.9], harm=harm), K)
+    wc.commit(plan)
+    assert 5_000 in raw_blocks(wc), report.rejections
+    assert came - set(raw_blocks(wc))
+
+
 def test_spare_room_goes_to_the_newest_history() -> None:
     """After a cut the room is filled with the newest blocks, in one run, up to ``fill`` and no further."""
     wc = WorkingContext(K, W, 64)

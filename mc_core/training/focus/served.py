@@ -17,11 +17,13 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.config import FocusConfig
+from mc_core.focus.lens_oracle import OracleLens
 from mc_core.focus.refocus import Refocuser
+from mc_core.focus.view import Lens
 from mc_core.models.bundle import Bundle
 from mc_core.session import Session, SessionFactory
 from mc_core.tasks.filler import Filler
-from mc_core.tasks.history import History, Question, all_open
+from mc_core.tasks.history import History, Question, all_open, blocks_of
 from mc_core.tasks.plant import PlantPlan, plant
 from mc_core.training.focus.contexts import Passage
 from mc_core.training.haystack import QUESTION_WEIGHT, Haystack
@@ -32,10 +34,14 @@ PIECE = 2048
 
 @dataclass(frozen=True)
 class Seen:
-    """A question as serving would show it: the passage that ends with the answer, and the context at its reply."""
+    """A question as serving would show it: the passage that ends with the answer, and the context at its reply.
+
+    mended: whether gold had to be opened that the lens had left closed.
+    """
 
     passage: Passage
     context: WorkingContext
+    mended: bool
 
 
 class ServedQuestions:
@@ -50,7 +56,12 @@ class ServedQuestions:
 
     def draw(self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int]) -> list[Seen]:
         """Questions of one history of ``tokens``, ``wanted`` of each suite at most, each under ``budget`` and from the
-        same beginning. Those whose gold the lens leaves closed are not among them: nothing there tells their answer."""
+        same beginning.
+
+        Gold that the lens leaves closed is opened in place of what it wanted least, as nothing else tells the answer.
+        To leave such questions out made lists short and stated things "not mentioned": it is the long lists that lack a
+        place, and what was never stated lacks none. Left out are those whose gold a further refocus cannot open either.
+        """
         filler = Filler(self._pieces(rng, tokens), self.bundle.tokenizer)
         plan = PlantPlan(tokens, tuple(wanted), trials=1, histories=1, held_out=self.haystack.held_out)
         (history,) = plant(rng, self.bundle.tokenizer, filler, plan, wanted)
@@ -61,7 +72,6 @@ class ServedQuestions:
         seen = []
         for question in history.questions:
             session.wc = beginning.copy()
-            session.refocuser = Refocuser(focus, session.lens, make_allocator(focus))
             found = self._ask(session, history, question)
             session.rewind(len(history))
             if found is not None:
@@ -72,21 +82,33 @@ class ServedQuestions:
         asked = question.asked
         prompt = np.array(self.haystack.prompt(asked.question), np.int32)
         session.append(prompt)
-        session.commit_focus(session.propose(prompt))
+        focus = session.focus_config
+        _refocus(session, session.lens, focus, prompt)
         for proposal in session.hops(prompt):
             session.commit_hop(proposal)
         gold = [history.spans[i] for i in question.gold]
-        if not all_open(gold, session.wc.indices[session.wc.levels == 0], session.block_size):
+        mended = not all_open(gold, session.raw_blocks(), session.block_size)
+        if mended:
+            oracle = OracleLens(0)
+            oracle.blocks = blocks_of(gold, session.block_size)
+            # What the lens has just opened may make room at once.
+            _refocus(session, oracle, replace(focus, cooldown=0), prompt)
+        if not all_open(gold, session.raw_blocks(), session.block_size):
             return None
         answer = self.haystack.reply(asked.answer, asked.values, 1)
         before = np.concatenate([history.ids, prompt]).astype(np.int64)
         weights = np.zeros(len(before), np.float32)
         weights[len(history) :] = QUESTION_WEIGHT
         ids, weights = np.concatenate([before, answer.ids]), np.concatenate([weights, answer.weights])
-        return Seen(Passage(ids, len(before), weights), session.wc.copy())
+        return Seen(Passage(ids, len(before), weights), session.wc.copy(), mended)
 
     def _pieces(self, rng: Generator, tokens: int) -> list[NDArray[np.int32]]:
         """Text of the corpus, a little more than is needed, as control tokens are left out of it."""
         count = tokens // PIECE + 2
         streams = [self.haystack.stream(rng) for _ in range(count)]
         return [self.haystack.window(rng, stream, min(tokens, PIECE)).astype(np.int32) for stream in streams]
+
+
+def _refocus(session: Session, lens: Lens, focus: FocusConfig, prompt: NDArray[np.int32]) -> None:
+    session.refocuser = Refocuser(focus, lens, make_allocator(focus))
+    session.commit_focus(session.propose(prompt))

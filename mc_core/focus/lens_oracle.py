@@ -1,4 +1,5 @@
-"""The oracle: a lens that is told which blocks the answer needs. It separates selecting from reading."""
+"""The oracle: a lens that is told which blocks an answer needs. It separates selecting from reading, and mends contexts
+to train on."""
 
 from __future__ import annotations
 
