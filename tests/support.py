@@ -14,15 +14,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import torch
 import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mc_core.models.bundle import lensnet_arguments, save_networks
 from mc_core.models.config import DecoderConfig
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
+from mc_core.models.manifest import Manifest
+from mc_core.nets.lensnet import LensNet, LensNetConfig
 from server.settings import Settings
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -82,6 +86,13 @@ def write_model(folder: Path, *, template: str | None = CHATML, block_mask: bool
     torch.manual_seed(0)
     save_decoder(folder, Decoder(shape), extra={"eos_token_id": EOS})
     return folder
+
+
+def add_lensnet(folder: Path, dim: int = 64, **manifest: Any) -> None:
+    """A LensNet of random weights, the same each time, for a model of that width: words alone find anything."""
+    torch.manual_seed(0)
+    net = LensNet(LensNetConfig(dim, width=16, heads=2, keys=2, key_dim=8)).eval()
+    save_networks(folder, Manifest(name="tiny", lensnet=lensnet_arguments(net), **manifest), lensnet=net)
 
 
 def small(model: Path, store: Path, **others: object) -> dict[str, object]:

@@ -108,18 +108,14 @@ class PlanDraft:
 
     def _pay(self, ceiling: float, cooling: bool) -> str | None:
         while self.cost > self.limit:
-            group = self._standing(False)
-            if group is None or group.harm > ceiling + ROUNDING:
-                # What came a short while ago goes before what is worth too much, not only where nothing else is left.
-                late = self._standing(True)
-                if late is None:
-                    return "budget" if group is None else "harm"
-                if late.harm > ceiling + ROUNDING:
-                    return "harm"
-                if not cooling:
-                    return "cooldown" if group is None else "harm"
-                group = late
-            self._collapse(group)
+            # What came a short while ago goes before what is worth too much, not only where nothing else is left.
+            groups = [group for group in map(self._standing, (False, True)) if group is not None]
+            fit = next((group for group in groups if group.harm <= ceiling + ROUNDING), None)
+            if fit is None:
+                return "harm" if groups else "budget"
+            if fit.cooling and not cooling:
+                return "cooldown"
+            self._collapse(fit)
         return None
 
     def _standing(self, cooling: bool) -> Siblings | None:

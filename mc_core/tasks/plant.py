@@ -38,24 +38,30 @@ DRAWS = 30
 
 @dataclass(frozen=True)
 class PlantPlan:
-    """length: tokens of a history. trials: questions of each suite. depths: cells of the depth grid. histories: most
-    that are made: a suite whose questions have no key of their own (pass keys) gets one question of each. held_out: ask
-    what training never asks."""
+    """length: tokens of a history. trials: questions of each suite, or of each by its name. depths: cells of the depth
+    grid. histories: most that are made: a suite whose questions have no key of their own (pass keys) gets one question
+    of each. held_out: ask what training never asks."""
 
     length: int
     suites: tuple[str, ...]
-    trials: int
+    trials: int | Mapping[str, int]
     depths: int = 11
     histories: int = 10
     held_out: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("length", "trials", "depths", "histories"):
+        for name in ("length", "depths", "histories"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min([self.trials] if isinstance(self.trials, int) else self.trials.values()) < 1:
+            raise ConfigError(f"trials must be at least 1, got {self.trials}")
         strange = [name for name in self.suites if name not in SUITES]
         if strange:
             raise ConfigError(f"suites must be of {', '.join(SUITES)}, got {', '.join(strange)}")
+
+    def questions(self, suite: str) -> int:
+        """Of a suite."""
+        return self.trials if isinstance(self.trials, int) else self.trials[suite]
 
 
 @dataclass(eq=False)
@@ -67,21 +73,16 @@ class _Draft:
     tokens: int = 0
 
 
-def plant(
-    rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan, trials: Mapping[str, int] | None = None
-) -> list[History]:
-    """Histories that hold the questions of all suites; fewer than ``trials`` of those that ``histories`` limits.
-
-    trials: by suite, in place of the plan's.
-    """
+def plant(rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan) -> list[History]:
+    """Histories that hold the questions of all suites; fewer than ``trials`` of those that ``histories`` limits."""
     drafts: list[_Draft] = []
     for suite in plan.suites:
-        _draw(rng, tokenizer, plan, suite, plan.trials if trials is None else trials[suite], drafts)
+        _draw(rng, tokenizer, plan, suite, drafts)
     return [_history(rng, filler, plan, draft) for draft in drafts]
 
 
-def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, trials: int, drafts: list[_Draft]) -> None:
-    tasks, cells = SUITES[suite], rng.permutation(plan.depths)
+def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, drafts: list[_Draft]) -> None:
+    tasks, cells, trials = SUITES[suite], rng.permutation(plan.depths), plan.questions(suite)
     count = drawn = failed = 0
     while count < trials:
         episode = make_episode(rng, tasks[drawn % len(tasks)], plan.held_out)

@@ -12,22 +12,19 @@ import torch
 from eval_lab import FOCUS, LENSES, Asking
 from mc_core.evaluation.engine_driver import EngineDriver
 from mc_core.evaluation.methods import BASELINES
-from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
-from mc_core.models.manifest import Manifest
-from mc_core.nets.lensnet import LensNet, LensNetConfig
+from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.tasks.filler import Filler
 from mc_core.tasks.plant import PlantPlan, plant
 from server.commands.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
-from support import write_model
+from support import add_lensnet, write_model
 
 
 @pytest.fixture(scope="session")
 def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = write_model(tmp_path_factory.mktemp("evaluation") / "tiny")
-    net = LensNet(LensNetConfig(64, width=16, heads=2, keys=2, key_dim=8)).eval()
-    save_networks(folder, Manifest(name="tiny", lensnet=lensnet_arguments(net)), lensnet=net)
+    add_lensnet(folder)
     return folder
 
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mc_core.models.bundle import lensnet_arguments, save_networks
-from mc_core.models.manifest import Manifest
-from mc_core.nets.lensnet import LensNet, LensNetConfig
-from support import running, settings_for, write_model
+from support import add_lensnet, running, settings_for, write_model
 
 
 @pytest.mark.parametrize(
@@ -31,9 +28,7 @@ def test_networks_that_have_not_passed_are_told(
 ) -> None:
     """/v1/models shows where each network stands, and one line at the start names those that have not passed."""
     folder = write_model(tmp_path / "tiny")
-    net = LensNet(LensNetConfig(64, width=16, heads=2, keys=2, key_dim=8))
-    manifest = Manifest(name="tiny", lensnet=lensnet_arguments(net), evaluation=evaluation)
-    save_networks(folder, manifest, lensnet=net)
+    add_lensnet(folder, evaluation=evaluation)
     with caplog.at_level(logging.WARNING), running(settings_for(folder, tmp_path / "s.sqlite")) as address:
         about = httpx.get(f"{address}/v1/models").json()["data"][0]["x_megacontext"]
     assert about["networks"] == {"gistnet": "absent", "lensnet": standing}

@@ -17,15 +17,14 @@ from mc_core.engine.requests import ContextReport
 from mc_core.errors import ConfigError
 from mc_core.focus.config import FocusConfig
 from mc_core.kv.session_kv import SessionKV
-from mc_core.models.bundle import Bundle, lensnet_arguments, load_bundle, save_networks
-from mc_core.models.manifest import Manifest
-from mc_core.nets.lensnet import LensNet, LensNetConfig
+from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.tasks.history import History, Question, blocks_of
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
 from mc_core.training.focus.export import blend
 from mc_core.training.focus.served import Seen, ServedQuestions
 from mc_core.training.focus.trainer import FocusTrainer, train_focus
 from mc_core.training.samples import SampleMaker
+from support import add_lensnet
 
 BUDGET, RECENT, TOKENS = 576, 64, 6000
 ASKED = {"needle": 3, "absent": 4, "tracking": 6}
@@ -49,9 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     target.mkdir()
     for file in model.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
-    torch.manual_seed(0)
-    net = LensNet(LensNetConfig(TINY.hidden_size, width=16, heads=2, keys=2, key_dim=8)).eval()
-    save_networks(target, Manifest(name="tiny", lensnet=lensnet_arguments(net)), lensnet=net)
+    add_lensnet(target, TINY.hidden_size)
     return target
 
 
@@ -63,7 +60,7 @@ def bundle(folder: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def asked(bundle: Bundle, corpus: Corpus) -> Watched:
     questions = Watched(bundle, SampleMaker(corpus.train, corpus.encoder), RECENT, 32)
-    questions.draw(np.random.default_rng(0), TOKENS, BUDGET, ASKED)
+    questions.draw(np.random.default_rng(0), TOKENS, BUDGET, ASKED, sum(ASKED.values()))
     return questions
 
 

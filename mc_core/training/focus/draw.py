@@ -11,13 +11,13 @@ from mc_core.training.focus.batch import BatchMaker, FocusBatch
 from mc_core.training.focus.config import FocusStage, FocusTrainConfig
 from mc_core.training.focus.contexts import ContextKind, ContextShape, Passage, view_of
 from mc_core.training.focus.passages import PassageMaker
-from mc_core.training.focus.served import Seen, ServedQuestions
+from mc_core.training.focus.served import ServedQuestions
 from mc_core.training.samples import SampleMaker
 
 HISTORY_WEIGHT = 0.5
 """Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""
 TRIES = 20
-"""Histories drawn until one has a question whose gold its lens opens."""
+"""Histories drawn until one has a question whose gold has room in the budget."""
 
 
 class FocusBatches:
@@ -70,16 +70,17 @@ class FocusBatches:
 
     def _served(self, rng: Generator, stage: FocusStage) -> FocusBatch:
         assert self.served is not None
-        seen: list[Seen] = []
         for _ in range(TRIES):
-            seen = seen or self.served.draw(rng, self._history(rng, stage), self._budget(rng, stage), stage.asked)
-        if not seen:
-            raise ConfigError(f"served: the lens opened what was asked for in none of {TRIES} histories")
-        chosen = [seen[i] for i in rng.permutation(len(seen))[: stage.views].tolist()]
+            tokens, budget = self._history(rng, stage), self._budget(rng, stage)
+            seen = self.served.draw(rng, tokens, budget, stage.asked, stage.views)
+            if seen:
+                break
+        else:
+            raise ConfigError(f"served: what was asked for had no room in any of {TRIES} histories; raise budget")
         shape = ContextShape(0, self.config.recent_tokens, self.config.block_size, self.segment_blocks)
         hidden = self.served.bundle.hidden_gists
-        views = [view_of(each.passage, each.context, shape, hidden_gists=hidden) for each in chosen]
-        return self.maker.shown([each.passage for each in chosen], views)
+        views = [view_of(each.passage, each.context, shape, hidden_gists=hidden) for each in seen]
+        return self.maker.shown([each.passage for each in seen], views)
 
     def _history(self, rng: Generator, stage: FocusStage) -> int:
         """Log-uniform: as many short histories as long ones."""

@@ -54,23 +54,25 @@ class ServedQuestions:
         self.bundle, self.haystack = bundle, haystack
         self.focus = FocusConfig(block_size=block_size, recent_tokens=recent_tokens, lens="hybrid")
 
-    def draw(self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int]) -> list[Seen]:
-        """Questions of one history of ``tokens``, ``wanted`` of each suite at most, each under ``budget`` and from the
-        same beginning.
+    def draw(self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int], most: int) -> list[Seen]:
+        """``most`` questions of one history of ``tokens`` that holds ``wanted`` of each suite, as far as they fit, each
+        under ``budget`` and from the same beginning.
 
         Gold that the lens leaves closed is opened in place of what it wanted least, as nothing else tells the answer.
-        To leave such questions out made lists short and stated things "not mentioned": it is the long lists that lack a
-        place, and what was never stated lacks none. Left out are those whose gold a further refocus cannot open either.
+        To leave such questions out would shorten lists and favour "not mentioned": it is long lists that lack a place,
+        and what was never stated lacks none. Left out are those whose gold a further refocus cannot open either.
         """
         filler = Filler(self._pieces(rng, tokens), self.bundle.tokenizer)
-        plan = PlantPlan(tokens, tuple(wanted), trials=1, histories=1, held_out=self.haystack.held_out)
-        (history,) = plant(rng, self.bundle.tokenizer, filler, plan, wanted)
+        plan = PlantPlan(tokens, tuple(wanted), wanted, histories=1, held_out=self.haystack.held_out)
+        (history,) = plant(rng, self.bundle.tokenizer, filler, plan)
         focus = replace(self.focus, budget=budget)
         session = SessionFactory(self.bundle, focus).create("training", "training", model=self.bundle.name)
         session.append(history.ids)
         beginning = session.wc.copy()
-        seen = []
+        seen: list[Seen] = []
         for question in history.questions:
+            if len(seen) == most:
+                break
             session.wc = beginning.copy()
             found = self._ask(session, history, question)
             session.rewind(len(history))
