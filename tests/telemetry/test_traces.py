@@ -14,7 +14,8 @@ from server.logs import JsonFormatter
 from server.protocol.chat import ChatFormat
 from support import ServerThread, gauge, running, settings_for, wait_until
 
-SECRET = "The password of the lighthouse is Xylophon-4711-Quecksilber"
+# Its number is too long to stand in an identifier or a timestamp by chance.
+SECRET = "The password of the lighthouse is Xylophon-471108152342-Quecksilber"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARTS = ["mc.lens", "mc.allocate", "mc.restore", "mc.kv_repair", "mc.evict"]
 REFOCUS = {

@@ -134,7 +134,7 @@ def test_entry_scores_learn(bundle: Bundle, labelled: EntryBatch) -> None:
         optimizer.zero_grad()
         losses["entries"].backward()
         optimizer.step()
-        sums.append(float(losses["entries"]))
+        sums.append(losses["entries"].item())
     assert sums[-1] < 0.8 * sums[0]
     assert losses["utility"] != losses["rank"]
     before = net(batch.view(bundle.embed)).score
