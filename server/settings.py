@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     positions: str = Field("auto", description="position policy; the bundle's own by default")
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
     segment_blocks: int = Field(
-        4, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"
+        8, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"
     )
     seed: int = Field(0, description="of stochastic allocators and lenses")
 

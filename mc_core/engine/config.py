@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mc_core.errors import ConfigError
+from mc_core.kv.layout import SEGMENT_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EngineConfig:
     hot_tokens: int | None = None
     restore_deadline: float = 0.5
     refresh_every: int = 8
-    segment_blocks: int = 4
+    segment_blocks: int = SEGMENT_BLOCKS
 
     def __post_init__(self) -> None:
         for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):

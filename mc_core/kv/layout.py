@@ -12,6 +12,10 @@ from mc_core.context.working_context import WorkingContext
 LEVEL_SHIFT = 56
 """A unit's identity packs its level above 56 bits of token or node index."""
 
+SEGMENT_BLOCKS = 8
+"""Neighbouring raw blocks that are encoded together under the block mask, unless settings say otherwise. What is cut
+by a segment's border is often copied wrongly: docs/training.md."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -83,7 +83,7 @@ def edit_at_random(wc: WorkingContext, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", ["exact", "block"])
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), hidden_gists=st.booleans(), segment_blocks=st.sampled_from([1, 4]))
+@given(seed=st.integers(0, 2**32 - 1), hidden_gists=st.booleans(), segment_blocks=st.sampled_from([1, 4, 8]))
 def test_repair_equals_a_fresh_forward(
     mode: str, policy: str, seed: int, hidden_gists: bool, segment_blocks: int
 ) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.kv.layout import layout_of
+from mc_core.kv.layout import SEGMENT_BLOCKS, layout_of
 from mc_core.training.focus.view import View
 
 Ints = NDArray[np.int64]
@@ -47,7 +47,7 @@ class ContextShape:
     budget: int
     recent: int = 128
     block_size: int = 32
-    segment_blocks: int | None = 4
+    segment_blocks: int | None = SEGMENT_BLOCKS
 
 
 def sample_context(rng: Generator, passage: Passage, kind: ContextKind, shape: ContextShape) -> WorkingContext:

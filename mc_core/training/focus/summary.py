@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mc_core.focus.config import FocusConfig
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.session import SessionFactory
 from mc_core.training.cache import Stream, open_cache
@@ -36,7 +37,7 @@ def mc_summary(config: FocusTrainConfig, model: FocusModel, samples: int = 64) -
     streams = open_cache(config.out / "cache", "held_out")
     window = model.decoder.config.max_position_embeddings
     budget = min(1024, window - config.block_size)
-    segments = 4 if model.decoder.config.block_mask else None
+    segments = SEGMENT_BLOCKS if model.decoder.config.block_mask else None
     shape = ContextShape(budget, config.recent_tokens, config.block_size, segments)
     history = min(2048, window) - HORIZON
     history -= history % config.block_size

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import Bundle
 from mc_core.models.loading import save_tensors
 from mc_core.nets.lensnet import LensInput
@@ -132,7 +133,7 @@ def make_labels(
 ) -> EntryBatch:
     """``count`` labelled contexts: ``MEMORY`` of them of episodes, the rest of real text."""
     passages = PassageMaker(maker, bundle.block_size)
-    segments = 4 if bundle.repair == "block" else None
+    segments = SEGMENT_BLOCKS if bundle.repair == "block" else None
     rows: list[dict[str, Tensor]] = []
     while len(rows) < count:
         rng = np.random.default_rng([seed, len(rows)])
