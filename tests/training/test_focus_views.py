@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mc_core.controller import MCController
 from mc_core.errors import ConfigError
 from mc_core.focus.config import FocusConfig
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import make_policy
@@ -53,7 +54,7 @@ def model_of(bundle: Bundle, positions: str = "compact") -> FocusModel:
     return FocusModel(bundle.decoder, bundle.gistnet, make_policy(positions, bundle.decoder.config, K))
 
 
-@pytest.mark.parametrize(("repair", "segments"), [("block", 4), ("exact", None)])
+@pytest.mark.parametrize(("repair", "segments"), [("block", SEGMENT_BLOCKS), ("exact", None)])
 @pytest.mark.parametrize("positions", ["compact", "simple", "gaussian", "gaussian_alibi"])
 def test_a_view_foretells_what_the_served_context_foretells(
     bundle: Bundle, repair: str, segments: int | None, positions: str
