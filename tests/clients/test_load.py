@@ -295,18 +295,26 @@ def test_a_server_that_is_not_there(free_port: int) -> None:
 def test_an_interrupt_still_reports(address: str, tmp_path: Path) -> None:
     """Law: Ctrl-C ends the sending; what was measured until then is reported, and the sessions are deleted."""
     command = [sys.executable, "-m", "server.cli", "load", address, *FAST, "--sessions", "2", "--turns", "100000"]
-    process = subprocess.Popen(
-        [*command, "--json", str(tmp_path / "report.json")],
-        cwd=ROOT,
-        env={**os.environ, "MEGACONTEXT_API_KEY": KEY},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    before = totals(address)["megacontext_prompt_tokens_total"]
-    wait_until(lambda: totals(address)["megacontext_prompt_tokens_total"] > before + 2000, 60)
-    process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*command, "--json", str(tmp_path / "report.json")],
+            cwd=ROOT,
+            env={**os.environ, "MEGACONTEXT_API_KEY": KEY},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    try:
+        before = totals(address)["megacontext_prompt_tokens_total"]
+        wait_until(lambda: totals(address)["megacontext_prompt_tokens_total"] > before + 2000, 60)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["interrupted"] is True
