@@ -15,7 +15,6 @@ from mc_core.errors import ConfigError
 from mc_core.evaluation.statistics import Estimate, bootstrap
 from mc_core.evaluation.suites import Told
 from mc_core.focus.config import FocusConfig
-from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import Bundle
 from mc_core.positions.policies import make_policy
 from mc_core.session import QUESTION_TOKENS, Session, SessionFactory
@@ -124,8 +123,7 @@ class NllViews:
         self.bundle, self.length = bundle, length // size * size
         self.budget = self.length // SHARE // size * size
         self.recent = min(recent, self.budget // 4)
-        blocks = SEGMENT_BLOCKS if bundle.repair == "block" else None
-        self.shape = ContextShape(self.budget, self.recent, size, blocks)
+        self.shape = ContextShape(self.budget, self.recent, size, bundle.segment_blocks)
         self.focus = FocusConfig(budget=max(self.budget, 1024), block_size=size, recent_tokens=self.recent, lens=lens)
         policy = make_policy(bundle.positions, bundle.decoder.config, size, bundle.sigma_scale)
         self.model = FocusModel(bundle.decoder, bundle.gistnet, policy)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
 from mc_core.focus.words import Words
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import load_decoder, read_json, save_tensors, write_json
 from mc_core.models.manifest import Manifest
@@ -57,6 +58,11 @@ class Bundle:
     @property
     def device(self) -> torch.device:
         return self.decoder.device
+
+    @property
+    def segment_blocks(self) -> int | None:
+        """Of the block mask that the base is served with unless settings say otherwise, None = the full mask."""
+        return SEGMENT_BLOCKS if self.repair == "block" else None
 
 
 def load_bundle(

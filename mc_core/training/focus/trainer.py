@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mc_core.errors import ConfigError
-from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import load_bundle, make_gistnet
 from mc_core.models.loading import read_json, write_json
 from mc_core.positions.policies import make_policy
@@ -68,8 +67,9 @@ class FocusTrainer:
         self.model = FocusModel(bundle.decoder, gistnet, policy)
         self.base = BaseModel(bundle.decoder)
         self.processor = BatchProcessor(self.model, config.weights)
-        segments = SEGMENT_BLOCKS if bundle.repair == "block" else None
-        self.batches = FocusBatches(config, samples, self.processor.maker(), segments, _served(config, samples))
+        self.batches = FocusBatches(
+            config, samples, self.processor.maker(), bundle.segment_blocks, _served(config, samples)
+        )
         if config.compile:
             bundle.decoder.compile_layers()
         joint = config.mode == "joint"

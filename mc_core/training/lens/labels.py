@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.bundle import Bundle
 from mc_core.models.loading import save_tensors
 from mc_core.nets.lensnet import LensInput
@@ -133,11 +132,12 @@ def make_labels(
 ) -> EntryBatch:
     """``count`` labelled contexts: ``MEMORY`` of them of episodes, the rest of real text."""
     passages = PassageMaker(maker, bundle.block_size)
-    segments = SEGMENT_BLOCKS if bundle.repair == "block" else None
     rows: list[dict[str, Tensor]] = []
     while len(rows) < count:
         rng = np.random.default_rng([seed, len(rows)])
-        shape = ContextShape(int(rng.integers(BUDGET[0], BUDGET[1] + 1)), RECENT, bundle.block_size, segments)
+        shape = ContextShape(
+            int(rng.integers(BUDGET[0], BUDGET[1] + 1)), RECENT, bundle.block_size, bundle.segment_blocks
+        )
         measured = Counterfactuals(bundle, shape)
         task = tasks[int(rng.integers(len(tasks)))]
         case = memory_case(rng, maker, task, shape) if rng.random() < MEMORY else text_case(rng, passages, shape)
