@@ -18,7 +18,8 @@ Span = tuple[int, int]
 class Question:
     """asked, of an episode of ``task``, in ``suite``; gold: statements of the history that the answer needs.
 
-    depth: where these stand on average, 0 (oldest) to 1; None where nothing answers it.
+    depth: where these stand on average, 0 (oldest) to 1; None where nothing answers it. episode: its number in the
+    history.
     """
 
     suite: str
@@ -26,6 +27,7 @@ class Question:
     asked: Asked
     gold: tuple[int, ...]
     depth: float | None
+    episode: int
 
 
 @dataclass(frozen=True, eq=False)

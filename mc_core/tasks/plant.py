@@ -119,7 +119,11 @@ def _history(rng: Generator, filler: Filler, plan: PlantPlan, draft: _Draft) -> 
         stated += [each.astype(np.int64) for each in ids]
         offsets.append(borders[np.searchsorted(borders, depths * len(hay))])
     laid, spans = interleaved(hay.astype(np.int64), stated, np.concatenate(offsets))
-    questions = [question for entry in _placed(draft) for question in _questions(*entry, spans, plan.length)]
+    questions = [
+        question
+        for number, entry in enumerate(_placed(draft))
+        for question in _questions(number, *entry, spans, plan.length)
+    ]
     order = rng.permutation(len(questions))
     return History(laid.astype(np.int32), tuple(spans), tuple(questions[i] for i in order.tolist()))
 
@@ -134,11 +138,11 @@ def _placed(draft: _Draft) -> list[tuple[str, Episode, int, int]]:
 
 
 def _questions(
-    suite: str, episode: Episode, asked: int, first: int, spans: Sequence[Span], length: int
+    number: int, suite: str, episode: Episode, asked: int, first: int, spans: Sequence[Span], length: int
 ) -> list[Question]:
     found = []
     for one in episode.asked[:asked]:
         gold = tuple(first + i for i in one.gold)
         depth = float(np.mean([spans[i][0] for i in gold])) / length if gold else None
-        found.append(Question(suite, episode.task, one, gold, depth))
+        found.append(Question(suite, episode.task, one, gold, depth, number))
     return found

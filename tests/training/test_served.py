@@ -34,8 +34,8 @@ STAGE = FocusStage(1.0, (2048, 2400), (448, 512), views=3, served=1.0, asked={"n
 class Watched(ServedQuestions):
     """Remembers the history and every question, used or not."""
 
-    def _ask(self, session, history, question) -> Seen | None:  # type: ignore[no-untyped-def]
-        found = super()._ask(session, history, question)
+    def _ask(self, session, history, question, turns) -> Seen | None:  # type: ignore[no-untyped-def]
+        found = super()._ask(session, history, question, turns)
         self.history: History = history
         self.all: list[tuple[Question, Seen | None]] = [*getattr(self, "all", []), (question, found)]
         return found
@@ -119,6 +119,30 @@ def test_the_answer_is_right_and_what_it_needs_stands_open(asked: Watched, corpu
     assert mended
 
 
+def test_questions_that_follow_find_their_gold_in_the_same_context(bundle: Bundle, corpus: Corpus) -> None:
+    """Others of the episode, at most turns - 1, each once, with its answer after it and all that it needs raw."""
+    questions = Watched(bundle, SampleMaker(corpus.train, corpus.encoder), RECENT, 32)
+    questions.draw(np.random.default_rng(1), TOKENS, BUDGET, ASKED, sum(ASKED.values()), turns=3)
+    followed = 0
+    for question, found in questions.all:
+        assert found is not None
+        followed += len(found.then)
+        assert len(found.then) <= 2
+        assert len({id(one) for one in (question, *found.then)}) == 1 + len(found.then)
+        passage, at = found.passage, 0
+        text = corpus.tokenizer.decode(passage.ids[len(questions.history) :].tolist())
+        for one in (question, *found.then):
+            assert one.episode == question.episode
+            at = text.index(one.asked.answer, text.index(one.asked.question, at))
+            gold = [questions.history.spans[i] for i in one.gold]
+            assert np.isin(blocks_of(gold, 32), found.context.indices[found.context.levels == 0]).all()
+        assert (passage.weights[passage.history :] > 0).all()
+        assert found.context.cost <= BUDGET
+    tracked = [found for question, found in questions.all if question.task == "tracking" and found is not None]
+    assert all(len(found.then) == 1 for found in tracked)
+    assert followed >= len(tracked) > 0
+
+
 def test_only_the_base_learns_and_its_embeddings_stay(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
     """Where gists are hidden, GistNet and embeddings stay to the bit, as the lens reads them; layers learn."""
     config = settings(corpus, folder, tmp_path / "run")
@@ -162,6 +186,7 @@ def test_a_batch_depends_on_its_number_alone(corpus: Corpus, folder: Path, tmp_p
         ("asked", lambda: dataclasses.replace(STAGE, asked={"riddles": 2})),
         ("asked", lambda: dataclasses.replace(STAGE, asked={})),
         ("served", lambda: dataclasses.replace(STAGE, served=1.5)),
+        ("turns", lambda: dataclasses.replace(STAGE, turns=0)),
     ],
 )
 def test_stages_that_cannot_be(field: str, make) -> None:  # type: ignore[no-untyped-def]

@@ -58,7 +58,8 @@ class FocusStage:
     memory: share of passages with facts to recall, the rest is plain text; gisted: of those whose values are words, the
     share in which the facts are not opened, but read off gists. served: share of the steps' batches that ask
     ``asked`` questions of each suite instead, of one history of that length, in the contexts that the bundle's lens
-    makes of it under that budget, gists shown or hidden as the bundle has them; views are the most that are used.
+    makes of it under that budget, gists shown or hidden as the bundle has them; views are the most that are used, and
+    turns the most questions that follow each other in one context.
     """
 
     share: float
@@ -71,6 +72,7 @@ class FocusStage:
     gisted: float = 0.5
     served: float = 0.0
     asked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUITES, 2))
+    turns: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -79,8 +81,9 @@ class FocusStage:
             low, high = getattr(self, name)
             if not 64 <= low <= high:
                 raise ConfigError(f"stage {name} must be two numbers, 64 <= least <= most, got {(low, high)}")
-        if self.horizon < 1 or self.views < 1:
-            raise ConfigError(f"stage horizon and views must be at least 1, got {self.horizon} and {self.views}")
+        for name in ("horizon", "views", "turns"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"stage {name} must be at least 1, got {getattr(self, name)}")
         strange = set(self.kinds) - set(KINDS)
         if strange or not sum(self.kinds.values()) > 0 or min(self.kinds.values()) < 0:
             raise ConfigError(f"stage kinds must be shares of {KINDS}, got {self.kinds}")

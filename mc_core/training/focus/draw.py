@@ -72,7 +72,7 @@ class FocusBatches:
         assert self.served is not None
         for _ in range(TRIES):
             tokens, budget = self._history(rng, stage), self._budget(rng, stage)
-            seen = self.served.draw(rng, tokens, budget, stage.asked, stage.views)
+            seen = self.served.draw(rng, tokens, budget, stage.asked, stage.views, stage.turns)
             if seen:
                 break
         else:

@@ -27,6 +27,7 @@ from mc_core.tasks.history import History, Question, all_open, blocks_of
 from mc_core.tasks.plant import PlantPlan, plant
 from mc_core.training.focus.contexts import Passage
 from mc_core.training.haystack import QUESTION_WEIGHT, Haystack
+from mc_core.training.sample import Sample
 
 PIECE = 2048
 """Tokens of text that are taken from one place of the corpus."""
@@ -36,11 +37,13 @@ PIECE = 2048
 class Seen:
     """A question as serving would show it: the passage that ends with the answer, and the context at its reply.
 
-    mended: whether gold had to be opened that the lens had left closed.
+    then: questions that follow in the passage, each with its answer. mended: whether gold had to be opened that the
+    lens had left closed.
     """
 
     passage: Passage
     context: WorkingContext
+    then: tuple[Question, ...]
     mended: bool
 
 
@@ -54,9 +57,14 @@ class ServedQuestions:
         self.bundle, self.haystack = bundle, haystack
         self.focus = FocusConfig(block_size=block_size, recent_tokens=recent_tokens, lens="hybrid")
 
-    def draw(self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int], most: int) -> list[Seen]:
+    def draw(
+        self, rng: Generator, tokens: int, budget: int, wanted: dict[str, int], most: int, turns: int = 1
+    ) -> list[Seen]:
         """``most`` questions of one history of ``tokens`` that holds ``wanted`` of each suite, as far as they fit, each
         under ``budget`` and from the same beginning.
+
+        Up to ``turns - 1`` others of its episode are asked after each, in the context that stands for it: that costs
+        the same however many questions are learned from it.
 
         Gold that the lens leaves closed is opened in place of what it wanted least, as nothing else tells the answer.
         To leave such questions out would shorten lists and favour "not mentioned": it is long lists that lack a place,
@@ -74,13 +82,13 @@ class ServedQuestions:
             if len(seen) == most:
                 break
             session.wc = beginning.copy()
-            found = self._ask(session, history, question)
+            found = self._ask(session, history, question, turns)
             session.rewind(len(history))
             if found is not None:
                 seen.append(found)
         return seen
 
-    def _ask(self, session: Session, history: History, question: Question) -> Seen | None:
+    def _ask(self, session: Session, history: History, question: Question, turns: int) -> Seen | None:
         asked = question.asked
         prompt = np.array(self.haystack.prompt(asked.question), np.int32)
         session.append(prompt)
@@ -88,27 +96,36 @@ class ServedQuestions:
         _refocus(session, session.lens, focus, prompt)
         for proposal in session.hops(prompt):
             session.commit_hop(proposal)
-        gold = [history.spans[i] for i in question.gold]
-        mended = not all_open(gold, session.raw_blocks(), session.block_size)
+        others = [one for one in history.questions if one.episode == question.episode and one is not question]
+        then = others[: turns - 1]
+        mended = not all(_is_open(session, history, one) for one in (question, *then))
         if mended:
             oracle = OracleLens(0)
+            gold = [history.spans[i] for one in (question, *then) for i in one.gold]
             oracle.blocks = blocks_of(gold, session.block_size)
             # What the lens has just opened may make room at once.
             _refocus(session, oracle, replace(focus, cooldown=0), prompt)
-        if not all_open(gold, session.raw_blocks(), session.block_size):
+        if not _is_open(session, history, question):
             return None
-        answer = self.haystack.reply(asked.answer, asked.values, 1)
+        then = [one for one in then if _is_open(session, history, one)]
+        said = [self.haystack.reply(asked.answer, asked.values, 1)]
+        said += [self.haystack.turn(one.asked.question, one.asked.answer, one.asked.values, 1) for one in then]
+        answer = Sample.joined(said)
         before = np.concatenate([history.ids, prompt]).astype(np.int64)
         weights = np.zeros(len(before), np.float32)
         weights[len(history) :] = QUESTION_WEIGHT
         ids, weights = np.concatenate([before, answer.ids]), np.concatenate([weights, answer.weights])
-        return Seen(Passage(ids, len(before), weights), session.wc.copy(), mended)
+        return Seen(Passage(ids, len(before), weights), session.wc.copy(), tuple(then), mended)
 
     def _pieces(self, rng: Generator, tokens: int) -> list[NDArray[np.int32]]:
         """Text of the corpus, a little more than is needed, as control tokens are left out of it."""
         count = tokens // PIECE + 2
         streams = [self.haystack.stream(rng) for _ in range(count)]
         return [self.haystack.window(rng, stream, min(tokens, PIECE)).astype(np.int32) for stream in streams]
+
+
+def _is_open(session: Session, history: History, question: Question) -> bool:
+    return all_open([history.spans[i] for i in question.gold], session.raw_blocks(), session.block_size)
 
 
 def _refocus(session: Session, lens: Lens, focus: FocusConfig, prompt: NDArray[np.int32]) -> None:
