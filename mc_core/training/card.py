@@ -9,9 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.config import DecoderConfig
 from mc_core.training.config import BaseTrainConfig
 from mc_core.training.model import BaseShape
+from mc_core.training.samples import BLOCK
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 LIMITS = """- It is a toy as a language model: it has next to no knowledge of the world, and what it says is unreliable.
@@ -51,8 +53,8 @@ class Card:
             f"# {self.name}",
             about,
             f"**Shape.** {size / 1e6:.1f} M parameters in the form of Qwen3 ({shape}). History is attended to under "
-            "the block mask: each group of four blocks of 32 tokens sees itself and the first block, the newest tokens "
-            "see everything.",
+            f"the block mask: each group of {SEGMENT_BLOCKS} blocks of {BLOCK} tokens sees itself and the first block, "
+            "the newest tokens see everything.",
             f"**Tokenizer.** Byte-level BPE of {tokenizer.get_vocab_size():,} tokens, trained on the same text; every "
             "digit is a token of its own. Chats are ChatML (`<|im_start|>`, `<|im_end|>`).",
             "```\nmegacontext serve --model THIS_FOLDER\n```",

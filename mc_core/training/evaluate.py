@@ -12,6 +12,7 @@ from numpy.random import Generator
 from tokenizers import Tokenizer
 
 from mc_core.errors import ConfigError
+from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder
 from mc_core.training.batches import Batch
 from mc_core.training.cache import Stream
@@ -22,7 +23,8 @@ from mc_core.training.model import BaseModel
 from mc_core.training.samples import BLOCK, Difficulty, Ids, Layout, SampleMaker
 
 CONTEXTS, TAIL = (512, 1024), 128
-SEGMENTS = (4 * BLOCK, BLOCK)
+SEGMENTS = (SEGMENT_BLOCKS * BLOCK, BLOCK)
+"""Tokens of a segment: as served, and the least."""
 ANSWER_TOKENS = 40
 PROSE = 1.0
 RECALL_SETS: dict[str, tuple[tuple[FactKind, ...], tuple[int, int]]] = {

@@ -161,8 +161,8 @@ def test_the_command_measures_and_writes(corpus, run, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--write"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
-    assert set(figures["recall"]["all_kinds"]) == {"block_128_512", "block_128_1024", "block_32_1024", "full_1024"}
-    assert set(figures["text_loss"]) == {"block_32_1024", "block_128_1024", "full_1024"}
+    assert set(figures["recall"]["all_kinds"]) == {"block_256_512", "block_256_1024", "block_32_1024", "full_1024"}
+    assert set(figures["text_loss"]) == {"block_32_1024", "block_256_1024", "full_1024"}
     base = json.loads((tmp_path / "tiny" / "bundle.json").read_text())["evaluation"]["base"]
     assert base["recall"] == figures["recall"]
     assert base["steps"] == 2
