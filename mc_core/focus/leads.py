@@ -19,8 +19,8 @@ Bools = NDArray[np.bool_]
 Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
 
-LEADS, OF_EACH = 6, 2
-"""Leads of one hop, at most, and statements that one lead of the hop before finds."""
+LEADS, OF_EACH, CUT_OF_EACH = 6, 2, 8
+"""Leads of one hop, at most, and statements that one lead of the hop before finds: to follow, and to see whole."""
 LONGEST = 64
 """Tokens of a statement, at most: longer sentences are cut."""
 BEFORE, AFTER = 6, 12
@@ -32,17 +32,32 @@ AS_GOOD = 0.6
 
 
 @dataclass(frozen=True, eq=False)
+class Statement:
+    """A sentence, as far as it stands raw: ids [t], and the blocks that it touches.
+
+    starts, ends: whether it begins and ends here, and not in a neighbouring block.
+    """
+
+    ids: Ids
+    blocks: Ints
+    starts: bool
+    ends: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Lead:
     """terms [t]: folded ids to look for, in order, -1 where they repeat what was asked; blocks: where they stand.
 
     statement: the ids that the terms are of. hop: 0 if the question itself found it, 1 if such a lead did, and so on.
-    targets, worth: blocks that it names, filled in by the lens, once.
+    rest: neighbouring blocks in which the statement begins or goes on. targets, worth: blocks that it names, filled in
+    by the lens, once.
     """
 
     terms: Ids
     blocks: Ints
     statement: Ids
     hop: int
+    rest: Ints
     targets: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     worth: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
@@ -58,30 +73,39 @@ def find_leads(
     asked = [index.folded(question), *(lead.terms for lead in known)]
     hop = 1 + max((lead.hop for lead in known), default=-1)
     followed = {lead.statement.tobytes() for lead in known}
-    statements = [each for each in _statements(ends, blocks, ids) if each[1].tobytes() not in followed]
-    folded = [index.folded(statement) for _, statement in statements]
+    statements = [each for each in _statements(ends, blocks, ids) if each.ids.tobytes() not in followed]
+    folded = [index.folded(statement.ids) for statement in statements]
     terms = [index.question(each).terms for each in folded]
     chosen: set[int] = set()
-    for wanted in [lead.terms for lead in known if lead.hop == hop - 1] or asked:
-        chosen.update(_best(index, wanted, terms))
+    cut: set[int] = set()
+    for wanted in [lead.terms for lead in known if lead.hop == hop - 1 and (lead.terms >= 0).any()] or asked:
+        best = _best(index, wanted, terms)
+        chosen.update(best[:OF_EACH])
+        cut.update(best[:CUT_OF_EACH])
     telling = np.concatenate([_telling(index, part) for part in asked])
-    found = []
-    for i in sorted(chosen):
-        whole, new = _window(folded[i], telling)
-        found += [Lead(part, *statements[i], hop) for part in (whole, new) if (part >= 0).any()]
-    return found[:LEADS]
+    found, rests = [], []
+    for i in sorted(chosen | cut):
+        statement = statements[i]
+        whole, new, rest = _window(folded[i], telling, statement)
+        if i in chosen:
+            found += [
+                Lead(part, statement.blocks, statement.ids, hop, rest) for part in (whole, new) if (part >= 0).any()
+            ]
+        elif len(rest):
+            rests.append(Lead(whole[:0], statement.blocks, statement.ids, hop, rest))
+    return found[:LEADS] + rests
 
 
 def _best(index: LexicalIndex, wanted: Ids, statements: Sequence[Terms]) -> list[int]:
     """The statements, as their terms, that hold most of what is wanted, best first."""
     terms, weights, unit = index.weigh(wanted)
     share = np.array([weights[np.isin(terms, held)].sum() for held in statements])
-    order = np.argsort(-share, kind="stable")[:OF_EACH]
+    order = np.argsort(-share, kind="stable")
     return [int(i) for i in order if share[i] >= max(unit, AS_GOOD * share[order[0]])]
 
 
-def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[tuple[Ints, Ids]]:
-    """Sentences of runs of neighbouring blocks, and the blocks that each touches."""
+def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[Statement]:
+    """Sentences of runs of neighbouring blocks."""
     found = []
     for run in np.split(np.arange(len(blocks)), np.flatnonzero(np.diff(blocks) > 1) + 1):
         text, block_of = ids[run].reshape(-1), np.repeat(blocks[run], ids.shape[1])
@@ -89,12 +113,15 @@ def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[tuple[Ints, Ids]]:
         for part in np.split(np.arange(len(text)), cuts):
             for at in range(0, len(part), LONGEST):
                 piece = part[at : at + LONGEST]
-                found.append((np.unique(block_of[piece]), text[piece]))
+                first, last = int(piece[0]), int(piece[-1])
+                starts, stops = first > 0 or not block_of[0], last + 1 < len(text) or bool(ends[text[-1]])
+                found.append(Statement(text[piece], np.unique(block_of[piece]), starts, stops))
     return found
 
 
-def _window(folded: Ids, telling: Terms) -> tuple[Ids, Ids]:
-    """A statement around the telling pairs that were asked with, and the same without these pairs.
+def _window(folded: Ids, telling: Terms, statement: Statement) -> tuple[Ids, Ids, Ints]:
+    """A statement around the telling pairs that were asked with, the same without these pairs, and the neighbouring
+    blocks that it lacks.
 
     Whole, it finds "Michael Webb" though "Michael Miller" was asked for; without, nothing of the latter again.
     """
@@ -102,10 +129,21 @@ def _window(folded: Ids, telling: Terms) -> tuple[Ids, Ids]:
     same = np.isin(pair_terms(left.clip(0), right.clip(0)), telling) & (left >= 0) & (right >= 0)
     places = np.flatnonzero(same)
     if not len(places):
-        return folded, folded[:0]
+        return folded, folded[:0], _rest(statement, 0, len(folded))
     masked = np.append(same, False) | np.append(False, same)
-    near = slice(max(0, int(places[0]) - BEFORE), int(places[-1]) + 2 + AFTER)
-    return folded[near], np.where(masked, np.int32(-1), folded)[near]
+    low, high = int(places[0]) - BEFORE, int(places[-1]) + 2 + AFTER
+    near = slice(max(0, low), high)
+    return folded[near], np.where(masked, np.int32(-1), folded)[near], _rest(statement, low, high)
+
+
+def _rest(statement: Statement, low: int, high: int) -> Ints:
+    """Blocks next to a statement that its tokens from ``low`` to ``high`` reach into."""
+    rest = []
+    if not statement.ends and high >= len(statement.ids):
+        rest.append(int(statement.blocks[-1]) + 1)
+    if not statement.starts and low <= 0:
+        rest.append(int(statement.blocks[0]) - 1)
+    return np.array(rest, np.int64)
 
 
 def _telling(index: LexicalIndex, folded: Ids) -> Terms:

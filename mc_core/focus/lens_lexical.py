@@ -17,6 +17,8 @@ from mc_core.focus.words import Words
 
 FOLLOWED = 0.62
 """Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
+REST = 0.8
+"""Worth of the block in which a statement that the question found begins or goes on; of a lead's find, ``FOLLOWED``."""
 ASKED = 0.5
 """Share that the question's own words have in choosing the place that a lead names: of all that is said of a name, the
 best is what was asked for."""
@@ -66,16 +68,20 @@ class LexicalLens:
             return []
         followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
         end = view.turn_start // view.wc.block_size
-        asked = self.index.evidence(view.tail_ids, end)
+        asked = self.index.evidence_of(self.index.folded(view.tail_ids), end, without=followed)
         return [self._with_targets(lead, asked, followed, end) for lead in found]
 
     def _with_targets(self, lead: Lead, asked: Evidence, followed: NDArray[np.int64], end: int) -> Lead:
-        """The lead and the place that it names, outside of what was ``followed``; none if it names nothing rare."""
+        """The lead, what its statement lacks, and the place that it names if that is rare, outside of what was
+        ``followed``."""
         found = self.index.evidence_of(lead.terms, end, without=followed)
-        if float(found.best.max(initial=0.0)) < found.unit:
-            return lead
-        targets, worth = found.with_share(asked, ASKED).targets(1, self.neighbours, end)
-        return replace(lead, targets=targets, worth=np.float32(FOLLOWED / worth.max()) * worth)
+        rest = lead.rest[lead.rest < end]
+        parts = [(rest, np.full(len(rest), FOLLOWED if lead.hop else REST, np.float32))]
+        if float(found.best.max(initial=0.0)) >= found.unit:
+            targets, worth = found.with_share(asked, ASKED).targets(1, self.neighbours, end)
+            parts.append((targets, np.float32(FOLLOWED / worth.max()) * worth))
+        targets, worth = merged(parts)
+        return replace(lead, targets=targets, worth=worth)
 
     def _keep_relevant(self, view: LensView, found: Evidence, full: float, harm: NDArray[np.float32]) -> None:
         """Raw blocks that share terms with the question, though not among the targets, are not free to collapse."""

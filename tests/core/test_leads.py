@@ -141,6 +141,56 @@ def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bund
     assert set(named) == {places[number] // 32}
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("The locker code of Clara Nelson is", " now 4711."), ("As he said,", " 4711 is Clara Nelson's locker code.")],
+)
+def test_a_statement_that_a_border_cuts_is_opened_whole(bundle: Bundle, first: str, second: str) -> None:
+    """The first hop opens the part of a found statement that no word of the question stands in, on either side."""
+    rng = np.random.default_rng(3)
+    parts = [bundle.tokenizer.encode(part) for part in (first, second)]
+    said, inside = np.concatenate(parts), len(parts[0])
+    question = bundle.tokenizer.encode("\nWhat is the locker code of Clara Nelson?\n")
+    before = bundle.tokenizer.encode(talk(rng, 300))[: 64 * 32 - inside]
+    ids = np.concatenate([before, said, bundle.tokenizer.encode(talk(rng, 300))])
+    for hops in (0, 1):
+        controller = MCController(bundle, FocusConfig(lens="lexical", hops=hops, neighbours=0))
+        controller.begin_inference_session(ids)
+        controller.inference_step(question)
+        assert controller.session is not None
+        raw = np.isin([63, 64], controller.session.raw_blocks())
+        assert raw.any()
+        assert raw.all() == bool(hops)
+
+
+def test_a_followed_place_is_not_named_again(bundle: Bundle) -> None:
+    """A lead names another place than its own, though the question's words stand there and its name right behind."""
+    rng = np.random.default_rng(4)
+    trait, where = (
+        "The violet car that Simon drives on Sundays belongs to Clara Nelson.",
+        "Clara Nelson lives in Madrid.",
+    )
+    ids, places = list[NDArray[np.int32]](), list[int]()
+    for said in (trait, where):
+        count = sum(map(len, ids)) + 3000
+        ids.append(bundle.tokenizer.encode(talk(rng, 400))[: 3000 - count % 32])
+        places.append(sum(map(len, ids)) // 32)
+        ids.append(bundle.tokenizer.encode(f" {said}"))
+        if said == trait:
+            # The next block holds a part of the name again.
+            ids.append(bundle.tokenizer.encode(talk(rng, 20))[: 36 - len(ids[-1])])
+            ids.append(bundle.tokenizer.encode(" Clara went again."))
+    question = bundle.tokenizer.encode("\nWhere is the owner of the violet car that Simon drives on Sundays?\n")
+    controller = MCController(bundle, FocusConfig(lens="lexical", hops=0, neighbours=0))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
+    controller.inference_step(question)
+    assert controller.session is not None
+    leads = controller.session.leads(question, [])
+    # What a statement lacks is asked for as well, and is no place that it names.
+    named = [lead.targets[~np.isin(lead.targets, lead.rest)] for lead in leads]
+    assert {int(targets[0]) for targets in named if len(targets)} == {places[1]}
+
+
 def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
     """Evidence with a share of another's keeps its blocks and adds the other's scores to them, and to no others."""
     rng = np.random.default_rng(5)
