@@ -95,7 +95,7 @@ class Terminal:
             table.add_row(
                 str(entry.level),
                 f"{entry.start:,}-{entry.end:,}",
-                str(entry.cost),
+                f"{entry.cost:g}",
                 "" if entry.score is None else f"{entry.score:.3f}",
                 "" if entry.residency is None else str(entry.residency),
             )

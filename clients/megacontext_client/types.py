@@ -61,12 +61,15 @@ class Ingested:
 
 @dataclass(frozen=True)
 class FocusEntry:
-    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist)."""
+    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist).
+
+    cost: its tokens if raw; of a gist 1, or less where the model is not shown any.
+    """
 
     level: int
     start: int
     end: int
-    cost: int
+    cost: float
     score: float | None
     residency: int | None
 
@@ -77,7 +80,7 @@ class FocusEntry:
             level=int(body["level"]),
             start=int(body["start"]),
             end=int(body["end"]),
-            cost=int(body["cost"]),
+            cost=float(body["cost"]),
             score=None if score is None else float(score),
             residency=None if residency is None else int(residency),
         )

@@ -40,7 +40,8 @@ class Seat:
 
     def __post_init__(self) -> None:
         focus, session = self.focus, self.session
-        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens)
+        parts = session.wc.gists_per_token
+        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, gists_per_token=parts)
         self.context.extend(session.tokens, reserve=focus.refocus_interval)
 
     def ask(self, prompt: Ids, suffix: Ids, gold: list[Span], max_tokens: int) -> Answer:
