@@ -95,7 +95,7 @@ class Terminal:
             table.add_row(
                 str(entry.level),
                 f"{entry.start:,}-{entry.end:,}",
-                f"{entry.cost:g}",
+                str(entry.cost),
                 "" if entry.score is None else f"{entry.score:.3f}",
                 "" if entry.residency is None else str(entry.residency),
             )

@@ -61,15 +61,12 @@ class Ingested:
 
 @dataclass(frozen=True)
 class FocusEntry:
-    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist).
-
-    cost: its tokens if raw; of a gist 1, or less where the model is not shown any.
-    """
+    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist)."""
 
     level: int
     start: int
     end: int
-    cost: float
+    cost: int
     score: float | None
     residency: int | None
 
@@ -80,7 +77,7 @@ class FocusEntry:
             level=int(body["level"]),
             start=int(body["start"]),
             end=int(body["end"]),
-            cost=float(body["cost"]),
+            cost=int(body["cost"]),
             score=None if score is None else float(score),
             residency=None if residency is None else int(residency),
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-Rows = NDArray[np.bool_] | NDArray[np.int64] | slice
+Rows = NDArray[np.bool_] | NDArray[np.int64]
 
 
 @cache
@@ -20,19 +20,13 @@ def spans_by_level(block_size: int) -> Ints:
     return np.array([block_size, *powers], np.int64)
 
 
-def total_cost(raw_tokens: int, gists: int, gists_per_token: int) -> int:
-    """What raw tokens and gists cost together; a part of a token counts as a whole one."""
-    return raw_tokens + -(-gists // gists_per_token)
-
-
 @dataclass(frozen=True, eq=False)
 class Entries:
     """n entries that tile [0, num_tokens); an immutable value.
 
     levels, indices: the node of each. residency: refocuses since it last changed level. cooldown: for how many more
     refocuses an entry that an expand brought shall not collapse (positive), one that a collapse brought not expand
-    (negative). held: how much the last plan wants a raw block kept, 0 for not at all. gists_per_token: so many gists
-    cost as much as one token.
+    (negative). held: how much the last plan wants a raw block kept, 0 for not at all.
     """
 
     block_size: int
@@ -42,7 +36,6 @@ class Entries:
     residency: NDArray[np.int32]
     cooldown: NDArray[np.int8]
     held: NDArray[np.int16]
-    gists_per_token: int = 1
 
     @classmethod
     def fresh(cls, block_size: int, num_tokens: int, levels: NDArray[np.int8], indices: Ints) -> Entries:
@@ -69,11 +62,9 @@ class Entries:
         spans = spans_by_level(self.block_size)[self.levels]
         return np.minimum((self.indices + 1) * spans, self.num_tokens)
 
-    def costs(self) -> NDArray[np.int32] | NDArray[np.float64]:
-        """Tokens of a raw block, 1 / gists_per_token for a gist [n]."""
-        gist = 1 if self.gists_per_token == 1 else 1 / self.gists_per_token
-        costs = np.where(self.levels == 0, self.block_size, gist)
-        costs = costs.astype(np.int32 if self.gists_per_token == 1 else np.float64)
+    def costs(self) -> NDArray[np.int32]:
+        """Tokens of a raw block, 1 for a gist [n]."""
+        costs = np.where(self.levels == 0, self.block_size, 1).astype(np.int32)
         if self.open_length:
             costs[-1] = self.open_length
         return costs
@@ -84,19 +75,10 @@ class Entries:
         return self.num_tokens % self.block_size
 
     @property
-    def raw_tokens(self) -> int:
-        """Tokens of all raw blocks."""
-        raw = len(self) - self.gists
-        return raw * self.block_size - (self.block_size - self.open_length if self.open_length else 0)
-
-    @property
-    def gists(self) -> int:
-        """How many entries are gists."""
-        return int(np.count_nonzero(self.levels))
-
-    @property
     def cost(self) -> int:
-        return total_cost(self.raw_tokens, self.gists, self.gists_per_token)
+        raw = len(self) - int(np.count_nonzero(self.levels))
+        short = self.block_size - self.open_length if self.open_length else 0
+        return len(self) + raw * (self.block_size - 1) - short
 
     def take(self, rows: Rows) -> Entries:
         """The chosen rows; the caller sees to it that the result tiles."""
@@ -107,8 +89,7 @@ class Entries:
         """These entries and then the others, which know the same or a later end of history."""
         parts = (self, *others)
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
-        return Entries(self.block_size, parts[-1].num_tokens, **columns, gists_per_token=self.gists_per_token)
+        return Entries(self.block_size, parts[-1].num_tokens, **columns)
 
 
-SCALARS = ("block_size", "num_tokens", "gists_per_token")
-COLUMNS = tuple(field.name for field in fields(Entries) if field.name not in SCALARS)
+COLUMNS = tuple(field.name for field in fields(Entries) if field.name not in ("block_size", "num_tokens"))

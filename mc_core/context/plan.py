@@ -16,7 +16,7 @@ Node = tuple[int, int]
 class Edit:
     """``expand``: node (level, index) gives way to its K children. ``collapse``: its K children give way to it.
 
-    At level 1 the K children are one raw block of K tokens, above it K gists.
+    At level 1 the K children are one raw block. Either way the cost changes by K - 1.
     """
 
     kind: Literal["expand", "collapse"]
@@ -26,11 +26,6 @@ class Edit:
     @property
     def node(self) -> Node:
         return self.level, self.index
-
-    def adds(self, block_size: int) -> tuple[int, int]:
-        """(raw tokens, gists) that there are more after the edit."""
-        raw, gists = (block_size, -1) if self.level == 1 else (0, block_size - 1)
-        return (raw, gists) if self.kind == "expand" else (-raw, -gists)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,8 @@ def make_room(entries: Entries, protection: Protection, limit: int, harm: Harm |
             raise BudgetError(_too_small(entries, protection, limit))
         order = _by_age(entries, groups) if harm is None else groups.best(harm(entries.levels, entries.indices))
         candidates = candidates[np.argsort(order[candidates], kind="stable")]
-        # In parts of a token, of which a gist is one.
-        size, parts = entries.block_size, entries.gists_per_token
-        excess = entries.raw_tokens * parts + entries.gists - limit * parts
-        saved = np.where(entries.levels[groups.first[candidates]] == 0, size * parts - 1, size - 1).cumsum()
-        entries = collapsed(entries, groups, candidates[: int(np.searchsorted(saved, excess)) + 1])
+        needed = -(-(entries.cost - limit) // (entries.block_size - 1))
+        entries = collapsed(entries, groups, candidates[:needed])
     return entries
 
 

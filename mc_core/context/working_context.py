@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,18 +24,12 @@ class WorkingContext:
     """Entries (level, index) in chronological order; metadata on the host, no vectors.
 
     An entry is a gist node (level >= 1, cost 1), a whole raw block (level 0, cost K), or the open block at the end.
-    Gists that the model is not shown may cost less, ``gists_per_token`` of them 1.
     It always holds that the entries tile [0, num_tokens), cost at most ``budget``, and leave block 0, the pins and the
     tail raw. Every change happens whole or, on an error, not at all.
     """
 
     def __init__(
-        self,
-        block_size: int,
-        budget: int,
-        recent_tokens: int = 128,
-        pins: Sequence[tuple[int, int]] = (),
-        gists_per_token: int = 1,
+        self, block_size: int, budget: int, recent_tokens: int = 128, pins: Sequence[tuple[int, int]] = ()
     ) -> None:
         """pins: token ranges [start, end) that stay raw, widened to whole blocks; they may lie ahead of the history.
 
@@ -44,11 +37,9 @@ class WorkingContext:
         """
         if block_size < 2:
             raise ConfigError(f"block_size must be at least 2, got {block_size}")
-        if gists_per_token < 1:
-            raise ConfigError(f"gists_per_token must be at least 1, got {gists_per_token}")
         self.budget = budget
         self.protection = _affordable(Protection(block_size, recent_tokens, pins), budget)
-        self._entries = replace(Entries.raw(block_size, 0, 0, 0), gists_per_token=gists_per_token)
+        self._entries = Entries.raw(block_size, 0, 0, 0)
 
     # ---- what stands in it
 
@@ -116,13 +107,8 @@ class WorkingContext:
         """Token after the last of each entry [n]."""
         return self._entries.ends()
 
-    @property
-    def gists_per_token(self) -> int:
-        """How many gists cost as much as a token."""
-        return self._entries.gists_per_token
-
-    def entry_costs(self) -> NDArray[np.int32] | NDArray[np.float64]:
-        """Tokens of a raw block, 1 / gists_per_token for a gist [n]."""
+    def entry_costs(self) -> NDArray[np.int32]:
+        """Tokens of a raw block, 1 for a gist [n]."""
         return self._entries.costs()
 
     def protected(self) -> Bools:
@@ -130,10 +116,6 @@ class WorkingContext:
         return self.protection.of(self._entries)
 
     # ---- following the history
-
-    def charge(self, gists_per_token: int) -> None:
-        """From now on so many gists cost 1; room is made for them where they cost more than before."""
-        self._entries = make_room(replace(self._entries, gists_per_token=gists_per_token), self.protection, self.budget)
 
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
@@ -157,7 +139,7 @@ class WorkingContext:
 
     def cover(self, num_tokens: int, reserve: int = 0) -> None:
         """Start over on a history of ``num_tokens``: pins and tail raw, all else as coarse as can be."""
-        nothing = self._entries.take(slice(0, 0))
+        nothing = Entries.raw(self.block_size, 0, 0, 0)
         coarsest = grown(nothing, num_tokens, self.protection, 0)
         self._entries = make_room(coarsest, self.protection, self.budget - reserve)
 
@@ -191,7 +173,7 @@ class WorkingContext:
     def copy(self) -> WorkingContext:
         """An independent copy (entries are immutable, so it is cheap)."""
         twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
-        twin._entries = self._entries  # and with them what a gist costs
+        twin._entries = self._entries
         return twin
 
     def snapshot(self) -> dict[str, Any]:
@@ -202,7 +184,6 @@ class WorkingContext:
             "recent_tokens": self.recent_tokens,
             "pins": [list(pin) for pin in self.protection.pins],
             "num_tokens": self.num_tokens,
-            "gists_per_token": self.gists_per_token,
             **{name: getattr(self._entries, name).tolist() for name in COLUMNS},
         }
 
@@ -211,10 +192,9 @@ class WorkingContext:
         """The working context that ``snapshot`` was taken of; ConfigError if it is damaged."""
         try:
             pins = [(int(start), int(end)) for start, end in snapshot["pins"]]
-            parts = int(snapshot.get("gists_per_token", 1))
-            wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins, parts)
+            wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins)
             columns = {name: np.array(snapshot[name], getattr(wc._entries, name).dtype) for name in COLUMNS}
-            wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns, gists_per_token=parts)
+            wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the snapshot of a working context is damaged: {error!r}") from error
         problem = broken_law(wc._entries, wc.protection, wc.budget)

@@ -154,8 +154,7 @@ class NllViews:
     def _session(self, passage: Passage) -> Session:
         """A session that has read the history, with the budget of this measurement."""
         session = self.factory.create("nll", "local", model=self.bundle.name)
-        parts = self.bundle.gists_per_token
-        session.wc = WorkingContext(self.shape.block_size, self.budget, self.recent, gists_per_token=parts)
+        session.wc = WorkingContext(self.shape.block_size, self.budget, self.recent)
         session.append(passage.ids[: passage.history].astype(np.int32))
         return session
 

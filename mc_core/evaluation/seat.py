@@ -40,8 +40,7 @@ class Seat:
 
     def __post_init__(self) -> None:
         focus, session = self.focus, self.session
-        parts = session.wc.gists_per_token
-        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, gists_per_token=parts)
+        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens)
         self.context.extend(session.tokens, reserve=focus.refocus_interval)
 
     def ask(self, prompt: Ids, suffix: Ids, gold: list[Span], max_tokens: int) -> Answer:

@@ -9,7 +9,6 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.entries import total_cost
 from mc_core.context.groups import groups_of
 from mc_core.context.plan import Edit, Node
 from mc_core.context.working_context import WorkingContext
@@ -47,8 +46,8 @@ class PlanDraft:
 
     def __init__(self, wc: WorkingContext, harm: NDArray[np.float32], limit: int) -> None:
         """harm of collapsing each entry [n]; limit: the cost at most."""
-        self.wc, self.limit, self.size = wc, limit, wc.block_size
-        self._raw_tokens, self._gists = wc.entries.raw_tokens, wc.entries.gists
+        self.wc, self.limit, self.cost = wc, limit, wc.cost
+        self.size, self.step = wc.block_size, wc.block_size - 1
         self._levels, self._indices = wc.levels, wc.indices
         self._starts = wc.starts()
         self._journal: list[_Step] = []
@@ -81,16 +80,9 @@ class PlanDraft:
         nodes = ((level, block // self.size ** (level - 1)) for level in range(int(self._levels[row]), 0, -1))
         return [node for node in nodes if node not in self._expanded]
 
-    @property
-    def cost(self) -> int:
-        """Of the working context with the edits so far."""
-        return self._cost(self._raw_tokens, self._gists)
-
-    def fits(self, nodes: list[Node]) -> bool:
-        """Whether to expand these nodes fits without a collapse."""
-        added = [Edit("expand", *node).adds(self.size) for node in nodes]
-        raw, gists = self._raw_tokens + sum(r for r, _ in added), self._gists + sum(g for _, g in added)
-        return self._cost(raw, gists) <= self.limit
+    def fits(self, expands: int) -> bool:
+        """Whether so many expands fit without a collapse."""
+        return self.cost + expands * self.step <= self.limit
 
     def swap(self, nodes: list[Node], ceiling: float, *, cooling: bool) -> str | None:
         """Expand nodes, and collapse the least harmful siblings until that fits -> None, or why it was not done.
@@ -138,15 +130,15 @@ class PlanDraft:
         if group is not None:
             group.standing -= 1
         self._expanded.add(node)
+        self.cost += self.step
         self._journal.append(_Step(Edit("expand", *node), group))
-        self._count(self._journal[-1].edit)
 
     def _collapse(self, group: Siblings) -> None:
         node = (group.level, group.index)
         above = self._siblings.setdefault(self._parent(*node), Siblings(*self._parent(*node), 0, 0.0, False))
         self._journal.append(_Step(Edit("collapse", *node), group, above.harm))
         self._collapsed.add(node)
-        self._count(self._journal[-1].edit)
+        self.cost -= self.step
         group.standing = 0
         above.standing += 1
         above.harm = max(above.harm, group.harm)
@@ -156,28 +148,21 @@ class PlanDraft:
     def _undo(self) -> None:
         step = self._journal.pop()
         node, group = step.edit.node, step.siblings
-        self._count(step.edit, -1)
         if step.edit.kind == "expand":
             self._expanded.discard(node)
+            self.cost -= self.step
             if group is not None:
                 group.standing += 1
         else:
             assert group is not None
             self._collapsed.discard(node)
+            self.cost += self.step
             above = self._siblings[self._parent(*node)]
             above.standing, above.harm = above.standing - 1, step.parent_harm
             group.standing = self.size
         if group is not None and group.standing == self.size:
             # It may have left the heap meanwhile; a second key of the same group does no harm.
             heapq.heappush(self._heaps[group.cooling], self._key(group))
-
-    def _count(self, edit: Edit, sign: int = 1) -> None:
-        raw, gists = edit.adds(self.size)
-        self._raw_tokens += sign * raw
-        self._gists += sign * gists
-
-    def _cost(self, raw_tokens: int, gists: int) -> int:
-        return total_cost(raw_tokens, gists, self.wc.gists_per_token)
 
     def _parent(self, level: int, index: int) -> Node:
         return (1, index) if level == 0 else (level + 1, index // self.size)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from mc_core.context.entries import Entries, total_cost
+from mc_core.context.entries import Entries
 from mc_core.context.plan import Edit, Node, Plan
 
 
@@ -17,16 +15,10 @@ def without_blocks(plan: Plan, entries: Entries, blocks: set[int], limit: int) -
     size = entries.block_size
     expands = _needed_expands([edit for edit in plan.edits if edit.kind == "expand"], blocks, size)
     collapses = [edit for edit in plan.edits if edit.kind == "collapse"]
-    added = np.array([(0, 0), *(edit.adds(size) for edit in (*expands, *collapses))]).sum(0)
-    raw, gists = int(added[0]) + entries.raw_tokens, int(added[1]) + entries.gists
+    cost = entries.cost + (size - 1) * (len(expands) - len(collapses))
     # The last ones harm the most, and nothing is built on them.
-    while collapses:
-        less = collapses[-1].adds(size)
-        raw, gists = raw - less[0], gists - less[1]
-        if total_cost(raw, gists, entries.gists_per_token) > limit:
-            break
-        collapses.pop()
-    return replace(plan, edits=(*expands, *collapses))
+    spare = max(0, limit - cost) // (size - 1)
+    return replace(plan, edits=(*expands, *collapses[: max(0, len(collapses) - spare)]))
 
 
 def _needed_expands(expands: list[Edit], blocks: set[int], size: int) -> list[Edit]:

@@ -23,9 +23,6 @@ from mc_core.models.tokenizer import Tokenizer
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
-HIDDEN_GISTS_PER_TOKEN = 8
-"""Gists that the model does not see take none of its window, but the lens and the allocator must go through them."""
-
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
 
 
@@ -66,11 +63,6 @@ class Bundle:
     def segment_blocks(self) -> int | None:
         """Of the block mask that the base is served with unless settings say otherwise, None = the full mask."""
         return SEGMENT_BLOCKS if self.repair == "block" else None
-
-    @property
-    def gists_per_token(self) -> int:
-        """How many gists cost as much of the budget as a token: 1 where the model sees them."""
-        return HIDDEN_GISTS_PER_TOKEN if self.hidden_gists else 1
 
 
 def load_bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from mc_core.context.plan import Node
@@ -12,7 +11,7 @@ from mc_core.context.working_context import WorkingContext
 def assert_laws(wc: WorkingContext, limit: int | None = None) -> None:
     """Entries are whole nodes that tile [0, N) in order within the budget; pins, tail and open block are raw."""
     k, n = wc.block_size, wc.num_tokens
-    at, raw, gists = 0, 0, 0
+    at, cost = 0, 0
     tail = max(0, n - wc.recent_tokens) // k * k
     pins = [(0, k), *wc.protection.pins]
     for level, index in nodes(wc):
@@ -23,11 +22,10 @@ def assert_laws(wc: WorkingContext, limit: int | None = None) -> None:
             assert end == (index + 1) * span, "an incomplete node"
             assert end <= tail, "a gist in the tail"
             assert not any(start < (-(-b // k) * k) and a // k * k < end for a, b in pins), "a gist over a pin"
-        raw, gists = raw + (0 if level else end - start), gists + bool(level)
+        cost += 1 if level else end - start
         at = end
     assert at == n
-    assert raw + math.ceil(gists / wc.gists_per_token) == wc.cost <= (wc.budget if limit is None else limit)
-    assert math.ceil(float(wc.entry_costs().sum())) == wc.cost
+    assert cost == wc.cost <= (wc.budget if limit is None else limit)
     wc.check()
 
 

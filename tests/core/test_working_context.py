@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -43,9 +42,7 @@ def edited_by_hand(wc: WorkingContext, edits: list[Edit]) -> list[tuple[int, int
         if not before <= standing or (edit.kind == "collapse" and (blocked or start == 0)):
             return None
         standing = (standing - before) | after
-    raw = sum(min(k, wc.num_tokens - index * k) for level, index in standing if level == 0)
-    gists = sum(level > 0 for level, _ in standing)
-    if raw + math.ceil(gists / wc.gists_per_token) > wc.budget:
+    if sum(min(k, wc.num_tokens - index * k) if level == 0 else 1 for level, index in standing) > wc.budget:
         return None
     return sorted(standing, key=lambda node: node[1] * k ** max(node[0], 1))
 
@@ -56,15 +53,12 @@ def edited_by_hand(wc: WorkingContext, edits: list[Edit]) -> list[tuple[int, int
     block_size=st.sampled_from([2, 4, 16]),
     recent=st.sampled_from([0, 5, 16, 40]),
     pinned=st.booleans(),
-    gists_per_token=st.sampled_from([1, 3, 8]),
 )
-def test_any_history_of_changes_keeps_the_laws(
-    seed: int, block_size: int, recent: int, pinned: bool, gists_per_token: int
-) -> None:
+def test_any_history_of_changes_keeps_the_laws(seed: int, block_size: int, recent: int, pinned: bool) -> None:
     """After any appends, cuts and edits the entries tile the history, fit the budget, and leave pins and tail raw."""
     rng = np.random.default_rng(seed)
     pins = [(37, 50), (500, 501)] if pinned else []
-    wc = WorkingContext(block_size, 320, recent, pins, gists_per_token)
+    wc = WorkingContext(block_size, 320, recent, pins)
     for _ in range(30):
         action = rng.integers(5)
         reserve = int(rng.integers(0, 33))
@@ -274,39 +268,12 @@ def test_residency_counts_refocuses_since_the_last_change() -> None:
     assert (wc.residency[4], wc.cooldown[4]) == (1, -1)
 
 
-def test_gists_that_are_not_seen_leave_room_for_raw_tokens() -> None:
-    """With eight gists a token, opening a far block costs hardly more than its tokens; charged in full, it all fits."""
-    opened = []
-    for gists_per_token in (1, 8):
-        wc = WorkingContext(16, 512, recent_tokens=32, gists_per_token=gists_per_token)
-        wc.cover(60_000)
-        before = wc.cost
-        target = 1000
-        for level in range(int(wc.levels.max()), 0, -1):
-            node = (level, target // 16 ** (level - 1))
-            if node in nodes(wc):
-                wc.commit(Plan((Edit("expand", *node),), wc.num_tokens))
-        assert (0, target) in nodes(wc)
-        assert_laws(wc)
-        opened.append(wc.cost - before)
-    assert opened[0] == 3 * 15
-    assert opened[1] <= 16 + 2 * 2
-    for _ in range(20):
-        block = next(index for level, index in nodes(wc) if level == 1)
-        wc.commit(Plan((Edit("expand", 1, block),), wc.num_tokens))
-    wc.charge(1)
-    assert wc.gists_per_token == 1
-    assert_laws(wc)
-    with pytest.raises(ConfigError, match="gists_per_token"):
-        WorkingContext(16, 256, gists_per_token=0)
-
-
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), gists_per_token=st.sampled_from([1, 8]))
-def test_a_snapshot_brings_all_of_it_back(seed: int, gists_per_token: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_snapshot_brings_all_of_it_back(seed: int) -> None:
     """A snapshot survives JSON, and a damaged one is refused."""
     rng = np.random.default_rng(seed)
-    wc = WorkingContext(16, 256, recent_tokens=32, pins=[(70, 80)], gists_per_token=gists_per_token)
+    wc = WorkingContext(16, 256, recent_tokens=32, pins=[(70, 80)])
     wc.extend(int(rng.integers(200, 4000)))
     raw = wc.indices[(wc.levels == 0) & ~wc.protected()]
     wc.commit(Plan((Edit("collapse", 1, int(raw[0])),), wc.num_tokens, cooldown=2, hold=(int(raw[-1]),)))
