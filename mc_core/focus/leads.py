@@ -77,14 +77,14 @@ def find_leads(
     folded = [index.folded(statement.ids) for statement in statements]
     terms = [index.question(each).terms for each in folded]
     chosen: set[int] = set()
-    cut: set[int] = set()
+    seen: set[int] = set()  # those that are chosen, too
     for wanted in [lead.terms for lead in known if lead.hop == hop - 1 and (lead.terms >= 0).any()] or asked:
         best = _best(index, wanted, terms)
         chosen.update(best[:OF_EACH])
-        cut.update(best[:CUT_OF_EACH])
+        seen.update(best[:CUT_OF_EACH])
     telling = np.concatenate([_telling(index, part) for part in asked])
     found, rests = [], []
-    for i in sorted(chosen | cut):
+    for i in sorted(seen):
         statement = statements[i]
         whole, new, rest = _window(folded[i], telling, statement)
         if i in chosen:
