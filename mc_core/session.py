@@ -270,7 +270,7 @@ class SessionFactory:
     ) -> Session:
         """A session without history. A budget other than the default must not exceed it (ConfigError)."""
         focus = self._with_budget(budget)
-        wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins)
+        wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins, self.bundle.gist_cost)
         session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
         session.metadata, session.implicit = dict(metadata or {}), implicit
         return session
@@ -289,6 +289,7 @@ class SessionFactory:
         if record.block_size != focus.block_size:
             raise StoreError(f"session {record.session_id} has block_size {record.block_size}, not {focus.block_size}")
         wc = WorkingContext.restore(record.state["context"])
+        wc.charge(self.bundle.gist_cost)
         session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
         session.fence, session.implicit = stored.fence, record.implicit
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)

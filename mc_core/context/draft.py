@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.entries import Entries, Ints, spans_by_level
+from mc_core.context.groups import tidied
 from mc_core.context.plan import Node, Plan
 from mc_core.context.protection import Protection
 from mc_core.errors import PlanError
@@ -67,6 +68,7 @@ class _Draft:
             direction = np.fromiter(self._came.values(), np.int8, len(nodes))
             kept = kept.joined(replace(fresh, cooldown=direction * np.int8(plan.cooldown)))
             kept = kept.take(np.argsort(kept.starts()))
+            kept = tidied(kept)
         return replace(kept, held=_held(kept, plan.hold))
 
     def _children(self, node: Node) -> tuple[int, int, int]:

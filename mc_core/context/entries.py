@@ -26,7 +26,8 @@ class Entries:
 
     levels, indices: the node of each. residency: refocuses since it last changed level. cooldown: for how many more
     refocuses an entry that an expand brought shall not collapse (positive), one that a collapse brought not expand
-    (negative). held: how much the last plan wants a raw block kept, 0 for not at all.
+    (negative). held: how much the last plan wants a raw block kept, 0 for not at all. gist_cost: of a gist, 1, or 0
+    where the model is not shown any.
     """
 
     block_size: int
@@ -36,6 +37,7 @@ class Entries:
     residency: NDArray[np.int32]
     cooldown: NDArray[np.int8]
     held: NDArray[np.int16]
+    gist_cost: int = 1
 
     @classmethod
     def fresh(cls, block_size: int, num_tokens: int, levels: NDArray[np.int8], indices: Ints) -> Entries:
@@ -43,6 +45,11 @@ class Entries:
         n = len(levels)
         zero = np.zeros(n, np.int32)
         return cls(block_size, num_tokens, levels, indices, zero, np.zeros(n, np.int8), np.zeros(n, np.int16))
+
+    @classmethod
+    def none(cls, block_size: int, gist_cost: int = 1) -> Entries:
+        """Of a history without tokens."""
+        return replace(cls.raw(block_size, 0, 0, 0), gist_cost=gist_cost)
 
     @classmethod
     def raw(cls, block_size: int, num_tokens: int, start: int, end: int) -> Entries:
@@ -63,8 +70,8 @@ class Entries:
         return np.minimum((self.indices + 1) * spans, self.num_tokens)
 
     def costs(self) -> NDArray[np.int32]:
-        """Tokens of a raw block, 1 for a gist [n]."""
-        costs = np.where(self.levels == 0, self.block_size, 1).astype(np.int32)
+        """Tokens of a raw block, ``gist_cost`` for a gist [n]."""
+        costs = np.where(self.levels == 0, self.block_size, self.gist_cost).astype(np.int32)
         if self.open_length:
             costs[-1] = self.open_length
         return costs
@@ -76,9 +83,13 @@ class Entries:
 
     @property
     def cost(self) -> int:
-        raw = len(self) - int(np.count_nonzero(self.levels))
+        gists = int(np.count_nonzero(self.levels))
         short = self.block_size - self.open_length if self.open_length else 0
-        return len(self) + raw * (self.block_size - 1) - short
+        return gists * self.gist_cost + (len(self) - gists) * self.block_size - short
+
+    def step(self, level: int) -> int:
+        """What an expand of a node of this level adds to the cost, and its collapse saves."""
+        return (self.block_size if level == 1 else self.block_size * self.gist_cost) - self.gist_cost
 
     def take(self, rows: Rows) -> Entries:
         """The chosen rows; the caller sees to it that the result tiles."""
@@ -89,7 +100,8 @@ class Entries:
         """These entries and then the others, which know the same or a later end of history."""
         parts = (self, *others)
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
-        return Entries(self.block_size, parts[-1].num_tokens, **columns)
+        return Entries(self.block_size, parts[-1].num_tokens, **columns, gist_cost=self.gist_cost)
 
 
-COLUMNS = tuple(field.name for field in fields(Entries) if field.name not in ("block_size", "num_tokens"))
+SCALARS = ("block_size", "num_tokens", "gist_cost")
+COLUMNS = tuple(field.name for field in fields(Entries) if field.name not in SCALARS)

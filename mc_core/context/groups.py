@@ -61,3 +61,14 @@ def collapsed(entries: Entries, groups: Groups, chosen: Ints) -> Entries:
     for column in (result.residency, result.cooldown, result.held):
         column[first] = 0
     return result.take(keep)
+
+
+def tidied(entries: Entries) -> Entries:
+    """Where gists cost nothing, collapse all siblings that are gists, so that the raw blocks alone tell what stands."""
+    while not entries.gist_cost:
+        groups = groups_of(entries, np.ones(len(entries), bool))
+        whole = np.flatnonzero(groups.whole)
+        if not len(whole):
+            break
+        entries = collapsed(entries, groups, whole)
+    return entries

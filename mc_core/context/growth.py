@@ -8,6 +8,7 @@ import numpy as np
 
 from mc_core.context.cover import coarsest_cover
 from mc_core.context.entries import Entries
+from mc_core.context.groups import tidied
 from mc_core.context.protection import Protection
 
 
@@ -21,10 +22,10 @@ def grown(entries: Entries, num_tokens: int, protection: Protection, raw_tokens:
     first, end = -(-entries.num_tokens // size), -(-num_tokens // size)
     newest = min(protection.tail_start(num_tokens), max(0, num_tokens - raw_tokens)) // size
     middle_end = min(end, max(first, newest))
-    parts = [replace(entries, num_tokens=num_tokens)]
-    parts += _covered(first, middle_end, num_tokens, protection)
-    parts.append(Entries.raw(size, num_tokens, middle_end, end))
-    return parts[0].joined(*parts[1:])
+    old = replace(entries, num_tokens=num_tokens)
+    covered = _covered(first, middle_end, num_tokens, protection)
+    longer = old.joined(*covered, Entries.raw(size, num_tokens, middle_end, end))
+    return tidied(longer) if covered else longer
 
 
 def rewound(entries: Entries, position: int, protection: Protection) -> Entries:
@@ -44,7 +45,7 @@ def rewound(entries: Entries, position: int, protection: Protection) -> Entries:
         stood = (entries.levels[old] == 0) & (entries.indices[old] == raw.indices)
         raw.residency[stood] = entries.residency[old[stood]]
         raw.held[stood] = entries.held[old[stood]]
-    return kept.joined(*parts, raw)
+    return tidied(kept.joined(*parts, raw))
 
 
 def _covered(start: int, end: int, num_tokens: int, protection: Protection) -> list[Entries]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.entries import Entries, Ints
-from mc_core.context.groups import Groups, collapsed, groups_of
+from mc_core.context.groups import Groups, collapsed, groups_of, tidied
 from mc_core.context.protection import Protection
 from mc_core.errors import BudgetError
 
@@ -17,20 +17,21 @@ Harm = Callable[[NDArray[np.int8], Ints], NDArray[np.floating]]
 
 
 def make_room(entries: Entries, protection: Protection, limit: int, harm: Harm | None = None) -> Entries:
-    """Collapse whole groups until the cost is at most ``limit``.
+    """Collapse whole groups until the cost is at most ``limit``; only raw blocks where gists cost nothing.
 
     Without ``harm``: gists first, then raw blocks, oldest first; blocks that the focus holds come last, the least
     wanted first. BudgetError if even the coarsest entries cost more.
     """
     while entries.cost > limit:
         groups = groups_of(entries, protection.of(entries))
-        candidates = np.flatnonzero(groups.whole)
+        saves = groups.whole if entries.gist_cost else groups.whole & (groups.levels == 1)
+        candidates = np.flatnonzero(saves)
         if not len(candidates):
             raise BudgetError(_too_small(entries, protection, limit))
         order = _by_age(entries, groups) if harm is None else groups.best(harm(entries.levels, entries.indices))
         candidates = candidates[np.argsort(order[candidates], kind="stable")]
-        needed = -(-(entries.cost - limit) // (entries.block_size - 1))
-        entries = collapsed(entries, groups, candidates[:needed])
+        needed = -(-(entries.cost - limit) // entries.step(1))
+        entries = tidied(collapsed(entries, groups, candidates[:needed]))
     return entries
 
 

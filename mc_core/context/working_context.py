@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from mc_core.context.draft import applied
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
+from mc_core.context.groups import tidied
 from mc_core.context.growth import grown, rewound
 from mc_core.context.laws import broken_law
 from mc_core.context.plan import Edit, Node, Plan
@@ -23,13 +25,19 @@ __all__ = ["Edit", "Node", "Plan", "WorkingContext"]
 class WorkingContext:
     """Entries (level, index) in chronological order; metadata on the host, no vectors.
 
-    An entry is a gist node (level >= 1, cost 1), a whole raw block (level 0, cost K), or the open block at the end.
+    An entry is a gist node (level >= 1), a whole raw block (level 0, cost K), or the open block at the end. A gist
+    costs 1; or 0 where the model is not shown any, and then they are as coarse as the raw blocks between them allow.
     It always holds that the entries tile [0, num_tokens), cost at most ``budget``, and leave block 0, the pins and the
     tail raw. Every change happens whole or, on an error, not at all.
     """
 
     def __init__(
-        self, block_size: int, budget: int, recent_tokens: int = 128, pins: Sequence[tuple[int, int]] = ()
+        self,
+        block_size: int,
+        budget: int,
+        recent_tokens: int = 128,
+        pins: Sequence[tuple[int, int]] = (),
+        gist_cost: int = 1,
     ) -> None:
         """pins: token ranges [start, end) that stay raw, widened to whole blocks; they may lie ahead of the history.
 
@@ -37,9 +45,11 @@ class WorkingContext:
         """
         if block_size < 2:
             raise ConfigError(f"block_size must be at least 2, got {block_size}")
+        if gist_cost not in (0, 1):
+            raise ConfigError(f"gist_cost must be 0 or 1, got {gist_cost}")
         self.budget = budget
         self.protection = _affordable(Protection(block_size, recent_tokens, pins), budget)
-        self._entries = Entries.raw(block_size, 0, 0, 0)
+        self._entries = Entries.none(block_size, gist_cost)
 
     # ---- what stands in it
 
@@ -84,6 +94,10 @@ class WorkingContext:
         return self._entries.open_length
 
     @property
+    def gist_cost(self) -> int:
+        return self._entries.gist_cost
+
+    @property
     def cost(self) -> int:
         return self._entries.cost
 
@@ -108,7 +122,7 @@ class WorkingContext:
         return self._entries.ends()
 
     def entry_costs(self) -> NDArray[np.int32]:
-        """Tokens of a raw block, 1 for a gist [n]."""
+        """Tokens of a raw block, ``gist_cost`` for a gist [n]."""
         return self._entries.costs()
 
     def protected(self) -> Bools:
@@ -116,6 +130,11 @@ class WorkingContext:
         return self.protection.of(self._entries)
 
     # ---- following the history
+
+    def charge(self, gist_cost: int) -> None:
+        """A gist costs so much from now on; room is made for those that cost nothing before."""
+        charged = tidied(replace(self._entries, gist_cost=gist_cost))
+        self._entries = make_room(charged, self.protection, self.budget)
 
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
@@ -139,7 +158,7 @@ class WorkingContext:
 
     def cover(self, num_tokens: int, reserve: int = 0) -> None:
         """Start over on a history of ``num_tokens``: pins and tail raw, all else as coarse as can be."""
-        nothing = Entries.raw(self.block_size, 0, 0, 0)
+        nothing = Entries.none(self.block_size, self.gist_cost)
         coarsest = grown(nothing, num_tokens, self.protection, 0)
         self._entries = make_room(coarsest, self.protection, self.budget - reserve)
 
@@ -173,7 +192,7 @@ class WorkingContext:
     def copy(self) -> WorkingContext:
         """An independent copy (entries are immutable, so it is cheap)."""
         twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
-        twin._entries = self._entries
+        twin._entries = self._entries  # and with them what a gist costs
         return twin
 
     def snapshot(self) -> dict[str, Any]:
@@ -184,6 +203,7 @@ class WorkingContext:
             "recent_tokens": self.recent_tokens,
             "pins": [list(pin) for pin in self.protection.pins],
             "num_tokens": self.num_tokens,
+            "gist_cost": self.gist_cost,
             **{name: getattr(self._entries, name).tolist() for name in COLUMNS},
         }
 
@@ -192,9 +212,10 @@ class WorkingContext:
         """The working context that ``snapshot`` was taken of; ConfigError if it is damaged."""
         try:
             pins = [(int(start), int(end)) for start, end in snapshot["pins"]]
-            wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins)
+            gist_cost = int(snapshot.get("gist_cost", 1))
+            wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins, gist_cost)
             columns = {name: np.array(snapshot[name], getattr(wc._entries, name).dtype) for name in COLUMNS}
-            wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns)
+            wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns, gist_cost=gist_cost)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"the snapshot of a working context is damaged: {error!r}") from error
         problem = broken_law(wc._entries, wc.protection, wc.budget)

@@ -133,14 +133,11 @@ class NllViews:
     @torch.no_grad()
     def losses(self, passages: Sequence[Passage]) -> dict[str, Floats]:
         """NLL [passages, H] of the next H tokens after each view that fits the base's window."""
-        sessions = [self._session(passage) for passage in passages]
-        trees = [session.tree for session in sessions]
-        focused = [self._focused(session) for session in sessions]
-        hidden = self.bundle.hidden_gists
-        shown = [self._view(p, wc, hidden) for p, wc in zip(passages, focused, strict=True)]
-        found = {"focus": self._read(shown, trees)}
-        unseen = [self._view(p, wc, True) for p, wc in zip(passages, focused, strict=True)]
-        found["hidden"] = found["focus"] if hidden else self._read(unseen, trees)
+        focused, trees = self._focused(passages, self.bundle)
+        found = {"focus": focused, "hidden": focused}
+        if not self.bundle.hidden_gists:
+            # Without gists to pay for, it has room for more raw tokens.
+            found["hidden"], _ = self._focused(passages, replace(self.bundle, hidden_gists=True))
         for name, first in (("recency", 0), ("sinks", self.shape.block_size)):
             cut = [self._cut(passage, first) for passage in passages]
             found[name] = self._read([self._of_kind(p, "full") for p in cut], trees)
@@ -151,18 +148,23 @@ class NllViews:
                 found[name] = self._read(views, trees)
         return found
 
-    def _session(self, passage: Passage) -> Session:
+    def _focused(self, passages: Sequence[Passage], bundle: Bundle) -> tuple[Floats, list[MegaContextTree]]:
+        """Losses after what the focus makes of the histories, asked by their newest tokens, and their trees."""
+        sessions = [self._session(passage, bundle.gist_cost) for passage in passages]
+        for session in sessions:
+            question = session.tree.ids(max(0, session.tokens - QUESTION_TOKENS), session.tokens)
+            session.commit_focus(session.propose(question))
+        pairs = zip(passages, sessions, strict=True)
+        views = [self._view(passage, session.wc, bundle.hidden_gists) for passage, session in pairs]
+        trees = [session.tree for session in sessions]
+        return self._read(views, trees), trees
+
+    def _session(self, passage: Passage, gist_cost: int) -> Session:
         """A session that has read the history, with the budget of this measurement."""
         session = self.factory.create("nll", "local", model=self.bundle.name)
-        session.wc = WorkingContext(self.shape.block_size, self.budget, self.recent)
+        session.wc = WorkingContext(self.shape.block_size, self.budget, self.recent, gist_cost=gist_cost)
         session.append(passage.ids[: passage.history].astype(np.int32))
         return session
-
-    def _focused(self, session: Session) -> WorkingContext:
-        """The context that the focus makes of it, asked by the newest tokens."""
-        question = session.tree.ids(max(0, session.tokens - QUESTION_TOKENS), session.tokens)
-        session.commit_focus(session.propose(question))
-        return session.wc
 
     def _cut(self, passage: Passage, first: int) -> Passage:
         """The first tokens and the newest, as many as the budget holds; what truncation leaves of a history."""

@@ -40,7 +40,8 @@ class Seat:
 
     def __post_init__(self) -> None:
         focus, session = self.focus, self.session
-        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens)
+        gist_cost = session.wc.gist_cost
+        self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, gist_cost=gist_cost)
         self.context.extend(session.tokens, reserve=focus.refocus_interval)
 
     def ask(self, prompt: Ids, suffix: Ids, gold: list[Span], max_tokens: int) -> Answer:

@@ -138,15 +138,13 @@ class Allocator:
         """Spend room up to ``fill`` on the newest blocks that do not stand raw."""
         wc = draft.wc
         draft.limit = min(draft.limit, int(self.config.fill * wc.budget))
-        if not draft.fits(1):
-            return
         starts, ends = wc.starts() // wc.block_size, wc.ends() // wc.block_size
         for row in np.flatnonzero((wc.levels > 0) & (wc.cooldown >= 0))[::-1].tolist():
             if draft.was_collapsed(row):
                 continue
             for block in range(int(ends[row]) - 1, int(starts[row]) - 1, -1):
                 missing = draft.descent(row, block)
-                if not draft.fits(len(missing)):
+                if not draft.fits(missing):
                     return
                 draft.swap(missing, -np.inf, cooling=False)
 

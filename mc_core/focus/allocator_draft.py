@@ -47,7 +47,7 @@ class PlanDraft:
     def __init__(self, wc: WorkingContext, harm: NDArray[np.float32], limit: int) -> None:
         """harm of collapsing each entry [n]; limit: the cost at most."""
         self.wc, self.limit, self.cost = wc, limit, wc.cost
-        self.size, self.step = wc.block_size, wc.block_size - 1
+        self.size, self._step = wc.block_size, wc.entries.step
         self._levels, self._indices = wc.levels, wc.indices
         self._starts = wc.starts()
         self._journal: list[_Step] = []
@@ -58,10 +58,7 @@ class PlanDraft:
         # Siblings that may collapse: those that stand for long, and those that came a short while ago.
         self._heaps: tuple[list[Key], list[Key]] = ([], [])
         for group in self._siblings.values():
-            if group.standing == self.size:
-                self._heaps[group.cooling].append(self._key(group))
-        for heap in self._heaps:
-            heapq.heapify(heap)
+            self._offer(group)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -80,9 +77,9 @@ class PlanDraft:
         nodes = ((level, block // self.size ** (level - 1)) for level in range(int(self._levels[row]), 0, -1))
         return [node for node in nodes if node not in self._expanded]
 
-    def fits(self, expands: int) -> bool:
-        """Whether so many expands fit without a collapse."""
-        return self.cost + expands * self.step <= self.limit
+    def fits(self, nodes: list[Node]) -> bool:
+        """Whether to expand these nodes fits without a collapse."""
+        return self.cost + sum(self._step(level) for level, _ in nodes) <= self.limit
 
     def swap(self, nodes: list[Node], ceiling: float, *, cooling: bool) -> str | None:
         """Expand nodes, and collapse the least harmful siblings until that fits -> None, or why it was not done.
@@ -130,7 +127,7 @@ class PlanDraft:
         if group is not None:
             group.standing -= 1
         self._expanded.add(node)
-        self.cost += self.step
+        self.cost += self._step(node[0])
         self._journal.append(_Step(Edit("expand", *node), group))
 
     def _collapse(self, group: Siblings) -> None:
@@ -138,30 +135,34 @@ class PlanDraft:
         above = self._siblings.setdefault(self._parent(*node), Siblings(*self._parent(*node), 0, 0.0, False))
         self._journal.append(_Step(Edit("collapse", *node), group, above.harm))
         self._collapsed.add(node)
-        self.cost -= self.step
+        self.cost -= self._step(node[0])
         group.standing = 0
         above.standing += 1
         above.harm = max(above.harm, group.harm)
-        if above.standing == self.size:
-            heapq.heappush(self._heaps[above.cooling], self._key(above))
+        self._offer(above)
 
     def _undo(self) -> None:
         step = self._journal.pop()
         node, group = step.edit.node, step.siblings
         if step.edit.kind == "expand":
             self._expanded.discard(node)
-            self.cost -= self.step
+            self.cost -= self._step(node[0])
             if group is not None:
                 group.standing += 1
         else:
             assert group is not None
             self._collapsed.discard(node)
-            self.cost += self.step
+            self.cost += self._step(node[0])
             above = self._siblings[self._parent(*node)]
             above.standing, above.harm = above.standing - 1, step.parent_harm
             group.standing = self.size
-        if group is not None and group.standing == self.size:
+        if group is not None:
             # It may have left the heap meanwhile; a second key of the same group does no harm.
+            self._offer(group)
+
+    def _offer(self, group: Siblings) -> None:
+        """It may collapse from now on, if all of it stands and that saves anything."""
+        if group.standing == self.size and self._step(group.level):
             heapq.heappush(self._heaps[group.cooling], self._key(group))
 
     def _parent(self, level: int, index: int) -> Node:

@@ -15,10 +15,12 @@ def without_blocks(plan: Plan, entries: Entries, blocks: set[int], limit: int) -
     size = entries.block_size
     expands = _needed_expands([edit for edit in plan.edits if edit.kind == "expand"], blocks, size)
     collapses = [edit for edit in plan.edits if edit.kind == "collapse"]
-    cost = entries.cost + (size - 1) * (len(expands) - len(collapses))
+    added, saved = (sum(entries.step(edit.level) for edit in edits) for edits in (expands, collapses))
+    cost = entries.cost + added - saved
     # The last ones harm the most, and nothing is built on them.
-    spare = max(0, limit - cost) // (size - 1)
-    return replace(plan, edits=(*expands, *collapses[: max(0, len(collapses) - spare)]))
+    while collapses and cost + entries.step(collapses[-1].level) <= limit:
+        cost += entries.step(collapses.pop().level)
+    return replace(plan, edits=(*expands, *collapses))
 
 
 def _needed_expands(expands: list[Edit], blocks: set[int], size: int) -> list[Edit]:

@@ -47,7 +47,9 @@ def wishes_of(wc: WorkingContext, scores: Scores, rows: NDArray[np.int64], confi
 def _entry_wishes(
     wc: WorkingContext, utility: NDArray[np.float32], covered: NDArray[np.int64], place: int
 ) -> list[Wish]:
-    free = (utility > 0) & (wc.levels > 0) & (wc.cooldown >= 0)
+    # Where gists cost nothing, those above LOD1 stand as coarse as raw blocks allow.
+    may_open = wc.levels > 0 if wc.gist_cost else wc.levels == 1
+    free = (utility > 0) & may_open & (wc.cooldown >= 0)
     free[covered] = False
     rows = np.flatnonzero(free)
     rows = rows[np.argsort(-utility[rows], kind="stable")][:MOST_ENTRIES]

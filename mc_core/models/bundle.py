@@ -64,6 +64,11 @@ class Bundle:
         """Of the block mask that the base is served with unless settings say otherwise, None = the full mask."""
         return SEGMENT_BLOCKS if self.repair == "block" else None
 
+    @property
+    def gist_cost(self) -> int:
+        """Of a gist in the budget: nothing where the model is not shown any."""
+        return 0 if self.hidden_gists else 1
+
 
 def load_bundle(
     path: Path | str,

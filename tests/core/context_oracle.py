@@ -9,7 +9,10 @@ from mc_core.context.working_context import WorkingContext
 
 
 def assert_laws(wc: WorkingContext, limit: int | None = None) -> None:
-    """Entries are whole nodes that tile [0, N) in order within the budget; pins, tail and open block are raw."""
+    """Entries are whole nodes that tile [0, N) in order within the budget; pins, tail and open block are raw.
+
+    Where gists cost nothing, no K siblings among them stand together.
+    """
     k, n = wc.block_size, wc.num_tokens
     at, cost = 0, 0
     tail = max(0, n - wc.recent_tokens) // k * k
@@ -22,11 +25,25 @@ def assert_laws(wc: WorkingContext, limit: int | None = None) -> None:
             assert end == (index + 1) * span, "an incomplete node"
             assert end <= tail, "a gist in the tail"
             assert not any(start < (-(-b // k) * k) and a // k * k < end for a, b in pins), "a gist over a pin"
-        cost += 1 if level else end - start
+        cost += wc.gist_cost if level else end - start
         at = end
     assert at == n
     assert cost == wc.cost <= (wc.budget if limit is None else limit)
+    if not wc.gist_cost:
+        standing = set(nodes(wc))
+        assert standing == merged(standing, k)
     wc.check()
+
+
+def merged(standing: set[Node], block_size: int) -> set[Node]:
+    """The nodes once all siblings that are gists have given way to their parents, again and again."""
+    while True:
+        parents = {(level + 1, index // block_size) for level, index in standing if level}
+        children = {(up, i): {(up - 1, i * block_size + child) for child in range(block_size)} for up, i in parents}
+        whole = {node for node, below in children.items() if below <= standing}
+        if not whole:
+            return standing
+        standing = standing.difference(*(children[node] for node in whole)) | whole
 
 
 def nodes(wc: WorkingContext) -> list[Node]:

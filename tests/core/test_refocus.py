@@ -57,10 +57,10 @@ class _RandomTargets:
 class _Session:
     """History, tree, lens and working context, and the archive of ids that evicted blocks come back from."""
 
-    def __init__(self, config: FocusConfig = CONFIG, lens: Lens | None = None) -> None:
+    def __init__(self, config: FocusConfig = CONFIG, lens: Lens | None = None, gist_cost: int = 1) -> None:
         table = torch.randn(VOCABULARY, DIM, generator=torch.Generator().manual_seed(5))
         self.tree = MegaContextTree(TreeConfig(block_size=K), GistNet(DIM, K, kind="mean"), lambda ids: table[ids])
-        self.wc = WorkingContext(K, config.budget, config.recent_tokens)
+        self.wc = WorkingContext(K, config.budget, config.recent_tokens, gist_cost=gist_cost)
         self.lens = lens or make_lens(config.lens, config)
         self.refocuser = Refocuser(config, self.lens, make_allocator(config))
         self.archive = np.empty(0, np.int32)
@@ -157,11 +157,11 @@ def test_blocks_that_do_not_come_back_stay_coarse() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), allocator=st.sampled_from(ALLOCATORS))
-def test_any_part_of_any_plan_can_be_dropped(seed: int, allocator: str) -> None:
+@given(seed=st.integers(0, 2**32 - 1), allocator=st.sampled_from(ALLOCATORS), gist_cost=st.sampled_from([0, 1]))
+def test_any_part_of_any_plan_can_be_dropped(seed: int, allocator: str, gist_cost: int) -> None:
     """Whatever blocks fail to come back, the rest of the plan is valid, opens the others, and keeps the reserve."""
     rng = np.random.default_rng(seed)
-    session = _Session(replace(CONFIG, allocator=allocator), _RandomTargets(seed % 1000))
+    session = _Session(replace(CONFIG, allocator=allocator), _RandomTargets(seed % 1000), gist_cost)
     session.append(prose(int(rng.integers(1, 80_000))))
     for _ in range(6):
         session.append(prose(int(rng.integers(1, 3 * K))))

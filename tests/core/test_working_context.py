@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mc_core.context.cover import coarsest_cover
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import BudgetError, ConfigError, PlanError
-from tests.core.context_oracle import assert_laws, least_nodes, nodes
+from mc_core.training.focus.contexts import open_blocks
+from tests.core.context_oracle import assert_laws, least_nodes, merged, nodes
 
 
 def random_edits(wc: WorkingContext, rng: np.random.Generator, count: int) -> list[Edit]:
@@ -42,8 +43,11 @@ def edited_by_hand(wc: WorkingContext, edits: list[Edit]) -> list[tuple[int, int
         if not before <= standing or (edit.kind == "collapse" and (blocked or start == 0)):
             return None
         standing = (standing - before) | after
-    if sum(min(k, wc.num_tokens - index * k) if level == 0 else 1 for level, index in standing) > wc.budget:
+    gist = wc.gist_cost
+    if sum(min(k, wc.num_tokens - index * k) if level == 0 else gist for level, index in standing) > wc.budget:
         return None
+    if not gist:
+        standing = merged(standing, k)
     return sorted(standing, key=lambda node: node[1] * k ** max(node[0], 1))
 
 
@@ -53,12 +57,15 @@ def edited_by_hand(wc: WorkingContext, edits: list[Edit]) -> list[tuple[int, int
     block_size=st.sampled_from([2, 4, 16]),
     recent=st.sampled_from([0, 5, 16, 40]),
     pinned=st.booleans(),
+    gist_cost=st.sampled_from([0, 1]),
 )
-def test_any_history_of_changes_keeps_the_laws(seed: int, block_size: int, recent: int, pinned: bool) -> None:
+def test_any_history_of_changes_keeps_the_laws(
+    seed: int, block_size: int, recent: int, pinned: bool, gist_cost: int
+) -> None:
     """After any appends, cuts and edits the entries tile the history, fit the budget, and leave pins and tail raw."""
     rng = np.random.default_rng(seed)
     pins = [(37, 50), (500, 501)] if pinned else []
-    wc = WorkingContext(block_size, 320, recent, pins)
+    wc = WorkingContext(block_size, 320, recent, pins, gist_cost)
     for _ in range(30):
         action = rng.integers(5)
         reserve = int(rng.integers(0, 33))
@@ -268,12 +275,53 @@ def test_residency_counts_refocuses_since_the_last_change() -> None:
     assert (wc.residency[4], wc.cooldown[4]) == (1, -1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_snapshot_brings_all_of_it_back(seed: int) -> None:
+def test_where_gists_cost_nothing_the_raw_blocks_tell_what_stands(seed: int) -> None:
+    """Whatever was opened and closed on the way, two contexts of the same raw blocks have the same entries."""
+    rng = np.random.default_rng(seed)
+    tokens = int(rng.integers(3_000, 20_000))
+    wc, other = (WorkingContext(4, 256, recent_tokens=16, gist_cost=0) for _ in range(2))
+    wc.extend(tokens)
+    for _ in range(20):
+        edits = random_edits(wc, rng, 2)
+        if edited_by_hand(wc, edits) is not None:
+            wc.commit(Plan(tuple(edits), tokens))
+    other.cover(tokens)
+    open_blocks(other, rng.permutation(wc.indices[wc.levels == 0]).tolist(), 0)
+    assert nodes(wc) == nodes(other)
+    assert_laws(wc)
+
+
+def test_gists_that_are_not_seen_leave_their_room_to_raw_tokens() -> None:
+    """Where gists cost nothing, all of the budget stands raw and a far block costs its tokens; charged, all fits."""
+    wc = WorkingContext(16, 512, recent_tokens=32, gist_cost=0)
+    wc.extend(60_000)
+    assert wc.cost == wc.budget
+    wc.cover(60_000)
+    before = wc.cost
+    open_blocks(wc, [1000, 2000], 0)
+    assert wc.cost == before + 2 * 16
+    open_blocks(wc, range(2900, 3740, 20), 0)
+    assert wc.cost == wc.budget
+    assert_laws(wc)
+    again = WorkingContext.restore(json.loads(json.dumps(wc.snapshot())))
+    assert nodes(again) == nodes(wc)
+    again.charge(1)
+    assert again.gist_cost == 1
+    assert_laws(again)
+    again.charge(0)
+    assert_laws(again)
+    with pytest.raises(ConfigError, match="gist_cost"):
+        WorkingContext(16, 256, gist_cost=2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), gist_cost=st.sampled_from([0, 1]))
+def test_a_snapshot_brings_all_of_it_back(seed: int, gist_cost: int) -> None:
     """A snapshot survives JSON, and a damaged one is refused."""
     rng = np.random.default_rng(seed)
-    wc = WorkingContext(16, 256, recent_tokens=32, pins=[(70, 80)])
+    wc = WorkingContext(16, 256, recent_tokens=32, pins=[(70, 80)], gist_cost=gist_cost)
     wc.extend(int(rng.integers(200, 4000)))
     raw = wc.indices[(wc.levels == 0) & ~wc.protected()]
     wc.commit(Plan((Edit("collapse", 1, int(raw[0])),), wc.num_tokens, cooldown=2, hold=(int(raw[-1]),)))

@@ -82,16 +82,16 @@ def sample_context(rng: Generator, passage: Passage, kind: ContextKind, shape: C
 
 def open_blocks(wc: WorkingContext, blocks: Iterable[int], level: int) -> None:
     """Bring blocks down to ``level`` (0: raw), one after the other, as far as the budget goes."""
-    k, edits, cost = wc.block_size, dict[Edit, None](), wc.cost
+    k, edits, cost, step = wc.block_size, dict[Edit, None](), wc.cost, wc.entries.step
     starts, levels = wc.starts(), wc.levels
     for block in blocks:
         row = int(np.searchsorted(starts, block * k, side="right")) - 1
         path = [Edit("expand", above, block // k ** (above - 1)) for above in range(int(levels[row]), level, -1)]
         new = [edit for edit in path if edit not in edits]
-        if cost + len(new) * (k - 1) > wc.budget:
+        cost += sum(step(edit.level) for edit in new)
+        if cost > wc.budget:
             break
         edits.update(dict.fromkeys(new))
-        cost += len(new) * (k - 1)
     wc.commit(Plan(tuple(edits), wc.num_tokens))
 
 
