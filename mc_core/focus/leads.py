@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.lexical import LexicalIndex
-from mc_core.focus.postings import PAIR, Terms, pair_terms
+from mc_core.focus.postings import NUMBER, Terms, number_terms, pair_terms
 
 Bools = NDArray[np.bool_]
 Ids = NDArray[np.int32]
@@ -26,7 +26,7 @@ LONGEST = 64
 BEFORE, AFTER = 6, 12
 """Tokens of a statement before and after what was asked for that belong to the lead."""
 TELLING = 0.3
-"""Weight from which on a pair of neighbours tells something, as a share of that of a unique term."""
+"""Weight from which on a pair of neighbours or a number tells something, as a share of that of a unique term."""
 AS_GOOD = 0.6
 """A statement is followed if it holds this share of what the best one holds of the question."""
 
@@ -86,13 +86,15 @@ def find_leads(
     found, rests = [], []
     for i in sorted(seen):
         statement = statements[i]
-        whole, new, rest = _window(folded[i], telling, statement)
+        places = _places(index, folded[i], telling)
+        low, high = _window(places)
+        rest = _rest(statement, low, high)
         if i in chosen:
-            found += [
-                Lead(part, statement.blocks, statement.ids, hop, rest) for part in (whole, new) if (part >= 0).any()
-            ]
+            near = slice(max(0, low), high)
+            parts = _parts(folded[i][near], places[near], _answered(index, folded[i], asked[0], telling)[near])
+            found += [Lead(part, statement.blocks, statement.ids, hop, rest) for part in parts if (part >= 0).any()]
         elif len(rest):
-            rests.append(Lead(whole[:0], statement.blocks, statement.ids, hop, rest))
+            rests.append(Lead(folded[i][:0], statement.blocks, statement.ids, hop, rest))
     return found[:LEADS] + rests
 
 
@@ -119,21 +121,70 @@ def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[Statement]:
     return found
 
 
-def _window(folded: Ids, telling: Terms, statement: Statement) -> tuple[Ids, Ids, Ints]:
-    """A statement around the telling pairs that were asked with, the same without these pairs, and the neighbouring
-    blocks that it lacks.
+def unanswered(index: LexicalIndex, asked: Ids, statement: Ids) -> Ids:
+    """What was asked for and is still open where a statement is known: the words that it holds are -1 [t]."""
+    return np.where(_held(index, asked, statement), np.int32(-1), asked)
 
-    Whole, it finds "Michael Webb" though "Michael Miller" was asked for; without, nothing of the latter again.
+
+def _held(index: LexicalIndex, folded: Ids, other: Ids) -> Bools:
+    """Which words stand in ``other`` too [t]; not digits, nor what stands before them: "T353" is one word."""
+    held = np.isin(folded, other[other >= 0])
+    if index.digits is None:
+        return held
+    digit = (folded >= 0) & index.digits[folded]
+    return held & ~digit & ~np.append(digit[1:], False)
+
+
+def _places(index: LexicalIndex, folded: Ids, telling: Terms) -> Bools:
+    """Which tokens of a statement are of telling pairs and numbers that were asked with [t]."""
+    places = _of_pairs(np.isin(_pairs(folded), telling))
+    if index.digits is not None:
+        digit = (folded >= 0) & index.digits[folded]
+        terms, starts = number_terms(folded[None], index.digits)
+        for start in starts[np.isin(terms, telling)].tolist():
+            end = start + int(np.append(digit[start:], False).argmin())
+            places[max(0, start - 1) : end] = True  # the whole number, and what it numbers
+    return places
+
+
+def _answered(index: LexicalIndex, folded: Ids, question: Ids, telling: Terms) -> Bools:
+    """Which tokens of a statement only repeat the question: other places that hold them say the same of others [t].
+
+    Not those of pairs that tell something new: of "Ann Webb" the question may know that there is an Ann.
     """
+    pairs = _pairs(folded)
+    new = np.isin(pairs, _telling(index, folded)) & ~np.isin(pairs, telling)
+    return _held(index, folded, question) & ~_of_pairs(new)
+
+
+def _pairs(folded: Ids) -> Terms:
+    """Terms of neighbouring tokens [t - 1], 0 (of no pair) where one of them does not count."""
     left, right = folded[:-1], folded[1:]
-    same = np.isin(pair_terms(left.clip(0), right.clip(0)), telling) & (left >= 0) & (right >= 0)
-    places = np.flatnonzero(same)
-    if not len(places):
-        return folded, folded[:0], _rest(statement, 0, len(folded))
-    masked = np.append(same, False) | np.append(False, same)
-    low, high = int(places[0]) - BEFORE, int(places[-1]) + 2 + AFTER
-    near = slice(max(0, low), high)
-    return folded[near], np.where(masked, np.int32(-1), folded)[near], _rest(statement, low, high)
+    return np.where((left >= 0) & (right >= 0), pair_terms(left.clip(0), right.clip(0)), np.uint32(0))
+
+
+def _of_pairs(pairs: Bools) -> Bools:
+    """Tokens of the chosen pairs of neighbours [t]."""
+    return np.append(pairs, False) | np.append(False, pairs)
+
+
+def _window(places: Bools) -> tuple[int, int]:
+    """From which token to which a statement is looked for, around the places; all of it if there are none."""
+    at = np.flatnonzero(places)
+    return (int(at[0]) - BEFORE, int(at[-1]) + 1 + AFTER) if len(at) else (0, len(places))
+
+
+def _parts(folded: Ids, places: Bools, answered: Bools) -> list[Ids]:
+    """What is looked for of a statement: all of it, what is new in it, and of that what comes after.
+
+    Whole, it finds "Michael Webb" though "Michael Miller" was asked for; without, nothing of the latter again. What
+    stands in front is the end of another sentence at times.
+    """
+    if not places.any():
+        return [folded]
+    known = places | answered
+    new = np.where(known, np.int32(-1), folded)
+    return [folded, new, new[int(known.argmax()) :]]
 
 
 def _rest(statement: Statement, low: int, high: int) -> Ints:
@@ -147,6 +198,6 @@ def _rest(statement: Statement, low: int, high: int) -> Ints:
 
 
 def _telling(index: LexicalIndex, folded: Ids) -> Terms:
-    """Pairs of neighbours of which both are rare: names, not "with" and a name."""
+    """Pairs of neighbours of which both are rare (names, not "with" and a name), and rare numbers."""
     terms, weights, unit = index.weigh(folded)
-    return terms[(terms >= PAIR) & (weights >= TELLING * unit)]
+    return terms[(terms >= NUMBER) & (weights >= TELLING * unit)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.focus.leads import Lead, find_leads
+from mc_core.focus.leads import Lead, find_leads, unanswered
 from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
 from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
 from mc_core.focus.scores import Scores
@@ -20,8 +20,8 @@ FOLLOWED = 0.62
 REST = 0.8
 """Worth of the block in which a statement that the question found begins or goes on; of a lead's find, ``FOLLOWED``."""
 ASKED = 0.5
-"""Share that the question's own words have in choosing the place that a lead names: of all that is said of a name, the
-best is what was asked for."""
+"""Share that the question's own words, as far as the lead's statement lacks them, have in choosing the place that a
+lead names: of all that is said of a name, the best is what was asked for."""
 LONG_VALUE = 64
 """The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
@@ -68,17 +68,19 @@ class LexicalLens:
             return []
         followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
         end = view.turn_start // view.wc.block_size
-        asked = self.index.evidence_of(self.index.folded(view.tail_ids), end, without=followed)
+        asked = self.index.folded(view.tail_ids)
         return [self._with_targets(lead, asked, followed, end) for lead in found]
 
-    def _with_targets(self, lead: Lead, asked: Evidence, followed: NDArray[np.int64], end: int) -> Lead:
+    def _with_targets(self, lead: Lead, asked: NDArray[np.int32], followed: NDArray[np.int64], end: int) -> Lead:
         """The lead, what its statement lacks, and the place that it names if that is rare, outside of what was
         ``followed``."""
         found = self.index.evidence_of(lead.terms, end, without=followed)
         rest = lead.rest[lead.rest < end]
         parts = [(rest, np.full(len(rest), FOLLOWED if lead.hop else REST, np.float32))]
         if float(found.best.max(initial=0.0)) >= found.unit:
-            targets, worth = found.with_share(asked, ASKED).targets(1, self.neighbours, end)
+            open_words = unanswered(self.index, asked, self.index.folded(lead.statement))
+            still_asked = self.index.evidence_of(open_words, end, without=followed)
+            targets, worth = found.with_share(still_asked, ASKED).targets(1, self.neighbours, end)
             parts.append((targets, np.float32(FOLLOWED / worth.max()) * worth))
         targets, worth = merged(parts)
         return replace(lead, targets=targets, worth=worth)

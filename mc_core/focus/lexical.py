@@ -216,10 +216,10 @@ class LexicalIndex:
 
     def question(self, folded: Ids) -> Question:
         """The terms of folded ids."""
-        return Question.of(folded, self._digits)
+        return Question.of(folded, self.digits)
 
     @property
-    def _digits(self) -> NDArray[np.bool_] | None:
+    def digits(self) -> NDArray[np.bool_] | None:
         return None if self.words is None else self.words.digits
 
     def weigh(self, folded: Ids) -> tuple[Terms, Floats, float]:
@@ -317,7 +317,7 @@ class LexicalIndex:
 
     def _build(self, ids: Ids) -> Segment:
         previous = int(self._last[self._sealed - 1]) if self._sealed else -1
-        return build(self._sealed, ids, previous, self._digits)
+        return build(self._sealed, ids, previous, self.digits)
 
     def _all_segments(self) -> list[Segment]:
         if not self._head_count:

@@ -23,6 +23,7 @@ CHAIN = (
     "Helen Frost lives in room 4711.",
 )
 QUESTION = "In which room does Clara Nelson live?"
+COLORS = ("violet", "teal", "amber", "orange", "crimson", "blue", "pink", "brown")
 COMMON = ("the", "and", "of", "to", "it", "was", "that", "had", "with", "for", "on", "they", "went", "again", "down")
 
 
@@ -136,9 +137,54 @@ def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bund
     controller.inference_step(question)
     assert controller.session is not None
     leads = controller.session.leads(question, [])
-    named = [lead.targets[0] for lead in leads if places[trait] // 32 in lead.blocks]
+    named = [lead.targets[0] for lead in leads if places[trait] // 32 in lead.blocks and len(lead.targets)]
     assert named
     assert set(named) == {places[number] // 32}
+
+
+def named_by_leads(bundle: Bundle, said: list[str], question: str) -> tuple[list[set[int]], list[int]]:
+    """Blocks around the place that each lead of the first hop names, and the block in which each statement begins."""
+    rng = np.random.default_rng(6)
+    ids, places = list[NDArray[np.int32]](), list[int]()
+    for text in said:
+        ids.append(bundle.tokenizer.encode(talk(rng, 120)))
+        places.append(sum(map(len, ids)) // 32)
+        ids.append(bundle.tokenizer.encode(f" {text}"))
+    controller = MCController(bundle, FocusConfig(lens="lexical", hops=0))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
+    controller.inference_step(bundle.tokenizer.encode(f"\n{question}\n"))
+    assert controller.session is not None
+    leads = controller.session.leads(bundle.tokenizer.encode(f"\n{question}\n"), [])
+    best = [lead.targets[lead.worth == lead.worth.max()] for lead in leads if len(lead.targets)]
+    return [set(np.concatenate([targets, targets + 1, targets - 1]).tolist()) for targets in best], places
+
+
+def test_a_number_leads_on_though_its_sentence_began_with_other_words(bundle: Bundle) -> None:
+    """What a variable is set to is looked for, not the prose that its statement was pasted into, however rare it is."""
+    prose = (
+        "Marble staircases beneath Byzantine mosaics shimmered while heralds proclaimed the emperor's triumph over"
+        " Carpathian horsemen at"
+    )
+    digits = " ".join(f"It was U{number} and M{number}." for number in range(100, 1000, 3))
+    said = [f"{prose} VAR U729 = VAR M996.", f"{prose} Ravenna.", "VAR M996 = 57307.", "VAR J112 = 80912.", digits]
+    named, places = named_by_leads(bundle, said, "What is U729?")
+    assert any(places[2] in blocks for blocks in named)
+
+
+def test_what_a_found_statement_answers_is_not_looked_for_again(bundle: Bundle) -> None:
+    """Who likes green is known once it was found: others that like a colour are not what the name's number leads to."""
+    others = ("Martha", "Jane", "David", "Sophia", "Philip", "Agnes", "Simon", "Lily")
+    said = ["Thomas Butler likes the color green.", "The phone number of Thomas Butler is 62725."]
+    said += [f"{name} Butler likes the color {color}." for name, color in zip(others, COLORS, strict=True)]
+    said += [f"The phone number of {name} Butler is {3 * number}." for number, name in enumerate(others, 12_345)]
+    said += [
+        f"Thomas {name} has been here." for name in ("Reed", "Webb", "Cole", "King", "Hill", "Hunt", "Bell", "Frost")
+    ]
+    named, places = named_by_leads(bundle, said, "Tell me the phone number of the person who likes the color green.")
+    mine = [blocks for blocks in named if places[1] in blocks]
+    assert mine
+    looks_alike = [blocks for blocks in named if blocks & set(places[2 : 2 + len(others)])]
+    assert len(looks_alike) < len(mine)
 
 
 @pytest.mark.parametrize(
