@@ -69,19 +69,24 @@ class LexicalLens:
         followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
         end = view.turn_start // view.wc.block_size
         asked = self.index.folded(view.tail_ids)
-        return [self._with_targets(lead, asked, followed, end) for lead in found]
+        # Once for all leads of a statement: they leave the same words of the question open.
+        statements = {lead.statement.tobytes(): lead.statement for lead in found if len(lead.terms)}
+        still_asked = {
+            key: self.index.evidence_of(unanswered(self.index, asked, self.index.folded(ids)), end, without=followed)
+            for key, ids in statements.items()
+        }
+        return [self._with_targets(lead, still_asked.get(lead.statement.tobytes()), followed, end) for lead in found]
 
-    def _with_targets(self, lead: Lead, asked: NDArray[np.int32], followed: NDArray[np.int64], end: int) -> Lead:
+    def _with_targets(self, lead: Lead, asked: Evidence | None, followed: NDArray[np.int64], end: int) -> Lead:
         """The lead, what its statement lacks, and the place that it names if that is rare, outside of what was
-        ``followed``."""
-        found = self.index.evidence_of(lead.terms, end, without=followed)
+        ``followed``; asked: what the question still asks for, None for a lead that names nothing."""
         rest = lead.rest[lead.rest < end]
         parts = [(rest, np.full(len(rest), FOLLOWED if lead.hop else REST, np.float32))]
-        if float(found.best.max(initial=0.0)) >= found.unit:
-            open_words = unanswered(self.index, asked, self.index.folded(lead.statement))
-            still_asked = self.index.evidence_of(open_words, end, without=followed)
-            targets, worth = found.with_share(still_asked, ASKED).targets(1, self.neighbours, end)
-            parts.append((targets, np.float32(FOLLOWED / worth.max()) * worth))
+        if asked is not None:
+            found = self.index.evidence_of(lead.terms, end, without=followed)
+            if float(found.best.max(initial=0.0)) >= found.unit:
+                targets, worth = found.with_share(asked, ASKED).targets(1, self.neighbours, end)
+                parts.append((targets, np.float32(FOLLOWED / worth.max()) * worth))
         targets, worth = merged(parts)
         return replace(lead, targets=targets, worth=worth)
 
