@@ -18,15 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
-from mc_core.evaluation.machine import machine
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.lab.evaluation.machine import machine
 from mc_core.models.sampler import SamplingParams
-from mc_core.session import Session, SessionFactory
+from mc_core.session.factory import SessionFactory
+from mc_core.session.session import Session
 from server.stores.sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent

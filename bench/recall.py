@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bench.common import BUNDLE, Bench, bench_engine, report, resident_memory
 from bench.text import novel_ids
-from mc_core.focus.config import FocusConfig
-from mc_core.session import Session
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.session.session import Session
 
 ADJECTIVES = [
     "amber",

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bench.common import BUNDLE, report
 from bench.text import novel_ids
-from mc_core.controller import MCController
-from mc_core.models.bundle import load_bundle
+from mc_core.bundle.bundle import load_bundle
+from mc_core.lab.controller import MCController
 
 
 def main() -> None:

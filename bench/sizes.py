@@ -14,11 +14,11 @@ from typing import Any
 
 from bench.common import BUNDLE, Bench, bench_engine, report
 from bench.text import novel_ids
-from mc_core.engine.config import EngineConfig
-from mc_core.focus.config import FocusConfig
+from mc_core.engine.engine_config import EngineConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.slab import SlabPool
-from mc_core.models.config import DecoderConfig
-from mc_core.session import Session
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.session.session import Session
 
 
 def slab_bytes(config: DecoderConfig, slots: int, number_bytes: int, unrotated: bool) -> int:

@@ -25,8 +25,8 @@ import numpy as np
 from bench.common import BUNDLE, report
 from bench.serving import process, served
 from bench.text import prose
+from mc_core.bundle.bundle import load_bundle
 from mc_core.engine.observer import Part, RefocusTrace
-from mc_core.models.bundle import load_bundle
 from mc_core.models.sampling_params import SamplingParams
 from server.telemetry.telemetry import Telemetry
 

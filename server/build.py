@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle, load_bundle
-from mc_core.session import SessionFactory
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate

@@ -1,4 +1,4 @@
-"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, eval. Models are imported late."""
+"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, eval. Each is imported when it runs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ from typing import Annotated
 
 import typer
 
-from clients.load.settings import LoadSettings
-from server.commands.ablate import ablate
-from server.commands.doctor import doctor
-from server.commands.lazy import LazyEvalGroup, LazyTrainGroup
-from server.commands.load import load
-from server.commands.options import Field, with_options
-from server.commands.serve import serve
-from server.commands.settings import settings
-from server.commands.talk import chat, ingest
-from server.settings import Settings
+from server.commands.lazy import EvalGroup, MainGroup, TrainGroup
 
 EVAL = "Measure memory: name suites (needle multikey .. nll stability, or all), or base for a base model alone."
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=MainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(wanted: bool) -> None:
@@ -40,15 +31,7 @@ def main(version: Version = False) -> None:
     """MegaContext: conversations that never run out of context."""
 
 
-app.command("serve")(with_options(Settings, serve))
-AS_JSON = Field("json", bool, False, False, "print one JSON object")
-app.command("doctor")(with_options(Settings, doctor, extra=[AS_JSON]))
-app.command("chat")(chat)
-app.command("ingest")(ingest)
-app.command("settings")(settings)
-app.command("ablate")(ablate)
-app.command("load")(with_options(LoadSettings, load))
-train = typer.Typer(cls=LazyTrainGroup, no_args_is_help=True, help="Train models of your own.")
+train = typer.Typer(cls=TrainGroup, no_args_is_help=True, help="Train models of your own.")
 app.add_typer(train, name="train")
 
 
@@ -57,7 +40,7 @@ def _train() -> None:
     """Train models of your own."""
 
 
-evaluation = typer.Typer(cls=LazyEvalGroup, no_args_is_help=True, help=EVAL)
+evaluation = typer.Typer(cls=EvalGroup, no_args_is_help=True, help=EVAL)
 app.add_typer(evaluation, name="eval")
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
 from mc_core.errors import StoreError
-from mc_core.models.bundle import Bundle, load_bundle
 from mc_core.store import SessionRecord, SessionStore
 from server.build import engine_config, focus_of, placement
 from server.settings import Settings

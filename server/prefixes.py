@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from mc_core.engine.engine import Engine
-from mc_core.session import Session
+from mc_core.session.session import Session
 from mc_core.store import LeaseHeldError
 from server.chat_template import Message
 from server.futures import settled

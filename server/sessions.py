@@ -14,7 +14,8 @@ from typing import Any
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
 from mc_core.errors import StoreError
-from mc_core.session import Session, SessionFactory
+from mc_core.session.factory import SessionFactory
+from mc_core.session.session import Session
 from mc_core.store import (
     FencedError,
     SessionInfo,

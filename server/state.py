@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine import Engine
-from mc_core.models.bundle import Bundle
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate

@@ -19,7 +19,7 @@ from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Failed, Turn
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.models.sampler import SamplingParams
-from mc_core.session import Session
+from mc_core.session.session import Session
 from mc_core.store import FencedError, StoreDownError
 from server.chat_template import ChatTemplate, Message
 from server.errors import draining

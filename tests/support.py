@@ -21,11 +21,11 @@ import torch
 import uvicorn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mc_core.models.bundle import lensnet_arguments, save_networks
-from mc_core.models.config import DecoderConfig
+from mc_core.bundle.bundle import lensnet_arguments, save_networks
+from mc_core.bundle.manifest import Manifest
 from mc_core.models.decoder import Decoder
+from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.loading import save_decoder
-from mc_core.models.manifest import Manifest
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from server.settings import Settings
 

@@ -12,8 +12,8 @@ from bench.recall import find_and_answer, plant
 from bench.text import novel_ids, prose
 from mc_core.models.attention import FullAttention
 from mc_core.models.loading import load_decoder
+from mc_core.models.rotary import Rotary
 from mc_core.models.tokenizer import Tokenizer
-from mc_core.positions.rotary import Rotary
 from server.settings import BUNDLED_MODEL
 from support import running, settings_for
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.draft import applied
+from mc_core.context.edits import applied
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
 from mc_core.context.groups import tidied
 from mc_core.context.growth import grown, rewound

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
-from mc_core.engine.config import EngineConfig
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.observer import Observer, SilentObserver
 from mc_core.errors import ConfigError
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.kv.repair import REPAIR_MODES, RepairMode
 from mc_core.kv.session_kv import KVModel
 from mc_core.kv.slab import SlabPool
-from mc_core.models.bundle import Bundle
-from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.models.rotary import Rotary
 from mc_core.models.sampler import Sampler
 from mc_core.positions.policies import make_policy
-from mc_core.positions.rotary import Rotary
 from mc_core.store import SessionStore
 
 

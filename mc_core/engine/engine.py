@@ -1,4 +1,4 @@
-"""The engine: one thread owns the device and runs every job, a little of each in every step (DESIGN section 6).
+"""The engine: one thread owns the device and runs every job, a little of each in every step.
 
 A step is: answer what was waited for, one batched decode for all running turns, prefill and repair in chunks under
 a token budget, a slice of each ingest. The event loop of a server never touches the device.
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from mc_core.engine import jobs
-from mc_core.engine.config import EngineConfig
 from mc_core.engine.core import EngineCore
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
 from mc_core.engine.turn import run_turn
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError, MegaContextError, QueueFullError
 from mc_core.kv.session_kv import SessionKV, decode_step
-from mc_core.session import Session
+from mc_core.session.session import Session
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus import evict
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
-from mc_core.session import Session
+from mc_core.session.session import Session
 
 ROWS = 4096
 """Rows in one write: a larger one would keep other sessions' commits waiting."""

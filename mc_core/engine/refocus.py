@@ -15,9 +15,9 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
-from mc_core.focus.refocus import Proposal
+from mc_core.focus.refocuser import Proposal
 from mc_core.kv.layout import Layout, layout_of
-from mc_core.session import Session
+from mc_core.session.session import Session
 
 
 def refocus(

@@ -11,7 +11,7 @@ import numpy as np
 from mc_core.models.sampler import SamplingParams
 
 if TYPE_CHECKING:
-    from mc_core.session import Session
+    from mc_core.session.session import Session
 
 FinishReason = Literal["stop", "length"]
 Warmth = Literal["warm", "woken", "restored"]

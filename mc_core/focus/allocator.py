@@ -5,7 +5,7 @@ from __future__ import annotations
 from mc_core.errors import ConfigError
 from mc_core.focus.allocator_base import Allocator, PlanReport
 from mc_core.focus.allocator_kinds import BanditAllocator, StochasticGreedyAllocator
-from mc_core.focus.config import ALLOCATORS, FocusConfig
+from mc_core.focus.focus_config import ALLOCATORS, FocusConfig
 
 KINDS: dict[str, type[Allocator]] = {
     kind.kind: kind for kind in (Allocator, StochasticGreedyAllocator, BanditAllocator)

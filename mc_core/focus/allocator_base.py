@@ -13,7 +13,7 @@ from mc_core.context.plan import Plan
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.allocator_draft import PlanDraft
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.metrics import Swaps
 from mc_core.focus.scores import Scores
 from mc_core.focus.wishes import Wish, wishes_of

@@ -12,7 +12,7 @@ import numpy as np
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.focus.allocator_base import Allocator
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.scores import Scores
 from mc_core.focus.wishes import Wish
 

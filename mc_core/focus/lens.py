@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mc_core.errors import ConfigError
-from mc_core.focus.config import LENSES, FocusConfig
+from mc_core.focus.focus_config import LENSES, FocusConfig
 from mc_core.focus.lens_learned import HybridLens, LearnedLens, check_net
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lens_plain import RandomLens, RecencyLens
 from mc_core.focus.view import Lens, LensView
-from mc_core.focus.words import Words
+from mc_core.models.words import Words
 from mc_core.nets.lensnet import LensNet
 
 

@@ -13,7 +13,7 @@ from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
 from mc_core.focus.view import LensView
-from mc_core.focus.words import Words
+from mc_core.models.words import Words
 
 FOLLOWED = 0.62
 """Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""

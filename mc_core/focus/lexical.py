@@ -19,7 +19,7 @@ from mc_core.errors import ConfigError
 from mc_core.focus.postings import PAIR, Segment, Terms, build, merge, runs
 from mc_core.focus.question import Question
 from mc_core.focus.targets import apart, with_neighbours
-from mc_core.focus.words import Words
+from mc_core.models.words import Words
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]

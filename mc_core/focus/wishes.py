@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.working_context import WorkingContext
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.scores import Scores
 
 MOST_ENTRIES = 64

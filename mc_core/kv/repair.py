@@ -1,4 +1,4 @@
-"""Which keys and values to keep, and which to compute, when the working context changes (DESIGN section 5).
+"""Which keys and values to keep, and which to compute, when the working context changes.
 
 A plan compares what the slab holds with what the model must see, so it needs to know nothing of the edits.
 """

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mc_core.kv.attention import CausalAttention, DecodeAttention, SegmentAttention
 from mc_core.kv.layout import Layout
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
 from mc_core.kv.slab import SlabPool
+from mc_core.kv.slot_attention import CausalAttention, DecodeAttention, SegmentAttention
 from mc_core.models.decoder import Decoder
+from mc_core.models.rotary import Rotary, Rotation, turn
 from mc_core.positions.policies import Policy
-from mc_core.positions.rotary import Rotary, Rotation, turn
 
 WIDTH_STEP = 64
 """Attention reads a slab up to its highest used slot, rounded up to this, so that shapes repeat."""

@@ -1,4 +1,4 @@
-"""KV memory: every active session owns one slab of a fixed number of slots, and never more (DESIGN section 5).
+"""KV memory: every active session owns one slab of a fixed number of slots, and never more.
 
 A slab's slots are in no order: a unit's place in the sequence lives in its rotated key. So an edit frees the slots
 of what goes and fills free ones, and decode is one shape whatever the history's length.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mc_core.errors import ConfigError
-from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder_config import DecoderConfig
 
 
 class SlabPool:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mc_core.positions.rotary import Rotation, rotate
+from mc_core.models.rotary import Rotation, rotate
 
 # Masks of many shapes are attended under here, and cuDNN plans for each shape anew. With it on, training on a Hopper
 # card under torch 2.11 ended in an illegal memory access; with it off it never did.

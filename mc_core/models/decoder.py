@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mc_core.models.attention import Attention
-from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder_config import DecoderConfig
 
 
 class RMSNorm(nn.Module):

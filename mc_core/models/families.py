@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mc_core.errors import ConfigError
-from mc_core.models.config import DecoderConfig, RopeScaling
+from mc_core.models.decoder_config import DecoderConfig, RopeScaling
 
 Json = Mapping[str, Any]
 

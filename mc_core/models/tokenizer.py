@@ -15,9 +15,9 @@ import tokenizers
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus.words import Words
 from mc_core.models.loading import read_json
 from mc_core.models.pieces import PieceBytes
+from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
 ENDS = re.compile(rb"[.!?\n]")

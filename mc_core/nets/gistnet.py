@@ -1,4 +1,4 @@
-"""GistNet: K vectors -> one gist in the base model's input-embedding space (DESIGN section 3)."""
+"""GistNet: K vectors -> one gist in the base model's input-embedding space."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
+from mc_core.models.rotary import Rotation
 from mc_core.nets.layers import BidirectionalLayer, check_heads, without_masked
-from mc_core.positions.rotary import Rotation
 
 GistKind = Literal["mean", "transformer"]
 Pooling = Literal["mean", "query", "cls"]

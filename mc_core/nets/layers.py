@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
-from mc_core.positions.rotary import Rotation, turn
+from mc_core.models.rotary import Rotation, turn
 
 
 def check_heads(dim: int, heads: int) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.errors import ConfigError
-from mc_core.models.config import DecoderConfig
-from mc_core.positions.rotary import Rotary, Rotation
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.models.rotary import Rotary, Rotation
 
 Placement = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 """(positions, sigma, turns) of n units, each float64 [n]; sigma and turns are all 0 where a policy has none."""

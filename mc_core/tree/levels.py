@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mc_core.nets.gistnet import GistNet
-from mc_core.tree.config import TreeConfig
 from mc_core.tree.pool import Pool
+from mc_core.tree.tree_config import TreeConfig
 
 MAX_NODES = 4096
 MAX_VALUES = 1 << 24

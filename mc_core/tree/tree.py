@@ -1,4 +1,4 @@
-"""The tree of a session: all its token ids, and the gists of all complete nodes, by level (DESIGN section 1)."""
+"""The tree of a session: all its token ids, and the gists of all complete nodes, by level."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
 from mc_core.nets.gistnet import GistNet
-from mc_core.tree.config import Appended, TreeConfig
 from mc_core.tree.ids import Blocks, HotIds, Ids
 from mc_core.tree.levels import GistLevels
 from mc_core.tree.lod0_cache import Lod0Cache
 from mc_core.tree.pool import Pool
+from mc_core.tree.tree_config import Appended, TreeConfig
 
 __all__ = ["Appended", "MegaContextTree", "TreeConfig"]
 

@@ -1,4 +1,4 @@
-"""The ``train`` and ``eval`` groups, whose options come from the trainer: it is imported when they are used."""
+"""Commands by name: the module of one is imported when it is run or asked for help, and no other with it."""
 
 from __future__ import annotations
 
@@ -10,42 +10,57 @@ from typer.core import TyperGroup
 
 
 class LazyGroup(TyperGroup):
-    """Knows its commands by name, and where each is made ("module:function"); builds one when it is asked for."""
+    """Knows its commands by name, and where each stands: "module:callback", or "module:maker()" that makes one."""
 
-    makers: ClassVar[dict[str, str]] = {}
+    places: ClassVar[dict[str, str]] = {}
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.makers)
+        return [*self.places, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.makers:
-            return None
-        module, _, function = self.makers[cmd_name].partition(":")
+        if cmd_name not in self.places:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self.places[cmd_name].partition(":")
+        callback = getattr(import_module(module), name.removesuffix("()"))
         single = typer.Typer(add_completion=False)
-        single.command(cmd_name)(getattr(import_module(module), function)())
+        single.command(cmd_name)(callback() if name.endswith("()") else callback)
         return typer.main.get_command(single)
 
 
-class LazyTrainGroup(LazyGroup):
-    """``megacontext train``."""
+class MainGroup(LazyGroup):
+    """``megacontext``."""
 
-    makers: ClassVar[dict[str, str]] = {
-        "base": "server.commands.train:base_command",
-        "focus": "server.commands.train_focus:focus_command",
-        "joint": "server.commands.train_focus:joint_command",
-        "lens": "server.commands.train_lens:lens_command",
+    places: ClassVar[dict[str, str]] = {
+        "serve": "server.commands.serve:serve_command()",
+        "doctor": "server.commands.doctor:doctor_command()",
+        "chat": "server.commands.talk:chat",
+        "ingest": "server.commands.talk:ingest",
+        "settings": "server.commands.settings:settings",
+        "load": "server.commands.load:load_command()",
+        "ablate": "server.commands.lab.ablate:ablate",
     }
 
 
-class LazyEvalGroup(LazyGroup):
+class TrainGroup(LazyGroup):
+    """``megacontext train``."""
+
+    places: ClassVar[dict[str, str]] = {
+        "base": "server.commands.lab.train_base:base_command()",
+        "focus": "server.commands.lab.train_focus:focus_command()",
+        "joint": "server.commands.lab.train_focus:joint_command()",
+        "lens": "server.commands.lab.train_lens:lens_command()",
+    }
+
+
+class EvalGroup(LazyGroup):
     """``megacontext eval``: whatever is no command of its own is taken for suites to run."""
 
-    makers: ClassVar[dict[str, str]] = {
-        "suites": "server.commands.evaluate_suites:suites_command",
-        "base": "server.commands.evaluate:base_command",
+    places: ClassVar[dict[str, str]] = {
+        "suites": "server.commands.lab.eval_suites:suites_command()",
+        "base": "server.commands.lab.eval_base:base_command()",
     }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] in self.makers:
+        if args[0] in self.places:
             return super().resolve_command(ctx, args)
         return "suites", self.get_command(ctx, "suites"), args

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import typer
 
 from clients.load.settings import LoadSettings
 from server.commands.common import first_key, plain_errors
+from server.commands.options import with_options
 
 
 def load(settings: LoadSettings) -> None:
@@ -21,3 +23,8 @@ def load(settings: LoadSettings) -> None:
             main(settings, first_key(given))
         except TraceError as error:
             raise typer.BadParameter(f"--trace: {error}") from error
+
+
+def load_command() -> Callable[..., None]:
+    """The command, with an option for each setting of the load tester."""
+    return with_options(LoadSettings, load)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from server.commands.common import plain_errors
+from server.commands.options import with_options
 from server.settings import Settings
 
 
@@ -12,3 +15,8 @@ def serve(settings: Settings) -> None:
 
     with plain_errors():
         run(settings)
+
+
+def serve_command() -> Callable[..., None]:
+    """The command, with an option for each setting."""
+    return with_options(Settings, serve)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from mc_core.session import Session
+from mc_core.session.session import Session
 from mc_core.store import SessionInfo
 from server.protocol.common import StrictModel
 

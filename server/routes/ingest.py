@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mc_core.models.tokenizer import Tokenizer
-from mc_core.session import Session
+from mc_core.session.session import Session
 from server.errors import ApiError, bad_request
 from server.futures import settled
 from server.protocol.sessions import IngestText

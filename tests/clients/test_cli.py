@@ -118,8 +118,8 @@ def test_dataclasses_make_options_too() -> None:
 
 def test_train_base_explains_every_option() -> None:
     """Law: each field of the trainer's settings has an option with a help text, and no help text is left over."""
-    from mc_core.training.config import BaseTrainConfig
-    from server.commands.train import HELP
+    from mc_core.lab.training.base.base_config import BaseTrainConfig
+    from server.commands.lab.train_base import HELP
 
     assert set(HELP) == {field.name for field in fields_of(BaseTrainConfig)}
     result = RUNNER.invoke(app, ["train", "base", "--help"])

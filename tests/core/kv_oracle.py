@@ -8,7 +8,7 @@ from torch import Tensor
 from mc_core.kv.layout import Layout
 from mc_core.kv.session_kv import KVModel
 from mc_core.models.attention import attend
-from mc_core.positions.rotary import Rotation, rotate
+from mc_core.models.rotary import Rotation, rotate
 
 
 class DenseAttention:

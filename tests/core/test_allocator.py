@@ -16,7 +16,7 @@ from mc_core.context.plan import Edit, Plan
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import BudgetError, ConfigError
 from mc_core.focus.allocator import make_allocator
-from mc_core.focus.config import ALLOCATORS, FocusConfig
+from mc_core.focus.focus_config import ALLOCATORS, FocusConfig
 from mc_core.focus.metrics import Spread, Swaps
 from mc_core.focus.relevance import lift
 from mc_core.focus.scores import Scores

@@ -10,7 +10,7 @@ import pytest
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.focus.config import ALLOCATORS, FocusConfig, least_budget
+from mc_core.focus.focus_config import ALLOCATORS, FocusConfig, least_budget
 
 
 def test_defaults_are_the_documented_ones() -> None:

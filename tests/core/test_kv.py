@@ -14,10 +14,10 @@ from mc_core.errors import PlanError
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
 from mc_core.kv.slab import SlabPool
-from mc_core.models.config import DecoderConfig
 from mc_core.models.decoder import Decoder
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.models.rotary import Rotary
 from mc_core.positions.policies import make_policy
-from mc_core.positions.rotary import Rotary
 
 K, W = 16, 256
 CONFIG = DecoderConfig(

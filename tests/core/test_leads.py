@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mc_core.controller import MCController
-from mc_core.focus.config import FocusConfig
+from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import find_leads
 from mc_core.focus.lexical import LexicalIndex
-from mc_core.models.bundle import Bundle, load_bundle
-from mc_core.session import Session
+from mc_core.lab.controller import MCController
+from mc_core.session.session import Session
 
 BUNDLED = Path(__file__).parents[2] / "models" / "megacontext-tiny"
 CHAIN = (

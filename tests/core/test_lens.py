@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.focus.config import LENSES, FocusConfig
+from mc_core.focus.focus_config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
 from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, LEAST_DISTINCT, Asked, fuse
 from mc_core.focus.scores import Scores

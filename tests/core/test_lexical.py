@@ -16,7 +16,7 @@ from mc_core.focus import lexical
 from mc_core.focus.lexical import Evidence, LexicalIndex
 from mc_core.focus.postings import build, merge
 from mc_core.focus.question import CELL
-from mc_core.focus.words import Words
+from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
 BLOCK = 4

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mc_core.context.cover import coarsest_cover
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import BudgetError, ConfigError, PlanError
-from mc_core.training.focus.contexts import open_blocks
+from mc_core.lab.training.focus.contexts import open_blocks
 from tests.core.context_oracle import assert_laws, least_nodes, merged, nodes
 
 

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from bench.sizes import history_bytes, pool_formula, slab_bytes, word_index_bytes
 from deploy_files import ROOT, dashboard_queries, rules
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import load_bundle
 from mc_core.engine.core import build_core
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import load_bundle
-from mc_core.models.config import DecoderConfig
-from mc_core.session import SessionFactory
+from mc_core.engine.engine_config import EngineConfig
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.session.factory import SessionFactory
 from server.cli import app
 from server.settings import Settings
 from server.stores import open_store

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine_lab import FOCUS, Lab, MakeLab
-from mc_core.engine.config import EngineConfig
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.engine.engine_config import EngineConfig
+from mc_core.focus.focus_config import FocusConfig
 from server.stores.sqlite import SqliteStore
 from support import write_model
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine, TurnHandle
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.models.sampler import SamplingParams
-from mc_core.session import Session, SessionFactory
+from mc_core.session.factory import SessionFactory
+from mc_core.session.session import Session
 from server.stores.sqlite import SqliteStore
 
 FOCUS = FocusConfig(budget=384, recent_tokens=64, hops=0)

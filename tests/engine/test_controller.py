@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from engine_lab import FOCUS, MakeLab, random_ids
-from mc_core.controller import MCController
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import Bundle
+from mc_core.lab.controller import MCController
 
 
 def test_it_generates_what_the_engine_generates(bundle: Bundle, make_lab: MakeLab) -> None:

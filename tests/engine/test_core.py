@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine_lab import FOCUS, Lab
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError, StoreError
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.focus.focus_config import FocusConfig
 from support import write_model
 
 CONFIG = EngineConfig(max_sessions=1)

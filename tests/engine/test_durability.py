@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine_lab import Lab, MakeLab, random_ids
-from mc_core.engine.config import EngineConfig
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError, StoreError
-from mc_core.session import Session
+from mc_core.session.session import Session
 
 HOT = EngineConfig(max_sessions=2, hot_tokens=128)
 

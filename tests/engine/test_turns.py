@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from engine_lab import FOCUS, Lab, MakeLab, random_ids
-from mc_core.engine.config import EngineConfig
+from mc_core.bundle.bundle import Bundle
+from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import CancelledTurnError, ConfigError, QueueFullError
 from mc_core.models.attention import FullAttention
-from mc_core.models.bundle import Bundle
-from mc_core.positions.rotary import Rotary
+from mc_core.models.rotary import Rotary
 
 
 def plain_greedy(bundle: Bundle, ids: np.ndarray, count: int) -> list[int]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from eval_lab import FOCUS, LENSES, Asking
-from mc_core.evaluation.engine_driver import EngineDriver
-from mc_core.evaluation.methods import BASELINES
-from mc_core.models.bundle import Bundle, load_bundle
-from mc_core.tasks.filler import Filler
-from mc_core.tasks.plant import PlantPlan, plant
-from server.commands.eval_run import prompt_of
+from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.lab.evaluation.engine_driver import EngineDriver
+from mc_core.lab.evaluation.methods import BASELINES
+from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.plant import PlantPlan, plant
+from server.commands.lab.eval_run import prompt_of
 from server.stores.sqlite import SqliteStore
 from support import add_lensnet, write_model
 

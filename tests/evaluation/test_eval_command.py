@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mc_core.bundle.bundle import Bundle
 from mc_core.errors import MegaContextError
-from mc_core.evaluation.answers import ask_all
-from mc_core.models.bundle import Bundle
-from mc_core.tasks.filler import Filler
-from mc_core.tasks.plant import PlantPlan, plant
+from mc_core.lab.evaluation.answers import ask_all
+from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.plant import PlantPlan, plant
 from server.cli import app
-from server.commands.eval_http import METHOD, HttpDriver
+from server.commands.lab.eval_http import METHOD, HttpDriver
 from support import running, settings_for
 
 QUICK = ("--trials", "2", "--baseline-trials", "1", "--max-answer-tokens", "3", "--depths", "4")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
-from mc_core.evaluation.answers import Row, cells_of
-from mc_core.evaluation.gate import gate, write_gates
-from mc_core.evaluation.heatmap import colour, heatmaps
-from mc_core.evaluation.nll import Loss
-from mc_core.evaluation.results import Results
-from mc_core.evaluation.statistics import Estimate
-from mc_core.models.bundle import load_bundle
+from mc_core.lab.evaluation.answers import Row, cells_of
+from mc_core.lab.evaluation.gate import gate, write_gates
+from mc_core.lab.evaluation.heatmap import colour, heatmaps
+from mc_core.lab.evaluation.nll import Loss
+from mc_core.lab.evaluation.results import Results
+from mc_core.lab.evaluation.statistics import Estimate
 
 
 def rows(suite: str, **opened: tuple[int, int]) -> tuple[Row, ...]:

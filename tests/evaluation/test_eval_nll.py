@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
-from mc_core.controller import MCController
 from mc_core.errors import ConfigError
-from mc_core.evaluation.nll import HORIZONS, NllPlan, NllViews, nll_suite
-from mc_core.evaluation.stability import ASKINGS, StabilityPlan, stability_suite
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import Bundle
-from mc_core.training.cache import Stream
-from mc_core.training.focus.contexts import Passage
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.lab.controller import MCController
+from mc_core.lab.data.cache import Stream
+from mc_core.lab.evaluation.nll import HORIZONS, NllPlan, NllViews, nll_suite
+from mc_core.lab.evaluation.stability import ASKINGS, StabilityPlan, stability_suite
+from mc_core.lab.training.focus.contexts import Passage
 
 LENGTH, H = 1024, max(HORIZONS)
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mc_core.bundle.bundle import Bundle
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import Bundle
-from mc_core.tasks.episode import Asked, Episode
-from mc_core.tasks.filler import Filler
-from mc_core.tasks.history import all_open, blocks_of
-from mc_core.tasks.keys import keys_of
-from mc_core.tasks.make import TASKS, make_episode
-from mc_core.tasks.plant import PLANTED_SHARE, SUITES, PlantPlan, plant
+from mc_core.lab.tasks.episode import Asked, Episode
+from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.history import all_open, blocks_of
+from mc_core.lab.tasks.keys import keys_of
+from mc_core.lab.tasks.make import TASKS, make_episode
+from mc_core.lab.tasks.plant import PLANTED_SHARE, SUITES, PlantPlan, plant
 
 PLAN = PlantPlan(24_000, tuple(SUITES), trials=6, depths=5, histories=6)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
-from mc_core.evaluation.statistics import bootstrap, wilson
+from mc_core.lab.evaluation.statistics import bootstrap, wilson
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mc_core.bundle.bundle import lensnet_arguments, load_bundle, make_gistnet, make_lensnet, save_networks
+from mc_core.bundle.manifest import Manifest, current_versions
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import lensnet_arguments, load_bundle, make_gistnet, make_lensnet, save_networks
-from mc_core.models.config import DecoderConfig
 from mc_core.models.decoder import Decoder
+from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.loading import save_decoder
-from mc_core.models.manifest import Manifest, current_versions
 from tiny_tokenizers import write
 
 DIM, K = 32, 16

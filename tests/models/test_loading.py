@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from mc_core.errors import ConfigError
 from mc_core.models.attention import FullAttention
-from mc_core.models.config import DecoderConfig, RopeScaling
 from mc_core.models.decoder import Decoder
+from mc_core.models.decoder_config import DecoderConfig, RopeScaling
 from mc_core.models.families import read_config, write_config
 from mc_core.models.loading import load_decoder, save_decoder
-from mc_core.positions.rotary import Rotary
+from mc_core.models.rotary import Rotary
 
 transformers = pytest.importorskip("transformers")
 

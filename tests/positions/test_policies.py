@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
-from mc_core.models.config import DecoderConfig
+from mc_core.models.decoder_config import DecoderConfig
+from mc_core.models.rotary import Rotary, rotate
 from mc_core.positions.policies import POLICIES, make_policy
-from mc_core.positions.rotary import Rotary, rotate
 
 K = 32
 

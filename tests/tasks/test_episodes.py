@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
-from mc_core.tasks.absent import NOT_MENTIONED, REPLIES, absent
-from mc_core.tasks.build import MAX_DISTRACTORS
-from mc_core.tasks.chain import HOPS
-from mc_core.tasks.concepts import CONCEPTS
-from mc_core.tasks.make import TASKS, make_episode
-from mc_core.tasks.needles import MULTIKEY, PASS_KEY, TRAINED_VALUES, VALUES
-from mc_core.tasks.paraphrase import ASKED, STATED
-from mc_core.training import words
-from mc_core.training.facts import held_out_key
+from mc_core.lab.tasks import word_lists
+from mc_core.lab.tasks.absent import NOT_MENTIONED, REPLIES, absent
+from mc_core.lab.tasks.build import MAX_DISTRACTORS
+from mc_core.lab.tasks.chain import HOPS
+from mc_core.lab.tasks.concepts import CONCEPTS
+from mc_core.lab.tasks.facts import held_out_key
+from mc_core.lab.tasks.make import TASKS, make_episode
+from mc_core.lab.tasks.needles import MULTIKEY, PASS_KEY, TRAINED_VALUES, VALUES
+from mc_core.lab.tasks.paraphrase import ASKED, STATED
 
 EPISODES = 60
 FORMS = (
-    "|".join(words.ADJECTIVES) + r")[- ](?:" + "|".join(words.NOUNS),
-    "|".join(words.NAMES) + ") (?:" + "|".join(words.SURNAMES),
-    "|".join(words.ADJECTIVES) + f") (?:{'|'.join(words.THINGS)}) in (?:{'|'.join(words.CITIES)}",
+    "|".join(word_lists.ADJECTIVES) + r")[- ](?:" + "|".join(word_lists.NOUNS),
+    "|".join(word_lists.NAMES) + ") (?:" + "|".join(word_lists.SURNAMES),
+    "|".join(word_lists.ADJECTIVES) + f") (?:{'|'.join(word_lists.THINGS)}) in (?:{'|'.join(word_lists.CITIES)}",
 )
 KEY = re.compile("|".join(rf"\b(?:(?:{form}))\b" for form in reversed(FORMS)) + r"|\b[A-Z]\d{3}\b")
 KEYED = tuple(task for task in TASKS if task not in ("passkey", "paraphrase"))

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mc_core.tasks.concepts import CONCEPTS
-from mc_core.tasks.concepts.values import KINDS, LISTS, concept_value
-from mc_core.tasks.make import make_episode
-from mc_core.tasks.paraphrase import pairs
+from mc_core.lab.tasks.concepts import CONCEPTS
+from mc_core.lab.tasks.concepts.values import KINDS, LISTS, concept_value
+from mc_core.lab.tasks.make import make_episode
+from mc_core.lab.tasks.paraphrase import pairs
 
 STOP_WORDS = (
     "a about after all am an and any are as at be been before being by can cannot did do does each every everything "

@@ -10,14 +10,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from mc_core.lab.data.cache import Stream, open_cache, prepare_cache
+from mc_core.lab.data.chat_format import ChatEncoder
+from mc_core.lab.data.train_tokenizer import train_tokenizer
+from mc_core.lab.training.base.base_config import BaseTrainConfig
+from mc_core.lab.training.base.batches import Stage
+from mc_core.lab.training.base.model import BaseShape, initialise
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
-from mc_core.training.batches import Stage
-from mc_core.training.cache import Stream, open_cache, prepare_cache
-from mc_core.training.chat_format import ChatEncoder
-from mc_core.training.config import BaseTrainConfig
-from mc_core.training.model import BaseShape, initialise
-from mc_core.training.tokenizer import train_tokenizer
 
 SYLLABLES = ["ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve", "wi", "xo", "ya"]
 TINY = BaseShape(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=48)

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mc_core.lab.training.base.decode import greedy
+from mc_core.lab.training.base.model import BaseModel, BaseShape, initialise
+from mc_core.lab.training.samples import BLOCK
 from mc_core.models.attention import BlockMaskAttention, attend
 from mc_core.models.decoder import Decoder
-from mc_core.positions.rotary import rotate
-from mc_core.training.decode import greedy
-from mc_core.training.model import BaseModel, BaseShape, initialise
-from mc_core.training.samples import BLOCK
+from mc_core.models.rotary import rotate
 
 SHAPE = BaseShape(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=48)
 

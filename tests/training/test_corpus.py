@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mc_core.errors import ConfigError
-from mc_core.training.cache import open_cache, prepare_cache
-from mc_core.training.corpus import Document, corpus_files, read_documents
+from mc_core.lab.data.cache import open_cache, prepare_cache
+from mc_core.lab.data.corpus import Document, corpus_files, read_documents
 
 
 def all_documents(folder):

@@ -10,16 +10,22 @@ import pytest
 from tokenizers import Tokenizer
 
 from mc_core.errors import ConfigError
-from mc_core.tasks.make import TASKS as MEMORY_TASKS
-from mc_core.tasks.make import make_episode
-from mc_core.training import episode_samples
-from mc_core.training.base import train_base
-from mc_core.training.batches import TASKS, Stage, check_stages, make_batch
-from mc_core.training.cache import held_out_streams
-from mc_core.training.chat_format import ChatEncoder
-from mc_core.training.episode_samples import MAX_TURNS, episode_document, episode_sample, memory_drill, memory_sample
-from mc_core.training.haystack import VALUE_WEIGHT
-from mc_core.training.samples import Layout, SampleMaker
+from mc_core.lab.data.cache import held_out_streams
+from mc_core.lab.data.chat_format import ChatEncoder
+from mc_core.lab.tasks.make import TASKS as MEMORY_TASKS
+from mc_core.lab.tasks.make import make_episode
+from mc_core.lab.training import episode_samples
+from mc_core.lab.training.base.batches import TASKS, Stage, check_stages, make_batch
+from mc_core.lab.training.base.trainer import train_base
+from mc_core.lab.training.episode_samples import (
+    MAX_TURNS,
+    episode_document,
+    episode_sample,
+    memory_drill,
+    memory_sample,
+)
+from mc_core.lab.training.haystack import VALUE_WEIGHT
+from mc_core.lab.training.samples import Layout, SampleMaker
 from tests.training.conftest import STAGES
 
 BUNDLED = Path(__file__).parents[2] / "models" / "megacontext-tiny" / "tokenizer.json"

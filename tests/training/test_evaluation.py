@@ -8,17 +8,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import load_bundle
+from mc_core.lab.data.cache import held_out_streams
+from mc_core.lab.training.base import evaluate
+from mc_core.lab.training.base.card import Card, training_command, with_figures
+from mc_core.lab.training.base.evaluate import KINDS, Serving, evaluate_base, make_question, recall_accuracy, text_loss
+from mc_core.lab.training.base.export import export_run
+from mc_core.lab.training.base.model import BaseModel, BaseShape, initialise
+from mc_core.lab.training.base.trainer import train_base
+from mc_core.lab.training.samples import BLOCK, SampleMaker
 from mc_core.models.decoder import Decoder
-from mc_core.training import evaluate
-from mc_core.training.base import train_base
-from mc_core.training.cache import held_out_streams
-from mc_core.training.card import Card, training_command, with_figures
-from mc_core.training.evaluate import KINDS, Serving, evaluate_base, make_question, recall_accuracy, text_loss
-from mc_core.training.export import export_run
-from mc_core.training.model import BaseModel, BaseShape, initialise
-from mc_core.training.samples import BLOCK, SampleMaker
 from server.cli import app
 from tests.training.conftest import TINY
 
@@ -45,7 +45,7 @@ def test_held_out_streams_are_the_caches(corpus):
 def test_a_folder_too_small_to_hold_out_is_refused(corpus, tmp_path):
     """Figures on text that was trained on would be no figures."""
     rows = (f"Ba ce {i}." for i in range(1000))
-    from mc_core.training.corpus import Document
+    from mc_core.lab.data.corpus import Document
 
     kept = [text for text in rows if not Document((text,)).held_out][:20]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in kept))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mc_core.errors import ConfigError
-from mc_core.training.focus.losses import (
+from mc_core.lab.training.focus.losses import (
     IGNORED,
     expected_embeddings,
     gist_regression,

@@ -14,22 +14,22 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from conftest import Corpus
-from mc_core.controller import MCController
+from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
-from mc_core.focus.config import FocusConfig
-from mc_core.models.bundle import load_bundle
-from mc_core.training.batches import Stage
-from mc_core.training.config import BaseTrainConfig
-from mc_core.training.focus.config import FocusStage, FocusTrainConfig, GistShape, LossWeights
-from mc_core.training.focus.export import export_focus
-from mc_core.training.focus.passages import PassageMaker
-from mc_core.training.focus.summary import mc_summary
-from mc_core.training.focus.trainer import FocusTrainer, TrainedFocus, train_focus
-from mc_core.training.haystack import ANSWER_WEIGHT
-from mc_core.training.lens.config import LensTrainConfig
-from mc_core.training.samples import SampleMaker
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.lab.controller import MCController
+from mc_core.lab.training.base.base_config import BaseTrainConfig
+from mc_core.lab.training.base.batches import Stage
+from mc_core.lab.training.focus.export import export_focus
+from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig, GistShape, LossWeights
+from mc_core.lab.training.focus.passages import PassageMaker
+from mc_core.lab.training.focus.summary import mc_summary
+from mc_core.lab.training.focus.trainer import FocusTrainer, TrainedFocus, train_focus
+from mc_core.lab.training.haystack import ANSWER_WEIGHT
+from mc_core.lab.training.lens.lens_training import LensTrainConfig
+from mc_core.lab.training.samples import SampleMaker
 from server.cli import app
-from server.commands.presets import load_preset, names, runs_of
+from server.commands.lab.preset import load_preset, names, runs_of
 
 STAGES = (
     FocusStage(0.5, (200, 500), (400, 440), views=2, kinds={"lod1": 0.5, "mixed": 0.5}),

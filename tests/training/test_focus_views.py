@@ -11,17 +11,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mc_core.controller import MCController
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.errors import ConfigError
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.layout import SEGMENT_BLOCKS
-from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.lab.controller import MCController
+from mc_core.lab.training.focus.batch import gist_sources
+from mc_core.lab.training.focus.contexts import KINDS, ContextShape, Passage, open_blocks, sample_context, view_of
+from mc_core.lab.training.focus.losses import IGNORED
+from mc_core.lab.training.focus.model import FocusModel
 from mc_core.nets.gistnet import GistNet
 from mc_core.positions.policies import make_policy
-from mc_core.training.focus.batch import gist_sources
-from mc_core.training.focus.contexts import KINDS, ContextShape, Passage, open_blocks, sample_context, view_of
-from mc_core.training.focus.losses import IGNORED
-from mc_core.training.focus.model import FocusModel
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 from support import VOCABULARY, write_model
 

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import Bundle, load_bundle
+from mc_core.lab.data.train_tokenizer import write_tokenizer
+from mc_core.lab.training.base.model import initialise
+from mc_core.lab.training.focus.contexts import ContextShape, open_blocks
+from mc_core.lab.training.focus.passages import PassageMaker
+from mc_core.lab.training.haystack import Haystack
+from mc_core.lab.training.lens.counterfactual import Counterfactuals, edited, legal_actions
+from mc_core.lab.training.lens.entries import entry_losses
+from mc_core.lab.training.lens.labels import EntryBatch, make_labels, open_labels
+from mc_core.lab.training.lens.lens_training import EntryWeights
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
 from mc_core.nets.lensnet import LensNet, LensNetConfig
-from mc_core.training.focus.contexts import ContextShape, open_blocks
-from mc_core.training.focus.passages import PassageMaker
-from mc_core.training.haystack import Haystack
-from mc_core.training.lens.config import EntryWeights
-from mc_core.training.lens.counterfactual import Counterfactuals, edited, legal_actions
-from mc_core.training.lens.entries import entry_losses
-from mc_core.training.lens.labels import EntryBatch, make_labels, open_labels
-from mc_core.training.model import initialise
-from mc_core.training.tokenizer import write_tokenizer
 from tests.training.conftest import TINY, Corpus
 
 SHAPE = ContextShape(320, 64, 32, 4)

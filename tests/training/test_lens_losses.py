@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mc_core.focus.lookahead import node_scores
-from mc_core.training.lens.losses import (
+from mc_core.lab.training.lens.losses import (
     best_products,
     budget_balance,
     contrastive,

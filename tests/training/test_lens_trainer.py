@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
-from mc_core.models.bundle import load_bundle
+from mc_core.lab.data.train_tokenizer import write_tokenizer
+from mc_core.lab.tasks.concepts import CONCEPTS
+from mc_core.lab.tasks.paraphrase import pairs
+from mc_core.lab.training.base.model import initialise
+from mc_core.lab.training.haystack import Haystack
+from mc_core.lab.training.lens.batch import collate
+from mc_core.lab.training.lens.draw import draw_samples
+from mc_core.lab.training.lens.export import export_lens
+from mc_core.lab.training.lens.history import kept_apart, make_history
+from mc_core.lab.training.lens.lens_training import LensShape, LensTrainConfig
+from mc_core.lab.training.lens.samples import concept_episode, episode_sample, random_blocks
+from mc_core.lab.training.lens.trainer import open_run, train_lens, validate
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
-from mc_core.tasks.concepts import CONCEPTS
-from mc_core.tasks.paraphrase import pairs
-from mc_core.training.haystack import Haystack
-from mc_core.training.lens.batch import collate
-from mc_core.training.lens.config import LensShape, LensTrainConfig
-from mc_core.training.lens.draw import draw_samples
-from mc_core.training.lens.export import export_lens
-from mc_core.training.lens.history import kept_apart, make_history
-from mc_core.training.lens.samples import concept_episode, episode_sample, random_blocks
-from mc_core.training.lens.trainer import open_run, train_lens, validate
-from mc_core.training.model import initialise
-from mc_core.training.tokenizer import write_tokenizer
 from tests.training.conftest import TINY, Corpus
 
 STEPS = 4

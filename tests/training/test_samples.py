@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mc_core.training.batches import TASKS, Stage, make_batch, stage_of, thinned
-from mc_core.training.facts import KINDS, PERSONAL, held_out_key, make_fact
-from mc_core.training.haystack import VALUE_WEIGHT
-from mc_core.training.samples import BLOCK, Difficulty, Layout, SampleMaker
-from mc_core.training.schedule import CURRICULUM
-from mc_core.training.tokenizer import train_tokenizer
+from mc_core.lab.data.train_tokenizer import train_tokenizer
+from mc_core.lab.tasks.facts import KINDS, PERSONAL, held_out_key, make_fact
+from mc_core.lab.training.base.batches import TASKS, Stage, make_batch, stage_of, thinned
+from mc_core.lab.training.haystack import VALUE_WEIGHT
+from mc_core.lab.training.samples import BLOCK, Difficulty, Layout, SampleMaker
+from mc_core.lab.training.schedule import CURRICULUM
 from tests.training.conftest import STAGES
 
 LAYOUT = Layout(640, 320)

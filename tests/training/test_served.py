@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from conftest import TINY, Corpus
-from mc_core.controller import MCController, drive
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.refocus import refocus
 from mc_core.engine.requests import ContextReport
 from mc_core.errors import ConfigError
-from mc_core.focus.config import FocusConfig
+from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.session_kv import SessionKV
-from mc_core.models.bundle import Bundle, load_bundle
-from mc_core.tasks.history import History, Question, blocks_of
-from mc_core.training.focus.config import FocusStage, FocusTrainConfig
-from mc_core.training.focus.export import blend
-from mc_core.training.focus.served import Seen, ServedQuestions
-from mc_core.training.focus.trainer import FocusTrainer, train_focus
-from mc_core.training.samples import SampleMaker
+from mc_core.lab.controller import MCController, drive
+from mc_core.lab.tasks.history import History, Question, blocks_of
+from mc_core.lab.training.focus.export import blend
+from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig
+from mc_core.lab.training.focus.served import Seen, ServedQuestions
+from mc_core.lab.training.focus.trainer import FocusTrainer, train_focus
+from mc_core.lab.training.samples import SampleMaker
 from support import add_lensnet
 
 BUDGET, RECENT, TOKENS = 576, 64, 6000

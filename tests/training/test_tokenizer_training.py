@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.chat_format import CHAT_TEMPLATE, CONTROL_TOKENS, ChatEncoder
+from mc_core.lab.data.corpus import Document
+from mc_core.lab.data.train_tokenizer import train_tokenizer
 from mc_core.models.tokenizer import Tokenizer as ServedTokenizer
-from mc_core.training.chat_format import CHAT_TEMPLATE, CONTROL_TOKENS, ChatEncoder
-from mc_core.training.corpus import Document
-from mc_core.training.tokenizer import train_tokenizer
 
 
 def test_any_text_round_trips(corpus):

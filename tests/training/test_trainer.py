@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.train_tokenizer import train_tokenizer
+from mc_core.lab.training.base.batches import Batch, Stage, make_batch, thinned
+from mc_core.lab.training.base.model import BaseModel, initialise
+from mc_core.lab.training.base.trainer import Trainer, train_base
+from mc_core.lab.training.checkpoint import checkpoints
+from mc_core.lab.training.optim import AdamW, Muon, orthogonalised
+from mc_core.lab.training.samples import SampleMaker
+from mc_core.lab.training.schedule import CURRICULUM, rate_at
 from mc_core.models.decoder import Decoder
-from mc_core.training.base import Trainer, train_base
-from mc_core.training.batches import Batch, Stage, make_batch, thinned
-from mc_core.training.checkpoint import checkpoints
-from mc_core.training.model import BaseModel, initialise
-from mc_core.training.optim import AdamW, Muon, orthogonalised
-from mc_core.training.samples import SampleMaker
-from mc_core.training.schedule import CURRICULUM, rate_at
-from mc_core.training.tokenizer import train_tokenizer
 from tests.training.conftest import STAGES, TINY
 
 STEPS = 6

@@ -1,0 +1,195 @@
+"""A bundle: one folder with a base model, the networks trained for it, and how they want to be run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mc_core.bundle.manifest import Manifest
+from mc_core.errors import ConfigError
+from mc_core.kv.layout import SEGMENT_BLOCKS
+from mc_core.models.decoder import Decoder
+from mc_core.models.loading import load_decoder, read_json, save_tensors, write_json
+from mc_core.models.tokenizer import Tokenizer
+from mc_core.models.words import Words
+from mc_core.nets.gistnet import GistNet
+from mc_core.nets.lensnet import LensNet, LensNetConfig
+
+GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Everything that sessions of one model share; loaded once, never changed.
+
+    The decoder has the asked dtype; the networks compute in float32, so give them what ``embed`` returns.
+    hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
+    lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint: equal for
+    bundles whose stored gists can be shared.
+    """
+
+    name: str
+    decoder: Decoder
+    tokenizer: Tokenizer
+    gistnet: GistNet
+    lensnet: LensNet | None
+    manifest: Manifest
+    block_size: int
+    hidden_gists: bool
+    lens: str
+    positions: str
+    repair: str
+    sigma_scale: float
+    words: Words
+    gist_fingerprint: str
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [...] -> input embeddings [..., hidden_size] in float32, as the networks want them."""
+        return self.decoder.embed(ids).float()
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    @property
+    def segment_blocks(self) -> int | None:
+        """Of the block mask that the base is served with unless settings say otherwise, None = the full mask."""
+        return SEGMENT_BLOCKS if self.repair == "block" else None
+
+    @property
+    def gist_cost(self) -> int:
+        """Of a gist in the budget: nothing where the model is not shown any."""
+        return 0 if self.hidden_gists else 1
+
+
+def load_bundle(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    block_size: int | None = None,
+) -> Bundle:
+    """Load a bundle, or a plain Hugging Face folder, which is one without ``bundle.json``.
+
+    block_size: None takes the bundle's (32 for a plain folder). ConfigError if the folder's parts do not fit each
+    other, or ``block_size`` is not the one that the networks were trained for.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(f"model must be a folder, and {folder} is none")
+    manifest = Manifest.from_json(read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else Manifest()
+    size = _block_size(manifest, block_size)
+    tokenizer = Tokenizer.load(folder)
+    decoder = load_decoder(folder, dtype, device)
+    if tokenizer.vocab_size > decoder.config.vocab_size:
+        raise ConfigError(
+            f"tokenizer.json has token ids up to {tokenizer.vocab_size - 1}, "
+            f"but vocab_size in config.json is {decoder.config.vocab_size}"
+        )
+    gistnet = make_gistnet(decoder.config.hidden_size, size, manifest.gistnet)
+    if manifest.gistnet is not None:
+        _load_weights(gistnet, folder / GISTNET)
+    lensnet = None
+    if manifest.lensnet is not None:
+        lensnet = make_lensnet(decoder.config.hidden_size, manifest.lensnet)
+        _load_weights(lensnet, folder / LENSNET)
+        lensnet = lensnet.to(device)
+    return Bundle(
+        name=manifest.name or folder.resolve().name,
+        decoder=decoder,
+        tokenizer=tokenizer,
+        gistnet=gistnet.to(device).eval(),
+        lensnet=lensnet,
+        manifest=manifest,
+        block_size=size,
+        hidden_gists=not manifest.passed("gistnet"),
+        lens=manifest.default_lens(),
+        positions=manifest.default_positions(),
+        repair=manifest.default_repair(decoder.config),
+        sigma_scale=manifest.sigma_scale,
+        words=tokenizer.words(decoder.config.vocab_size),
+        gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
+    )
+
+
+def save_networks(
+    path: Path | str, manifest: Manifest, gistnet: GistNet | None = None, lensnet: LensNet | None = None
+) -> None:
+    """Add networks and ``bundle.json`` to a folder that holds the base model and its tokenizer already.
+
+    The manifest's ``gistnet`` and ``lensnet`` must be the arguments that the networks were made with; what it does
+    not list is not written (ConfigError if the two disagree).
+    """
+    folder = Path(path)
+    for name, network in (("gistnet", gistnet), ("lensnet", lensnet)):
+        if (getattr(manifest, name) is None) != (network is None):
+            raise ConfigError(f"{name} must be given if and only if the manifest describes it")
+    if gistnet is not None:
+        save_tensors(folder / GISTNET, gistnet.state_dict())
+    if lensnet is not None:
+        save_tensors(folder / LENSNET, lensnet.state_dict())
+    # Last, so that a folder cut short by a crash is not a bundle yet.
+    write_json(folder / MANIFEST, manifest.to_json())
+
+
+def make_gistnet(dim: int, block_size: int, arguments: Mapping[str, Any] | None) -> GistNet:
+    """A GistNet from its arguments in a manifest; None is the plain mean. ConfigError for arguments it has not."""
+    try:
+        return GistNet(dim, block_size, **(arguments or {"kind": "mean"}))
+    except TypeError as error:
+        raise ConfigError(f"gistnet in bundle.json has arguments that GistNet has not: {error}") from error
+
+
+def make_lensnet(dim: int, arguments: Mapping[str, Any]) -> LensNet:
+    """A LensNet from its arguments in a manifest. ConfigError for arguments it has not."""
+    try:
+        return LensNet(LensNetConfig(**{"dim": dim, **arguments})).eval()
+    except TypeError as error:
+        raise ConfigError(f"lensnet in bundle.json has arguments that LensNet has not: {error}") from error
+
+
+def lensnet_arguments(net: LensNet) -> dict[str, Any]:
+    """What a manifest has to say of a LensNet."""
+    return asdict(net.config)
+
+
+def _block_size(manifest: Manifest, wanted: int | None) -> int:
+    trained = manifest.gistnet is not None or manifest.lensnet is not None
+    if wanted is not None and trained and wanted != manifest.block_size:
+        raise ConfigError(f"block_size must be {manifest.block_size}, as the networks were trained, got {wanted}")
+    return wanted or manifest.block_size
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        # A copy, because a loaded tensor may still be the mapped file.
+        weights = {name: tensor.float().clone() for name, tensor in load_file(path).items()}
+    except FileNotFoundError:
+        raise ConfigError(f"{path.name} is missing in {path.parent}, but {MANIFEST} describes it") from None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} cannot be read as safetensors: {error}") from error
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit {MANIFEST}: {error}") from error
+
+
+def _fingerprint(decoder: Decoder, gistnet: GistNet | None) -> str:
+    """Digest of what gists are made of: the base's embeddings and the trained GistNet.
+
+    None is the plain mean, whose learned part is random and adds nothing.
+    """
+    digest = hashlib.sha256()
+    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(gistnet.state_dict() if gistnet is not None else {})}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to(torch.float32).cpu().contiguous().numpy())
+    return digest.hexdigest()

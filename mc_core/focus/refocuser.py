@@ -1,0 +1,210 @@
+"""The refocus cycle: score, plan, commit. The caller restores spans in between, and repairs KV afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.entries import Entries
+from mc_core.context.plan import Plan
+from mc_core.context.protection import Protection
+from mc_core.context.working_context import WorkingContext
+from mc_core.focus.allocator import Allocator, PlanReport
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.metrics import Spread, Swaps, entries_by_level
+from mc_core.focus.narrowing import without_blocks
+from mc_core.focus.relevance import carried
+from mc_core.focus.scores import Scores
+from mc_core.focus.view import Lens, LensView
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A plan for the working context as it was, with the scores that led to it.
+
+    asked: whether the lens gave the scores now, or they are carried on. limit: the cost that the plan keeps.
+    needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they must be restored, or dropped by
+    ``without``, before the plan is committed. seconds: of the lens and the allocator, which ran one after the other
+    from ``started`` on (``time.perf_counter``).
+    """
+
+    plan: Plan
+    report: PlanReport
+    scores: Scores
+    entries: Entries
+    protection: Protection
+    limit: int
+    needed_blocks: NDArray[np.int64]
+    asked: bool = True
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    started: float = 0.0
+
+    @property
+    def expanded_blocks(self) -> NDArray[np.int64]:
+        """Blocks that the plan makes raw, ascending."""
+        return self.plan.expanded_blocks
+
+    def then(self, hop: Proposal) -> Proposal:
+        """This and a further part of the same refocus as one, by the entries and scores that it began with."""
+        plan = replace(hop.plan, edits=(*self.plan.edits, *hop.plan.edits), elapsed=1)
+        rejections = Counter(self.report.rejections) + Counter(hop.report.rejections)
+        report = _plan_report(self.entries, self.protection, plan, rejections)
+        seconds = {name: self.seconds[name] + hop.seconds[name] for name in self.seconds}
+        return replace(self, plan=plan, report=report, seconds=seconds)
+
+    def without(self, blocks: NDArray[np.int64]) -> Proposal:
+        """The same without making these blocks raw, nor what that alone asked for; it stays valid."""
+        plan = without_blocks(self.plan, self.entries, set(blocks.tolist()), self.limit)
+        rejections = Counter(self.report.rejections)
+        rejections["missing"] += len(np.intersect1d(self.expanded_blocks, blocks))
+        report = _plan_report(self.entries, self.protection, plan, rejections)
+        needed = np.intersect1d(self.needed_blocks, plan.expanded_blocks)
+        return replace(self, plan=plan, report=report, needed_blocks=needed)
+
+
+@dataclass(frozen=True)
+class RefocusReport:
+    """A working context after a refocus, and what the refocus did. score: gain - harm of the entries before it."""
+
+    tokens: int
+    entries: Mapping[int, int]
+    cost: int
+    budget: int
+    eligible: int
+    changed: int
+    expands: int
+    collapses: int
+    swap_rate: float
+    rejections: Mapping[str, int]
+    residency: Spread
+    score: Spread
+    seconds: Mapping[str, float]
+
+    @property
+    def utilization(self) -> float:
+        return self.cost / self.budget
+
+    def attributes(self) -> dict[str, int | float]:
+        """Flat, for telemetry: entries by level as ``entries.lod0``, rejections by reason as ``rejections.budget``."""
+        names = ("tokens", "cost", "budget", "utilization", "eligible", "changed", "expands", "collapses", "swap_rate")
+        flat: dict[str, int | float] = {name: getattr(self, name) for name in names}
+        flat |= {f"entries.lod{level}": number for level, number in self.entries.items()}
+        flat |= {f"rejections.{reason}": number for reason, number in self.rejections.items()}
+        flat |= {"residency_mean": self.residency.mean, "residency_p95": self.residency.p95}
+        score = self.score
+        return flat | {"score_mean": score.mean, "score_std": score.std, "score_min": score.min, "score_max": score.max}
+
+
+class Refocuser:
+    """Asks the lens and the allocator of one session."""
+
+    def __init__(self, config: FocusConfig, lens: Lens, allocator: Allocator) -> None:
+        self.config, self.lens, self.allocator = config, lens, allocator
+        self._last: Proposal | None = None
+        self._whole: Proposal | None = None
+        self._since = 0  # refocuses since the lens was asked
+
+    def propose(self, view: LensView, wc: WorkingContext, reserve: int, *, fresh: bool = True) -> Proposal:
+        """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it.
+
+        fresh: ask the lens. Else it is asked at every ``lens_interval``-th refocus, and its scores carried on between.
+        """
+        started = time.perf_counter()
+        last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
+        scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
+        scored = time.perf_counter()
+        plan, report = self.allocator.plan(wc, scores, reserve)
+        seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
+        needed = plan.expanded_blocks
+        if len(needed):
+            needed = np.asarray(view.tree.missing(needed), np.int64)
+        limit = wc.budget - reserve
+        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, last is None, seconds, started)
+
+    def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
+        """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""
+        wc.commit(proposal.plan)
+        self._whole = self._last = proposal
+        self._since = 0 if proposal.asked else self._since + 1
+        return _report(wc, proposal)
+
+    def commit_hop(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
+        """Apply a further proposal as a part of the last refocus: no entry grows older -> the report of all parts."""
+        assert self._whole is not None
+        wc.commit(replace(proposal.plan, elapsed=0))
+        self._whole, self._last = self._whole.then(proposal), proposal
+        return _report(wc, self._whole)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Blocks that the last refocus asked for."""
+        return np.empty(0, np.int64) if self._last is None else self._last.scores.targets
+
+    def scores_of(self, wc: WorkingContext) -> NDArray[np.float32]:
+        """Signed score of each entry at the last refocus [n], 0 where unknown.
+
+        An entry that has changed level since shows the score of what stood in its place; a target that was opened then
+        shows its worth negated, for what was gain is now the harm of collapsing it.
+        """
+        if self._last is None:
+            return np.zeros(len(wc), np.float32)
+        entries, scores = self._last.entries, self._last.scores
+        starts = wc.starts()
+        rows = np.searchsorted(entries.starts(), starts, side="right") - 1
+        known = (rows >= 0) & (starts < entries.num_tokens)
+        signed = np.where(known, np.append(scores.signed, np.float32(0))[rows], np.float32(0))
+        opened = np.isin(scores.targets, self._last.expanded_blocks)
+        shown = np.searchsorted(starts, scores.targets[opened] * wc.block_size)
+        here = shown < len(wc)
+        shown, worth, blocks = shown[here], scores.target_scores[opened][here], scores.targets[opened][here]
+        raw = (wc.levels[shown] == 0) & (wc.indices[shown] == blocks)
+        signed[shown[raw]] = -worth[raw]
+        return signed.astype(np.float32)
+
+    def snapshot(self) -> dict[str, Any]:
+        """State beside the working context's, as JSON can hold it."""
+        return self.allocator.snapshot()
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self.allocator.restore(snapshot)
+
+
+def _plan_report(entries: Entries, protection: Protection, plan: Plan, rejections: Counter[str]) -> PlanReport:
+    swaps = Swaps.of(entries, protection, plan)
+    return PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
+
+
+def _report(wc: WorkingContext, proposal: Proposal) -> RefocusReport:
+    """Of a working context after the proposal."""
+    done = proposal.report
+    return RefocusReport(
+        tokens=wc.num_tokens,
+        entries=entries_by_level(wc.entries),
+        cost=wc.cost,
+        budget=wc.budget,
+        eligible=done.eligible,
+        changed=done.changed,
+        expands=done.expands,
+        collapses=done.collapses,
+        swap_rate=done.swap_rate,
+        rejections=done.rejections,
+        residency=Spread.of(wc.residency),
+        score=Spread.of(proposal.scores.signed),
+        seconds=proposal.seconds,
+    )
+
+
+def _finite(scores: Scores) -> Scores:
+    """A network that went astray must not break the budget: what is no number counts as 0."""
+    columns = (scores.gain, scores.harm, scores.target_scores)
+    if all(np.isfinite(column).all() for column in columns):
+        return scores
+    gain, harm, worth = (np.nan_to_num(column, nan=0.0, posinf=1.0, neginf=0.0) for column in columns)
+    return Scores(gain, harm, scores.targets, worth)

@@ -1,0 +1,13 @@
+"""Suites of questions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mc_core.lab.tasks.plant import SUITES
+
+Told = Callable[[str, int, int], None]
+"""Progress: (what is done, how much of it is done, of how much)."""
+MEASURES = ("nll", "stability")
+"""Suites that ask nothing: loss after a working context, and how the focus moves."""
+EVERY_SUITE = (*SUITES, *MEASURES)

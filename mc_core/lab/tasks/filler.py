@@ -1,0 +1,68 @@
+"""The hay: documents of a held-out corpus or a file, shuffled, as many tokens as are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from mc_core.errors import ConfigError
+from mc_core.lab.data.cache import Stream
+from mc_core.models.tokenizer import Tokenizer
+
+Ids = NDArray[np.int32]
+PIECE = 65_536
+"""Characters of a file that are encoded at a time; each piece is a document."""
+
+
+class Filler:
+    """Documents to take text from; the tokens at which a word begins tell where a statement may stand."""
+
+    def __init__(self, documents: Sequence[Ids], tokenizer: Tokenizer) -> None:
+        """Control tokens are left out, so that the text is the same however it is read."""
+        control = np.array(sorted(tokenizer.control_ids), np.int32)
+        cleaned = (ids[~np.isin(ids, control)] for ids in documents)
+        self.documents = [ids.astype(np.int32) for ids in cleaned if len(ids)]
+        if not self.documents:
+            raise ConfigError("the text for the history is empty")
+        self.tokens = sum(map(len, self.documents))
+        used = np.unique(np.concatenate(self.documents))
+        begins = [token for token in used.tolist() if tokenizer.token_bytes(token)[:1] in (b" ", b"\n")]
+        self._begins = np.array(begins, np.int32)
+
+    @classmethod
+    def of_streams(cls, streams: Sequence[Stream], tokenizer: Tokenizer) -> Filler:
+        """Documents of a corpus."""
+        rows = [
+            np.asarray(stream.ids[start:end], np.int32)
+            for stream in streams
+            for start, end in zip(stream.offsets[:-1].tolist(), stream.offsets[1:].tolist(), strict=True)
+        ]
+        return cls(rows, tokenizer)
+
+    @classmethod
+    def of_text(cls, path: Path, tokenizer: Tokenizer) -> Filler:
+        """A UTF-8 file."""
+        text = path.read_text(encoding="utf-8")
+        pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+        return cls(tokenizer.encode_batch(pieces), tokenizer)
+
+    def take(self, rng: Generator, count: int) -> Ids:
+        """``count`` tokens of documents in random order, over and over in another order if they are too few."""
+        parts: list[Ids] = []
+        missing = count
+        while missing > 0:
+            for i in rng.permutation(len(self.documents)).tolist():
+                parts.append(self.documents[i][:missing])
+                missing -= len(parts[-1])
+                if missing <= 0:
+                    break
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def borders(self, ids: Ids) -> NDArray[np.int64]:
+        """Offsets in ``ids`` at which a statement breaks no word, the start and the end among them, ascending."""
+        inside = np.flatnonzero(np.isin(ids, self._begins))
+        return np.unique(np.concatenate([[0], inside, [len(ids)]]).astype(np.int64))

@@ -1,0 +1,67 @@
+"""A history with planted statements, and the questions about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.lab.tasks.episode import Asked
+
+Ids = NDArray[np.int32]
+Span = tuple[int, int]
+"""First token and one past the last."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """asked, of an episode of ``task``, in ``suite``; gold: statements of the history that the answer needs.
+
+    depth: where these stand on average, 0 (oldest) to 1; None where nothing answers it. episode: its number in the
+    history.
+    """
+
+    suite: str
+    task: str
+    asked: Asked
+    gold: tuple[int, ...]
+    depth: float | None
+    episode: int
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Token ids [N]; spans of the planted statements, in order of the episodes; what is asked about them."""
+
+    ids: Ids
+    spans: tuple[Span, ...]
+    questions: tuple[Question, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pieces(self) -> list[tuple[int, int, int | None]]:
+        """The history cut at its statements, in order: (start, end, which statement or None)."""
+        found: list[tuple[int, int, int | None]] = []
+        at = 0
+        for i in sorted(range(len(self.spans)), key=lambda i: self.spans[i]):
+            start, end = self.spans[i]
+            if start > at:
+                found.append((at, start, None))
+            found.append((start, end, i))
+            at = end
+        if at < len(self):
+            found.append((at, len(self), None))
+        return found
+
+
+def blocks_of(spans: tuple[Span, ...] | list[Span], block_size: int) -> NDArray[np.int64]:
+    """Every block that the spans touch, ascending."""
+    parts = [np.arange(start // block_size, (end - 1) // block_size + 1) for start, end in spans]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+
+def all_open(spans: list[Span], raw: NDArray[np.int64], block_size: int) -> bool:
+    """Whether every token of the spans stands raw, given the raw blocks."""
+    return bool(np.isin(blocks_of(spans, block_size), raw).all())

@@ -1,0 +1,1 @@
+"""The resumable trainer of the bundled base model."""

@@ -1,0 +1,237 @@
+"""A session: the whole history of one conversation, its working context, and what the store has of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.context.working_context import WorkingContext
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.leads import Lead
+from mc_core.focus.lens import Lens, LensView
+from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
+from mc_core.focus.view import FollowingLens
+from mc_core.kv.session_kv import SessionKV
+from mc_core.store import SessionRecord
+from mc_core.tree.tree import MegaContextTree
+
+QUESTION_TOKENS = 256
+"""The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
+
+
+@dataclass
+class Counters:
+    """Totals over a session's life; they survive restarts."""
+
+    turns: int = 0
+    refocuses: int = 0
+    spans_fetched: int = 0
+    spans_missing: int = 0
+    spans_corrupt: int = 0
+    spans_evicted: int = 0
+
+
+@dataclass(eq=False)
+class Session:
+    """Changed by the engine thread alone; the server reads its plain fields.
+
+    ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
+    rollback. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    tokenizer: str
+    gist_fingerprint: str
+    tree: MegaContextTree
+    wc: WorkingContext
+    lens: Lens
+    refocuser: Refocuser
+    focus_config: FocusConfig
+    fence: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    implicit: bool = False
+    prefixes: list[tuple[str, int]] = field(default_factory=list)
+    created: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
+    committed_tokens: int = 0
+    counters: Counters = field(default_factory=Counters)
+    kv: SessionKV | None = None
+    staged: dict[int, int] = field(default_factory=dict)
+    stored_blocks: int = 0
+    sequence: int = 0
+    gist_calls: int = 0
+    last_report: RefocusReport | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of history, acknowledged or not."""
+        return self.tree.num_tokens
+
+    @property
+    def block_size(self) -> int:
+        return self.wc.block_size
+
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Add tokens to the end of the history: tree, lens and working context."""
+        appended = self.tree.append(ids)
+        self.gist_calls += appended.gist_calls
+        if appended.new_blocks:
+            first = appended.first_block
+            blocks = np.arange(first, first + appended.new_blocks)
+            self.lens.append(first, self.tree.block_ids(blocks))
+        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval)
+
+    def pin(self, start: int, end: int) -> None:
+        """Keep tokens [start, end) raw for good."""
+        self.wc.pin(start, end)
+
+    def rewind(self, position: int) -> None:
+        """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
+        if position == self.tokens:
+            return
+        self.tree.rewind(position)
+        self.lens.rewind(self.tree.num_blocks)
+        self.wc.rewind(position, reserve=self.focus_config.refocus_interval)
+        if self.kv is not None:
+            self.kv.rewind(position)
+        for level in list(self.staged):
+            self.staged[level] = min(self.staged[level], self.tree.count(level))
+        self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+
+    def blocks_to_rewind(self, position: int) -> NDArray[np.int64]:
+        """Complete blocks whose ids a rewind to ``position`` needs: the one that is cut, and the new tail's."""
+        block, inside = divmod(position, self.block_size)
+        cut = [block] if inside and block < self.tree.num_blocks else []
+        return np.union1d(self.wc.blocks_to_rewind(position), np.array(cut, np.int64))
+
+    def blocks_to_keep(self) -> NDArray[np.int64]:
+        """Blocks that must not be evicted: raw ones, unstored ones, and what a rollback would need."""
+        tail = max(0, self.committed_tokens - self.wc.recent_tokens) // self.block_size
+        rollback = np.arange(tail, min(self.committed_tokens // self.block_size + 1, self.tree.num_blocks))
+        unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
+        return np.concatenate([self.raw_blocks(), rollback, unstored])
+
+    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
+        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits.
+
+        fresh: ask the lens, however short a while ago it was asked last.
+        """
+        view = self._view(question, leads)
+        return self.refocuser.propose(view, self.wc, self.focus_config.refocus_interval, fresh=fresh)
+
+    def leads(self, question: NDArray[np.int32], known: Sequence[Lead]) -> list[Lead]:
+        """What the places that the last refocus asked for name in turn, as far as they stand raw."""
+        if not isinstance(self.lens, FollowingLens):
+            return []
+        blocks = np.intersect1d(self.refocuser.targets, self.raw_blocks())
+        return self.lens.leads(self._view(question, known), blocks, self.tree.block_ids(blocks))
+
+    def hops(self, question: NDArray[np.int32]) -> Iterator[Proposal]:
+        """What opened places name in turn, link by link, after the refocus on ``question``: plans to be committed
+        (``commit_hop``), each before the next is asked for."""
+        known: list[Lead] = []
+        for _ in range(self.focus_config.hops):
+            leads = self.leads(question, known)
+            if not leads:
+                return
+            known += leads
+            proposal = self.propose(question, known)
+            if not proposal.plan.edits:
+                return
+            yield proposal
+
+    def commit_focus(self, proposal: Proposal) -> RefocusReport:
+        """Apply a plan to the working context."""
+        self.last_report = self.refocuser.commit(self.wc, proposal)
+        self.counters.refocuses += 1
+        return self.last_report
+
+    def commit_hop(self, proposal: Proposal) -> None:
+        """Apply a further plan as a part of the last refocus, of which ``last_report`` then tells the whole."""
+        self.last_report = self.refocuser.commit_hop(self.wc, proposal)
+
+    def raw_blocks(self) -> NDArray[np.int64]:
+        """Complete blocks that stand raw in the working context."""
+        raw = (self.wc.levels == 0) & (self.wc.indices < self.tree.num_blocks)
+        return self.wc.indices[raw]
+
+    def focus(self) -> dict[str, Any]:
+        """The working context as entries, with its budget, as ``/focus`` shows it."""
+        wc, report = self.wc, self.last_report
+        scores = self.refocuser.scores_of(wc)
+        columns = (wc.levels, wc.starts(), wc.ends(), wc.entry_costs(), scores, wc.residency)
+        names = ("level", "start", "end", "cost", "score", "residency")
+        entries = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        return {
+            "tokens": self.tokens,
+            "budget": wc.budget,
+            "cost": wc.cost,
+            "utilization": wc.utilization,
+            "swap_rate": report.swap_rate if report else 0.0,
+            "entries": entries,
+        }
+
+    def record(self) -> SessionRecord:
+        """What a commit stores beside spans and gists."""
+        open_start = self.tree.num_blocks * self.block_size
+        return SessionRecord(
+            session_id=self.id,
+            tenant=self.tenant,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            block_size=self.block_size,
+            gist_dim=self.tree.dim,
+            gist_dtype="float16",
+            gist_keys=self.tree.config.lens_keys,
+            key_dim=self.tree.config.lens_key_dim if self.tree.config.lens_keys else 0,
+            tokens=self.tokens,
+            metadata=self.metadata,
+            implicit=self.implicit,
+            tail=self.tree.ids(open_start, self.tokens),
+            state={
+                "context": self.wc.snapshot(),
+                "allocator": self.refocuser.snapshot(),
+                "counters": vars(self.counters).copy(),
+                "budget": self.wc.budget,
+                "gists": self.gist_fingerprint,
+            },
+            prefixes=tuple(self.prefixes),
+            fence=self.fence,
+        )
+
+    def _view(self, question: NDArray[np.int32], leads: Sequence[Lead]) -> LensView:
+        tail = question[-QUESTION_TOKENS:]
+        return LensView(
+            wc=self.wc,
+            tree=self.tree,
+            tail_ids=tail,
+            cursor=self.tokens,
+            entry_vectors=self._entry_vectors,
+            tail_vectors=lambda: self._embed(tail),
+            leads=tuple(leads),
+        )
+
+    def _embed(self, ids: NDArray[np.int32]) -> Tensor:
+        return self.tree.embed(torch.from_numpy(ids.astype(np.int64)).to(self.tree.config.device))
+
+    def _entry_vectors(self) -> Tensor:
+        """One vector an entry: a gist, or the mean of a raw block's embeddings (the LOD1 gist when it is complete)."""
+        wc, tree = self.wc, self.tree
+        vectors = torch.zeros(len(wc.levels), tree.dim, device=tree.config.device)
+        complete = (wc.levels > 0) | (wc.indices < tree.num_blocks)
+        shown = np.maximum(wc.levels, 1)
+        for level in np.unique(shown[complete]).tolist():
+            rows = np.flatnonzero(complete & (shown == level))
+            vectors[torch.from_numpy(rows)] = tree.gists(level, wc.indices[rows]).to(vectors.dtype)
+        if not complete.all():
+            vectors[-1] = tree.embeddings(int(wc.starts()[-1]), tree.num_tokens).mean(0)
+        return vectors

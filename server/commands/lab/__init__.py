@@ -1,0 +1,1 @@
+"""Commands of the lab: train, evaluate, ablate. Nothing that serves imports them."""

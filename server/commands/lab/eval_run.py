@@ -1,0 +1,167 @@
+"""Runs what ``megacontext eval SUITE..`` was asked for, part by part."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as RawTokenizer
+
+from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.lab.data.cache import Stream, held_out_streams
+from mc_core.lab.evaluation.answers import Row, ask_all, histories_for
+from mc_core.lab.evaluation.driver import Driver
+from mc_core.lab.evaluation.engine_driver import EngineDriver
+from mc_core.lab.evaluation.machine import machine
+from mc_core.lab.evaluation.methods import BASELINES, check_methods, default_lenses
+from mc_core.lab.evaluation.nll import NllPlan, nll_suite
+from mc_core.lab.evaluation.results import Results
+from mc_core.lab.evaluation.seat import Prompt
+from mc_core.lab.evaluation.stability import StabilityPlan, stability_suite
+from mc_core.lab.evaluation.suites import MEASURES, Told
+from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.plant import PlantPlan
+from mc_core.models.tokenizer import Tokenizer
+from server.chat_template import ChatTemplate, Message
+from server.commands.lab.eval_config import SuitesConfig
+from server.commands.lab.eval_http import METHOD, HttpDriver
+from server.stores.sqlite import SqliteStore
+
+Keep = Callable[[Results], None]
+
+
+def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
+    """Everything that was asked for; ``keep`` gets what there is after each part. ConfigError names what cannot be."""
+    streams = _streams(config)
+    if config.http is not None:
+        return _over_http(config, config.http, streams, told, keep)
+    return _in_process(config, streams, told, keep)
+
+
+def _in_process(config: SuitesConfig, streams: list[Stream], told: Told, keep: Keep) -> Results:
+    bundle = load_bundle(config.bundle, config.device)
+    bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
+    lenses = config.lenses or default_lenses(bundle)
+    baselines = tuple(name for name in config.baselines if name != "none")
+    check_methods(bundle, lenses, baselines)
+    focus = _focus(config, bundle)
+    # Loss and stability belong to the lens that serves, unless another is named.
+    serving = replace(focus, lens=config.lenses[0] if config.lenses else bundle.lens)
+    settings = {**_settings(config), "lenses": list(lenses), "focus": asdict(serving)}
+    results = Results(bundle.name, config.seed, settings, machine(), not bundle.hidden_gists)
+    measures = config.chosen(MEASURES)
+    if "nll" in measures:
+        plan = NllPlan(config.nll_lengths, config.samples, seed=config.seed)
+        results = replace(
+            results, losses=tuple(nll_suite(bundle, streams, plan, serving.lens, focus.recent_tokens, told))
+        )
+        keep(results)
+    if "stability" in measures:
+        moving = StabilityPlan(config.refocuses, config.history_tokens)
+        results = replace(results, stability=stability_suite(bundle, streams, serving, moving, told))
+        keep(results)
+    if not config.questions:
+        return results
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStore(Path(folder) / "eval.sqlite")
+        try:
+            with EngineDriver(bundle, focus, store, prompt_of(bundle), lenses, baselines) as driver:
+                filler = _filler(config, streams, bundle.tokenizer)
+                return _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
+        finally:
+            store.close()
+
+
+def _over_http(config: SuitesConfig, url: str, streams: list[Stream], told: Told, keep: Keep) -> Results:
+    tokenizer = Tokenizer.load(config.bundle)
+    with HttpDriver(url, config.api_key, config.budget, tokenizer.decode) as driver:
+        about = driver.model.get("x_megacontext", {})
+        note = f"asked over HTTP: lens {about.get('lens')}, allocator {about.get('allocator')}"
+        shown = not about.get("hidden_gists", True)
+        results = Results(str(driver.model["id"]), config.seed, _settings(config), machine(), shown, notes=(note,))
+        filler = _filler(config, streams, tokenizer)
+        return _ask(config, driver, (METHOD,), tokenizer, filler, results, told, keep)
+
+
+def _ask(
+    config: SuitesConfig,
+    driver: Driver,
+    methods: Sequence[str],
+    tokenizer: Tokenizer,
+    filler: Filler,
+    results: Results,
+    told: Told,
+    keep: Keep,
+) -> Results:
+    """Questions length by length, so that a long history does not wait in memory for the others."""
+    limits = dict.fromkeys(BASELINES, config.baseline_trials)
+    for length in config.lengths:
+        plan = PlantPlan(length, config.questions, config.trials, config.depths, config.histories)
+        histories = histories_for([plan], tokenizer, filler, config.seed)
+        rows, skipped = ask_all(driver, histories, methods, limits, config.max_answer_tokens, told)
+        left_out = {f"{method} at {length:,} tokens": reason for method, reason in skipped.items()}
+        results = replace(
+            results,
+            rows=(*results.rows, *rows),
+            skipped={**results.skipped, **left_out},
+            notes=(*results.notes, *_notes(config, rows, filler, length)),
+        )
+        keep(results)
+    return results
+
+
+def _notes(config: SuitesConfig, rows: Sequence[Row], filler: Filler, length: int) -> list[str]:
+    """What is not as it was asked for."""
+    notes = []
+    if length > filler.tokens:
+        times = length / filler.tokens
+        notes.append(f"text: {filler.tokens:,} tokens, repeated {times:.1f} times in {length:,}")
+    for suite in config.questions:
+        asked = Counter(row.method for row in rows if row.suite == suite)
+        most = max(asked.values(), default=0)
+        if most < (min(config.trials, config.baseline_trials) if set(asked) <= set(BASELINES) else config.trials):
+            notes.append(f"{suite}: {most} of {config.trials} trials at {length:,} tokens; see --histories")
+    return notes
+
+
+def _filler(config: SuitesConfig, streams: list[Stream], tokenizer: Tokenizer) -> Filler:
+    if config.text is not None:
+        return Filler.of_text(config.text, tokenizer)
+    return Filler.of_streams(streams, tokenizer)
+
+
+def _streams(config: SuitesConfig) -> list[Stream]:
+    if config.data is None:
+        return []
+    return held_out_streams(config.data, RawTokenizer.from_file(str(config.bundle / "tokenizer.json")))
+
+
+def _focus(config: SuitesConfig, bundle: Bundle) -> FocusConfig:
+    """The bundle's own settings, and what was asked for."""
+    asked = {} if config.budget is None else {"budget": config.budget}
+    chosen: dict[str, Any] = {**bundle.manifest.focus, **asked, "seed": config.seed}
+    return FocusConfig(**{**chosen, "block_size": bundle.block_size, "lens": "lexical"})
+
+
+def prompt_of(bundle: Bundle) -> Prompt:
+    """Questions as the server puts them to the model."""
+    tokenizer = bundle.tokenizer
+    if tokenizer.chat_template is None:
+        return lambda text: (tokenizer.encode(f"\n{text}\n"), np.empty(0, np.int32))
+    template = ChatTemplate(tokenizer, tokenizer.special_tokens)
+    return lambda text: (template.ids([Message("user", text)], first=False, reply=True), template.suffix_ids)
+
+
+def _settings(config: SuitesConfig) -> dict[str, Any]:
+    """As JSON; keys and this machine's folders are left out."""
+    kept = {name: value for name, value in asdict(config).items() if name not in ("api_key", "bundle", "out", "http")}
+    return {
+        name: Path(value).name if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in kept.items()
+    }

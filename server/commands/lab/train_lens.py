@@ -1,0 +1,92 @@
+"""``megacontext train lens``: LensNet for a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from mc_core.lab.training.lens.export import export_lens
+from mc_core.lab.training.lens.lens_training import LensTrainConfig
+from mc_core.lab.training.lens.summary import lens_summary
+from mc_core.lab.training.lens.trainer import train_lens
+from server.commands.common import plain_errors
+from server.commands.lab.preset import load_preset
+from server.commands.lab.tables import print_recall
+from server.commands.lab.train_base import progress_bars, reporter
+from server.commands.options import Field, with_options
+
+HELP = {
+    "data": "folder of .jsonl or .jsonl.xz files with a text or with messages a row",
+    "model": "bundle or Hugging Face folder to train for",
+    "out": "the run's folder; a run that is in it is gone on with",
+    "kind": "of LensNet: cross or transformer",
+    "width": "of LensNet",
+    "heads": "attention heads of LensNet",
+    "layers": "of LensNet",
+    "keys": "lens keys a block",
+    "key_dim": "numbers a lens key",
+    "key_width": "width that a block is read at for its keys",
+    "queries": "of a tail",
+    "key_reach": "tokens on each side that a token is read with",
+    "rank": "weight of the rank loss of entry scores",
+    "balance": "weight of their budget balance",
+    "illegal": "weight of wishes that cannot be met",
+    "preference": "weight of preferences between working contexts",
+    "tasks": "of the episodes, repeatable",
+    "shares": "weight of a kind of samples (a task, text or reply) in the loss, repeatable",
+    "mix": "share of a corpus file, by its name under the data folder, repeatable; by square root of size by default",
+    "block_size": "K: 16, 32 or 64",
+    "steps": "of the whole run",
+    "growth": "share of the run in which samples grow from dense pieces, and scores from means",
+    "episodes": "of other tasks than paraphrases a step",
+    "distractors": "further statements of an episode at most",
+    "concepts": "things said in the paraphrases of a step",
+    "pairs": "passages and dialogue turns of the corpus a step",
+    "bank": "blocks of real text that hard negatives are taken from",
+    "fresh": "blocks of the bank that are replaced each step",
+    "hard": "hard negatives a step",
+    "temperature": "of the contrastive loss",
+    "labels": "working contexts with counterfactual labels; 0 leaves entry scores untrained",
+    "entry_contexts": "of these a step",
+    "rate": "learning rate",
+    "warmup_steps": "steps until the full rate",
+    "decay": "share of the run in which the rate falls",
+    "floor": "share of the rate that is left at the end",
+    "clip": "longest gradient",
+    "seed": "of weights and batches; the same seed makes the same run",
+    "device": "cpu, cuda, ...",
+    "workers": "processes that make samples ahead; 0: none, they are made between steps",
+    "checkpoint_minutes": "minutes between checkpoints",
+    "log_steps": "steps between reports",
+    "validation_steps": "steps between short measurements of recall",
+    "validation_blocks": "blocks of the histories that recall is measured in",
+    "histories": "histories of the measurement at the end",
+    "glances": "histories of the short measurements",
+}
+"""Help for each option of LensTrainConfig."""
+BUNDLE = (Field("bundle", Path, None, False, "where the bundle with its LensNet goes; OUT/bundle by default"),)
+
+
+def lens_command() -> Callable[..., None]:
+    """The typer command of ``train lens``."""
+    return with_options(LensTrainConfig, lens, HELP, BUNDLE, load_preset)
+
+
+def lens(config: LensTrainConfig, bundle: str | None) -> None:
+    """Train LensNet for a base. Run the same command again to go on after a stop."""
+    target = Path(bundle) if bundle else config.out / "bundle"
+    console = Console(stderr=True)
+    with plain_errors():
+        with progress_bars(console) as bars:
+            trained = train_lens(config, reporter(bars))
+        if not trained.finished:
+            console.print(f"stopped at step {trained.step} of {config.steps}; the same command goes on from here")
+            raise typer.Exit(3)
+        summary = lens_summary(config, trained)
+        export_lens(config, trained.net, target, summary)
+    print_recall(console, summary["recall"])
+    console.print(f"serve it with: megacontext serve --model {target} --lens hybrid", markup=False)
+    typer.echo(target)
