@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-Range = tuple[int, int]
-"""First token and one past the last."""
+from mc_core.lab.data.arrays import Ints, Range
 
 
-def interleaved(filler: Ids, stated: Sequence[Ids], offsets: Ids) -> tuple[Ids, list[Range]]:
+def interleaved(filler: Ints, stated: Sequence[Ints], offsets: Ints) -> tuple[Ints, list[Range]]:
     """Insert ``stated[i]`` into the filler before token ``offsets[i]``; also where each then stands."""
-    parts: list[Ids] = []
+    parts: list[Ints] = []
     ranges = [(0, 0)] * len(stated)
     at = done = 0
     for i in np.argsort(offsets, kind="stable"):
