@@ -14,19 +14,15 @@ from mc_core.lab.training.base.export import export_run
 from mc_core.lab.training.base.trainer import train_base
 from server.commands.common import plain_errors
 from server.commands.lab.preset import load_preset
-from server.commands.lab.training import RUN_HELP, bundle_field, bundle_folder, run_shown
+from server.commands.lab.training import DECODER_HELP, bundle_field, bundle_folder, run_shown
 from server.commands.options import Field, with_options
 
 HELP = {
-    **RUN_HELP,
+    **DECODER_HELP,
     "tokenizer": "folder with a tokenizer.json to use; a new one is trained by default",
     "vocab_size": "size of a new tokenizer",
     "tokenizer_chars": "characters that a new tokenizer is trained on",
-    "batch_tokens": "tokens a step, about",
     "total_tokens": "tokens of the whole run",
-    "muon_rate": "learning rate of the layers' matrices",
-    "adam_rate": "learning rate of embeddings and norms",
-    "weight_decay": "of the layers' matrices",
     "history_weight": "loss weight of history tokens under the block mask",
     "hidden_size": "width of the model",
     "num_layers": "layers of the model",

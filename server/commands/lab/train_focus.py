@@ -15,11 +15,11 @@ from mc_core.lab.training.focus.trainer import train_focus
 from server.commands.common import plain_errors
 from server.commands.lab.preset import load_preset
 from server.commands.lab.tables import print_summaries
-from server.commands.lab.training import RUN_HELP, bundle_field, bundle_folder, run_shown
+from server.commands.lab.training import DECODER_HELP, bundle_field, bundle_folder, run_shown
 from server.commands.options import Field, with_options
 
 HELP = {
-    **RUN_HELP,
+    **DECODER_HELP,
     "model": "bundle or Hugging Face folder to start from",
     "mode": "frozen (GistNet alone) or joint (the base too)",
     "kind": "of GistNet: mean or transformer",
@@ -33,16 +33,13 @@ HELP = {
     "separation": "weight of keeping neighbouring gists apart",
     "block_size": "K: 16, 32 or 64",
     "recent_tokens": "newest tokens that are always raw",
+    "steps": "of the whole run",
     "accumulate": "batches whose gradients are added up for a step",
     "base_share": "joint: share of batches that are the base's own training",
-    "batch_tokens": "joint: tokens of such a batch, about",
     "text_share": "joint: share of the plain tokens of such a batch that count; answers always do",
     "gist_rate": "learning rate of GistNet",
-    "muon_rate": "joint: learning rate of the base's matrices",
-    "adam_rate": "joint: learning rate of the base's embeddings and norms",
     "train_embeddings": "joint: train the base's embeddings too; without them a LensNet stays right",
     "blend": "joint: how far the base that is written lies from the one begun with to the one ended with",
-    "weight_decay": "of the base's matrices",
 }
 """Help for each option of FocusTrainConfig."""
 BUNDLE = (

@@ -36,6 +36,7 @@ HELP = {
     "tasks": "of the episodes, repeatable",
     "shares": "weight of a kind of samples (a task, text or reply) in the loss, repeatable",
     "block_size": "K: 16, 32 or 64",
+    "steps": "of the whole run",
     "growth": "share of the run in which samples grow from dense pieces, and scores from means",
     "episodes": "of other tasks than paraphrases a step",
     "distractors": "further statements of an episode at most",

@@ -18,20 +18,27 @@ RUN_HELP = {
     "data": "folder of .jsonl or .jsonl.xz files with a text or with messages a row",
     "out": "the run's folder; a run that is in it is gone on with",
     "mix": "share of a corpus file, by its name under the data folder, repeatable; by square root of size by default",
-    "steps": "of the whole run",
     "warmup_steps": "steps until the full rate",
     "decay": "share of the run in which the rate falls",
     "floor": "share of the rate that is left at the end",
     "clip": "longest gradient",
     "seed": "of weights and batches; the same seed makes the same run",
     "device": "cpu, cuda, ...",
-    "precision": "float32, bfloat16 or auto (bfloat16 on CUDA alone)",
-    "compile": "compile the base's layers (torch.compile)",
     "workers": "processes that make batches ahead; 0: none, they are made between steps",
     "checkpoint_minutes": "minutes between checkpoints",
     "log_steps": "steps between reports",
 }
-"""Help for the options that runs have in common."""
+"""Help for each option of RunConfig."""
+DECODER_HELP = {
+    **RUN_HELP,
+    "muon_rate": "learning rate of the base's matrices",
+    "adam_rate": "learning rate of the base's embeddings and norms",
+    "weight_decay": "of the base's matrices",
+    "batch_tokens": "tokens of a batch of the base's own training, about",
+    "precision": "float32, bfloat16 or auto (bfloat16 on CUDA alone)",
+    "compile": "compile the base's layers (torch.compile)",
+}
+"""Help for each option of DecoderRunConfig."""
 
 
 class Trained(Protocol):
