@@ -16,7 +16,8 @@ from mc_core.store import Floats, SessionInfo, SessionRecord
 
 MAX_RANGE = 1 << 26
 INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
-FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", "gist_dim", "gist_dtype", "gist_keys", "key_dim")
+SHAPE_FIELDS = ("gist_dim", "gist_dtype", "gist_keys", "key_dim")
+FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", *SHAPE_FIELDS)
 Payload = Mapping[str, NDArray[Any]]
 
 

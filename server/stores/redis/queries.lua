@@ -17,7 +17,8 @@ end
 function commands.rows(id, lease, level, ...)
   local s, runs, parts = find(id, ''), {...}, {}
   level = tonumber(level)
-  local limit = lease ~= '' and lease == s.lease and seen(s, level) or rows_at(s, level, s.blocks)
+  local limit = lease ~= '' and lease == s.lease and seen(s, level) or committed(s, level)
+  if not s.widths[level + 1] then limit = 0 end -- a session without gists
   for i = 1, #runs, 2 do
     local first = tonumber(runs[i])
     parts[#parts + 1] = read_rows(s, level, first, math.min(first + tonumber(runs[i + 1]), limit))

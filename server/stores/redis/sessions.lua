@@ -49,8 +49,9 @@ local function fields_of(flat)
   return fields
 end
 
--- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET.
-local function create(op, tenant, flat, closed, base)
+-- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET; reshaped: '1' if their
+-- gists are of no use to it.
+local function create(op, tenant, flat, closed, base, reshaped)
   local fields = fields_of(flat)
   local id = fields.session_id
   local s = {id = id, tenant = tenant, key = tenant_key(tenant, 'session', id), lineage = {}}
@@ -65,14 +66,14 @@ local function create(op, tenant, flat, closed, base)
   redis.call('ZADD', tenant_key(tenant, 'sessions'), created, id)
   redis.call('HSET', s.key, unpack(flat))
   redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
-    'until', 0, 'staged', '{}', 'op', op, 'result', '')
+    'until', 0, 'staged', '{}', 'op', op, 'result', '', 'reshaped', reshaped)
   index_prefixes(s, fields.model_key, '', fields.implicit == '1' and fields.prefixes or '')
   closed[#closed + 1] = {new_storage(s, base), ACTIVE}
-  save_lineage(s, closed)
+  save_lineage(s, reshaped == '1' and with_own_gists(s, closed) or closed)
   return {'ok', created, updated}
 end
 
-function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0) end
+function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0, '') end
 
 function commands.fork(op, parent, tenant, ...)
   local flat = {...}
@@ -82,7 +83,7 @@ function commands.fork(op, parent, tenant, ...)
     fail('config', string.format("a fork's tokens must be at most %d, got %s", s.tokens, fields.tokens))
   end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
-  return create(op, tenant, flat, cut(s.lineage, blocks), blocks)
+  return create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.reshaped or '')
 end
 
 function commands.open(op, id, tenant, owner, seconds)
@@ -91,7 +92,9 @@ function commands.open(op, id, tenant, owner, seconds)
     local left = s['until'] - now()
     if s.owner ~= '' and s.owner ~= owner and left > 0 then fail('held', number_text(left)) end
     redis.call('HSET', s.key, 'fence', counter('fence'), 'lease', op, 'owner', owner, 'staged', '{}')
-    if next(s.staged) then tidy(s, {s.lineage[#s.lineage]}, s.blocks) end
+    if next(s.staged) then
+      tidy(s, {s.lineage[#s.lineage]}, s.blocks, s.reshaped == '1' and 0 or s.blocks)
+    end
   end
   renew_until(s, seconds)
   return {'ok', redis.call('HGETALL', s.key)}
@@ -134,11 +137,25 @@ function commands.commit(op, id, fence, lease, known, seconds, ...)
   local sequence, time = s.sequence + 1, now()
   redis.call('HSET', s.key, 'tokens', fields.tokens, 'metadata', fields.metadata, 'implicit', fields.implicit,
     'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
-    'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence)
+    'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
+    'reshaped', '')
   local shrank, beyond, lineage = blocks < s.blocks, false, s.lineage
   for level, count in pairs(s.staged) do beyond = beyond or count > rows_at(s, tonumber(level), blocks) end
   if shrank then save_lineage(s, rewound(s, blocks)) end
-  if shrank or beyond then tidy(s, lineage, blocks) end
+  if shrank or beyond then tidy(s, lineage, blocks, blocks) end
+  return {'ok', tostring(sequence)}
+end
+
+-- Drops the gists; from now on they look as the fields (name, value, ...) and the rows' widths say.
+function commands.reshape(op, id, fence, lease, known, seconds, ...)
+  local s = held(id, fence, lease, known)
+  if s.op == op then return {'ok', s.result} end
+  local lineage, sequence = s.lineage, s.sequence + 1
+  save_lineage(s, with_own_gists(s, lineage))
+  tidy(s, lineage, math.huge, 0)
+  redis.call('HSET', s.key, 'sequence', sequence, 'op', op, 'result', sequence, 'reshaped', '1',
+    'staged', cjson.encode({['0'] = s.staged['0']}), ...)
+  renew_until(s, seconds)
   return {'ok', tostring(sequence)}
 end
 
@@ -148,8 +165,8 @@ function commands.delete(id, tenant, again)
   local s = find(id, tenant)
   local old, model = indexed(s.key)
   index_prefixes(s, model, old, '')
-  for _, segment in ipairs(s.lineage) do redis.call('HDEL', storage_key(s, segment[1]), 'user:' .. id) end
-  tidy(s, s.lineage, 0)
+  leave(s, s.lineage)
+  tidy(s, s.lineage, 0, 0)
   redis.call('ZREM', tenant_key(s.tenant, 'sessions'), id)
   redis.call('HDEL', ns .. 'owners', id)
   redis.call('UNLINK', s.key)

@@ -16,6 +16,7 @@ from mc_core.errors import ConfigError
 from mc_core.store import (
     Floats,
     GistBatch,
+    GistType,
     Ids,
     Indices,
     PrefixMatch,
@@ -96,6 +97,16 @@ class SqliteStore:
             return lambda connection: sessions.commit(connection, draft, self.lease_seconds)
 
         return self._write(prepared, record.session_id, durable=True)
+
+    def reshape(
+        self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
+    ) -> Future[None]:
+        shape = {"gist_dim": gist_dim, "gist_dtype": gist_dtype, "gist_keys": gist_keys, "key_dim": key_dim}
+
+        def run(connection: Connection) -> None:
+            sessions.reshape(connection, session_id, fence, shape, self.lease_seconds)
+
+        return self._write(lambda: run, session_id, durable=True)
 
     def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
         wanted = np.unique(np.asarray(blocks, np.int64))
