@@ -304,8 +304,18 @@ class SessionStore(Protocol):
         """The committed record, without a lease (its ``fence`` is 0)."""
         ...
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
-        """The tenant's sessions, newest created first; ``limit`` 1..1000; ``after`` = the page before's ``next``."""
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        """The tenant's sessions, newest created first; ``limit`` 1..1000; ``after`` = the page before's ``next``.
+
+        implicit: only those that are, or are not; None: all. The cost is the page's, whatever was left out.
+        """
+        ...
+
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        """Deletes *implicit* sessions of any tenant whose last commit is at least so long ago by the store's clock,
+        the longest unused first, ``limit`` (1..1000) at most -> how many there were. Those with a live lease stay."""
         ...
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:

@@ -106,7 +106,7 @@ class RedisHarness:
                     for spans, _, *gists in json.loads(lineage):
                         widths[spans, 0], widths[(*gists, spans)[0], 1] = json.loads(sizes), json.loads(sizes)
                     total += 1
-                elif kind in ("sessions", "prefix"):
+                elif kind in ("sessions", "prefix", "") and client.type(key) == b"zset":
                     total += client.zcard(key)
                 elif kind == "storage":
                     users = [field.partition(b":") for field in client.hkeys(key)]

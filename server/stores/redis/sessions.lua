@@ -4,6 +4,18 @@ local FIXED = {'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_d
 
 local function prefix_key(tenant, model, hash) return tenant_key(tenant, 'prefix', model, hash) end
 
+-- Where sessions are listed beside all: by kind and creation, and implicit ones of all tenants by their last commit.
+local function list_kind(s, implicit, created, updated)
+  local kinds = {['0'] = 'explicit', ['1'] = 'implicit'}
+  for value, kind in pairs(kinds) do
+    local key = tenant_key(s.tenant, 'sessions', kind)
+    if value == implicit then redis.call('ZADD', key, created, s.id) else redis.call('ZREM', key, s.id) end
+  end
+  local member = s.tenant .. ':' .. s.id
+  if implicit == '1' then redis.call('ZADD', ns .. 'implicit', updated, member)
+  else redis.call('ZREM', ns .. 'implicit', member) end
+end
+
 local function pairs_of(s, text)
   local found = {}
   for _, pair in ipairs(text ~= '' and cjson.decode(text) or {}) do
@@ -64,6 +76,7 @@ local function create(op, tenant, flat, closed, base, reshaped)
   local created = fields.created ~= '' and fields.created or updated
   redis.call('HSET', ns .. 'owners', id, tenant)
   redis.call('ZADD', tenant_key(tenant, 'sessions'), created, id)
+  list_kind(s, fields.implicit, created, updated)
   redis.call('HSET', s.key, unpack(flat))
   redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
     'until', 0, 'staged', '{}', 'op', op, 'result', '', 'reshaped', reshaped)
@@ -139,6 +152,7 @@ function commands.commit(op, id, fence, lease, known, seconds, ...)
     'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
     'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
     'reshaped', '')
+  list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'), number_text(time))
   local shrank, beyond, lineage = blocks < s.blocks, false, s.lineage
   for level, count in pairs(s.staged) do beyond = beyond or count > rows_at(s, tonumber(level), blocks) end
   if shrank then save_lineage(s, rewound(s, blocks)) end
@@ -159,16 +173,51 @@ function commands.reshape(op, id, fence, lease, known, seconds, ...)
   return {'ok', tostring(sequence)}
 end
 
--- again: '1' if the call may have been made already.
-function commands.delete(id, tenant, again)
-  if again == '1' and redis.call('HEXISTS', ns .. 'owners', id) == 0 then return {'ok'} end
-  local s = find(id, tenant)
+local function remove(s)
   local old, model = indexed(s.key)
   index_prefixes(s, model, old, '')
   leave(s, s.lineage)
   tidy(s, s.lineage, 0, 0)
-  redis.call('ZREM', tenant_key(s.tenant, 'sessions'), id)
-  redis.call('HDEL', ns .. 'owners', id)
+  list_kind(s, '', '', '')
+  redis.call('ZREM', tenant_key(s.tenant, 'sessions'), s.id)
+  redis.call('HDEL', ns .. 'owners', s.id)
   redis.call('UNLINK', s.key)
+end
+
+-- again: '1' if the call may have been made already.
+function commands.delete(id, tenant, again)
+  if again == '1' and redis.call('HEXISTS', ns .. 'owners', id) == 0 then return {'ok'} end
+  remove(find(id, tenant))
+  return {'ok'}
+end
+
+-- Deletes implicit sessions, the longest unused first, without those that are leased.
+function commands.expire(seconds, limit)
+  local time, found, at = now(), {}, 0
+  limit = tonumber(limit)
+  repeat
+    local members = redis.call('ZRANGEBYSCORE', ns .. 'implicit', '-inf', number_text(time - tonumber(seconds)),
+      'LIMIT', at, limit)
+    for _, member in ipairs(members) do
+      local tenant, id = string.match(member, '^([^:]*):(.*)$')
+      local known, s = pcall(find, id, tenant)
+      if not known then redis.call('ZREM', ns .. 'implicit', member)
+      elseif #found < limit and (s.owner == '' or s['until'] <= time) then found[#found + 1] = s end
+    end
+    at = at + limit
+  until #found >= limit or #members < limit
+  for _, s in ipairs(found) do remove(s) end
+  return {'ok', #found}
+end
+
+-- From format 1, where sessions were listed all together: lists each by its kind.
+function commands.upgrade(format)
+  local owners = redis.call('HGETALL', ns .. 'owners')
+  for i = 1, #owners, 2 do
+    local s = {id = owners[i], tenant = owners[i + 1]}
+    local values = redis.call('HMGET', tenant_key(s.tenant, 'session', s.id), 'implicit', 'created', 'updated')
+    if values[1] then list_kind(s, unpack(values)) end
+  end
+  redis.call('HSET', ns .. 'meta', 'format', format)
   return {'ok'}
 end

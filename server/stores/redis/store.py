@@ -12,7 +12,9 @@ it (the sequence went back) and opens the session again as Redis has it.
     meta               hash     counters (fence, storage, serial, probe) and the format; stays for good
     owners             hash     session id -> T
     writer:NAME        string   number of the last batch of one server; leaves with it
+    implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
     T:sessions         zset     session ids by creation
+    T:sessions:KIND    zset     those that are implicit, or explicit, by creation
     T:session:ID       hash     the record, its lease, its lineage and what is staged
     T:storage:N        hash     who uses a storage and up to which block, and how many pages it has at each level
     T:rows:N:LEVEL:P   string   page P of a storage's rows at a level: 1024 rows of fixed width
@@ -38,7 +40,6 @@ import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import (
-    MAX_LIST,
     FencedError,
     Floats,
     GistBatch,
@@ -55,7 +56,7 @@ from mc_core.store import (
     encode_cursor,
 )
 from server.stores.codec import RowFormat
-from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
 from server.stores.redis import reader
 from server.stores.redis.calls import Calls
 from server.stores.redis.leases import Lease
@@ -196,6 +197,14 @@ class RedisStore:
 
         return self._calls.write(command, session_id, take, patience=self.place.patience)
 
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        try:
+            check_limit(limit)
+        except ConfigError as error:
+            return refused(error)
+        command = ("expire", unused_seconds, limit)
+        return self._calls.write(lambda _: command, None, lambda reply: int(reply[0]), patience=self.place.patience)
+
     def _stage(self, rows: Staging) -> Future[None]:
         def command(sending: Sending) -> Sequence[Any]:
             lease = _needed(sending, rows.session_id)
@@ -236,12 +245,15 @@ class RedisStore:
 
         return self._calls.read(run, session_id)
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        kind = "" if implicit is None else "implicit" if implicit else "explicit"
+
         async def run(send: reader.Send) -> SessionPage:
-            if not 1 <= limit <= MAX_LIST:
-                raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
+            check_limit(limit)
             created, session_id = decode_cursor(after) if after is not None else ("", "")
-            command = ("list", "", "", key_part(tenant), limit + 1, _exact(created), session_id)
+            command = ("list", "", "", key_part(tenant), kind, limit + 1, _exact(created), session_id)
             found = [info_of(values) for values in value_of((await send([command]))[0], "")]
             return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
 

@@ -239,7 +239,21 @@ def fork(connection: sqlite3.Connection, session_id: str, tenant: str, draft: Dr
 
 def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:
     """Deletes the session, and the rows that no fork shares."""
-    row = find(connection, session_id, tenant)
+    _remove(connection, find(connection, session_id, tenant))
+
+
+def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) -> int:
+    """Deletes implicit sessions that nobody used or leases; see SessionStore.expire."""
+    now = time.time()
+    query = "WHERE implicit AND updated <= ? AND (owner = '' OR lease_until <= ?) ORDER BY updated LIMIT ?"
+    found = connection.execute(_SELECT + query, (now - unused_seconds, now, limit)).fetchall()
+    for values in found:
+        _remove(connection, _row(values))
+    return len(found)
+
+
+def _remove(connection: sqlite3.Connection, row: Row) -> None:
+    """Deletes the session of ``row``."""
     lineage = load_lineage(connection, row.id)
     for table in ("states", "prefixes", "lineage"):
         connection.execute(f"DELETE FROM {table} WHERE session = ?", (row.id,))

@@ -26,7 +26,7 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
-from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
 from server.stores.sqlite import history, listing, prefixes, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
@@ -128,8 +128,17 @@ class SqliteStore:
 
         return self._read(run, session_id)
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
-        return self._read(lambda connection: listing.page(connection, tenant, limit, after), None)
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        return self._read(lambda connection: listing.page(connection, tenant, limit, after, implicit), None)
+
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        def prepared() -> Callable[[Connection], int]:
+            check_limit(limit)
+            return lambda connection: sessions.expire(connection, unused_seconds, limit)
+
+        return self._write(prepared, None, durable=True)
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
