@@ -8,8 +8,8 @@ import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import GistBatch, Indices, SpanBatch
+from server.stores.arguments import Staging
 from server.stores.codec import RowFormat, Rows
-from server.stores.drafts import Staging
 from server.stores.sqlite.rows import RowReader, load_lineage
 from server.stores.sqlite.sessions import find, held, note_staged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from mc_core.store import SessionPage, decode_cursor, encode_cursor
-from server.stores.drafts import INFO_FIELDS, check_limit
+from server.stores.arguments import INFO_FIELDS, check_limit
 from server.stores.sqlite.sessions import info_of
 
 

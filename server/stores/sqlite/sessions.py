@@ -21,7 +21,7 @@ from mc_core.store import (
     StoredSession,
     UnknownSessionError,
 )
-from server.stores.drafts import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, Draft
+from server.stores.arguments import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
 from server.stores.sqlite import prefixes
 from server.stores.sqlite.rows import (
     MAX_ROWS,
@@ -110,12 +110,12 @@ def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> Ses
 
 
 def create(
-    connection: sqlite3.Connection, draft: Draft, lineage: Lineage = (), reshaped: bool = False
+    connection: sqlite3.Connection, encoded: EncodedRecord, lineage: Lineage = (), reshaped: bool = False
 ) -> SessionRecord:
     """Stores a new session over ``lineage`` (closed segments; of no use for gists if ``reshaped``) and a storage."""
     now = time.time()
-    record = replace(draft.record, created=draft.record.created or now, updated=now, sequence=0, fence=0)
-    columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": draft.metadata}
+    record = replace(encoded.record, created=encoded.record.created or now, updated=now, sequence=0, fence=0)
+    columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": encoded.metadata}
     names, marks = ", ".join(INFO_FIELDS), ", ".join("?" * len(INFO_FIELDS))
     insert = f"INSERT INTO sessions ({names}, reshaped, fence, owner, lease_until) VALUES ({marks}, ?, 0, '', 0)"
     try:
@@ -123,7 +123,7 @@ def create(
     except sqlite3.IntegrityError as error:
         raise StoreError(f"session id {record.session_id!r} is taken") from error
     assert session is not None
-    _save_state(connection, session, draft)
+    _save_state(connection, session, encoded)
     prefixes.save(connection, session, record)
     storage = new_storage(connection)
     lineage = [*lineage, Segment(storage, storage, None)]
@@ -131,9 +131,9 @@ def create(
     return record
 
 
-def _save_state(connection: sqlite3.Connection, session: int, draft: Draft) -> None:
-    tail = draft.record.tail.astype("<i4").tobytes()
-    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (session, tail, draft.state))
+def _save_state(connection: sqlite3.Connection, session: int, encoded: EncodedRecord) -> None:
+    tail = encoded.record.tail.astype("<i4").tobytes()
+    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (session, tail, encoded.state))
 
 
 def open_session(
@@ -173,18 +173,18 @@ def note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int
     connection.execute(update, (staged, time.time() + lease_seconds, row.id))
 
 
-def commit(connection: sqlite3.Connection, draft: Draft, lease_seconds: float) -> int:
+def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds: float) -> int:
     """Replaces the record; see SessionStore.commit."""
-    record = draft.record
+    record = encoded.record
     row = held(connection, record.session_id, record.fence)
     _check_fixed(row.info, record)
     _check_complete(row, record)
     now, sequence = time.time(), row.info.sequence + 1
     update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, sequence = ?, updated = ?, lease_until = ?,
                 staged = NULL, reshaped = 0 WHERE id = ?"""
-    values = (record.tokens, draft.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
+    values = (record.tokens, encoded.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
     connection.execute(update, values)
-    _save_state(connection, row.id, draft)
+    _save_state(connection, row.id, encoded)
     prefixes.save(connection, row.id, record)
     shrank = record.blocks < row.info.blocks
     if shrank or any(count > record.rows(level) for level, count in row.staged.items()):
@@ -228,13 +228,13 @@ def _check_complete(row: Row, record: SessionRecord) -> None:
             )
 
 
-def fork(connection: sqlite3.Connection, session_id: str, tenant: str, draft: Draft) -> SessionRecord:
+def fork(connection: sqlite3.Connection, session_id: str, tenant: str, encoded: EncodedRecord) -> SessionRecord:
     """Stores a new session that shares the rows of ``session_id`` up to its own length."""
     row = find(connection, session_id, tenant)
-    _check_fixed(row.info, draft.record)
-    if draft.record.tokens > row.info.tokens:
-        raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {draft.record.tokens}")
-    return create(connection, draft, cut(load_lineage(connection, row.id), draft.record.blocks), row.reshaped)
+    _check_fixed(row.info, encoded.record)
+    if encoded.record.tokens > row.info.tokens:
+        raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {encoded.record.tokens}")
+    return create(connection, encoded, cut(load_lineage(connection, row.id), encoded.record.blocks), row.reshaped)
 
 
 def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:

@@ -26,7 +26,7 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
-from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
+from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
 from server.stores.sqlite import history, listing, prefixes, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
@@ -65,8 +65,8 @@ class SqliteStore:
 
     def create(self, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.new(record)
-            return lambda connection: sessions.create(connection, draft)
+            encoded = EncodedRecord.of_new(record)
+            return lambda connection: sessions.create(connection, encoded)
 
         return self._write(prepared, record.session_id, durable=True)
 
@@ -93,8 +93,8 @@ class SqliteStore:
 
     def commit(self, record: SessionRecord) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.commit(connection, draft, self.lease_seconds)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.commit(connection, encoded, self.lease_seconds)
 
         return self._write(prepared, record.session_id, durable=True)
 
@@ -142,8 +142,8 @@ class SqliteStore:
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.fork(connection, session_id, tenant, draft)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.fork(connection, session_id, tenant, encoded)
 
         return self._write(prepared, session_id, durable=True)
 
