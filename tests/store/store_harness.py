@@ -182,6 +182,12 @@ def begin(store: SessionStore, session_id: str = "s", owner: str = "me", **field
     return store.open(session_id, record.tenant, owner).result().record
 
 
+def lapse_soon(store: SessionStore, record: SessionRecord) -> None:
+    """Renews the lease for a moment only."""
+    store.lease_seconds = 0.1
+    assert store.renew({record.session_id: record.fence}).result() == ()
+
+
 def some_ids(count: int, seed: int = 0) -> np.ndarray:
     """Seeded token ids."""
     return np.random.default_rng(seed).integers(0, 50_000, count, dtype=np.int32)

@@ -10,8 +10,9 @@ from mc_core.errors import ConfigError, StoreError
 from mc_core.store import GistBatch, Indices, SpanBatch
 from server.stores.arguments import Staging
 from server.stores.codec import RowFormat, Rows
+from server.stores.sqlite.records import find, held
 from server.stores.sqlite.rows import RowReader, load_lineage
-from server.stores.sqlite.sessions import find, held, note_staged
+from server.stores.sqlite.sessions import note_staged
 
 
 def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float) -> None:

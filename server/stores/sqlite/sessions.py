@@ -1,4 +1,4 @@
-"""Session records of the SQLite store: each function inside a transaction of the writer."""
+"""Sessions of the SQLite store: each function inside a transaction of the writer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import (
     MAX_LEVEL,
-    FencedError,
     LeaseHeldError,
     SessionInfo,
     SessionRecord,
     StoredSession,
-    UnknownSessionError,
 )
 from server.stores.arguments import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
 from server.stores.sqlite import prefixes
+from server.stores.sqlite.records import SELECT, Row, find, held, load_record, row_of
 from server.stores.sqlite.rows import (
     MAX_ROWS,
     Kind,
@@ -38,75 +35,6 @@ from server.stores.sqlite.rows import (
     shared_blocks,
     with_own_gists,
 )
-
-_SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
-
-
-@dataclass(frozen=True)
-class Row:
-    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit.
-
-    ``reshaped``: since the last commit, so that none of its gists is committed.
-    """
-
-    info: SessionInfo
-    id: int
-    fence: int
-    owner: str
-    lease_until: float
-    staged: Mapping[int, int]
-    reshaped: bool
-
-    def committed(self, level: int) -> int:
-        """Rows at ``level`` that are committed."""
-        return 0 if level and self.reshaped else self.info.rows(level)
-
-    def rows(self, level: int) -> int:
-        """Rows at ``level`` that are committed or staged."""
-        return self.staged.get(level, self.committed(level))
-
-
-def info_of(values: tuple[Any, ...]) -> SessionInfo:
-    """SessionInfo from the columns INFO_FIELDS."""
-    columns = dict(zip(INFO_FIELDS, values, strict=True))
-    metadata, implicit = json.loads(columns.pop("metadata")), bool(columns.pop("implicit"))
-    return SessionInfo(**columns, metadata=metadata, implicit=implicit)
-
-
-def _row(values: tuple[Any, ...]) -> Row:
-    number, fence, owner, until, staged, reshaped = values[len(INFO_FIELDS) :]
-    levels = {int(level): count for level, count in json.loads(staged).items()} if staged else {}
-    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels, bool(reshaped))
-
-
-def find(connection: sqlite3.Connection, session_id: str, tenant: str | None = None) -> Row:
-    """The session's row; UnknownSessionError if there is none, or if it is another tenant's (None: any tenant)."""
-    values = connection.execute(_SELECT + "WHERE session_id = ?", (session_id,)).fetchone()
-    row = _row(values) if values else None
-    if row is None or (tenant is not None and row.info.tenant != tenant):
-        raise UnknownSessionError(session_id)
-    return row
-
-
-def held(connection: sqlite3.Connection, session_id: str, fence: int) -> Row:
-    """The session's row if ``fence`` is its lease; FencedError otherwise, and for a deleted session."""
-    try:
-        row = find(connection, session_id)
-    except UnknownSessionError as error:
-        raise FencedError(f"session {session_id!r} was deleted") from error
-    if row.fence != fence or not fence:
-        raise FencedError(f"session {session_id!r} was opened by another owner (lease {row.fence}, not {fence})")
-    return row
-
-
-def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> SessionRecord:
-    """The whole committed record."""
-    tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
-    info = {name: getattr(row.info, name) for name in INFO_FIELDS}
-    pairs = prefixes.load(connection, row.id)
-    return SessionRecord(
-        **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
-    )
 
 
 def create(
@@ -246,9 +174,9 @@ def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) ->
     """Deletes implicit sessions that nobody used or leases; see SessionStore.expire."""
     now = time.time()
     query = "WHERE implicit AND updated <= ? AND (owner = '' OR lease_until <= ?) ORDER BY updated LIMIT ?"
-    found = connection.execute(_SELECT + query, (now - unused_seconds, now, limit)).fetchall()
+    found = connection.execute(SELECT + query, (now - unused_seconds, now, limit)).fetchall()
     for values in found:
-        _remove(connection, _row(values))
+        _remove(connection, row_of(values))
     return len(found)
 
 

@@ -28,7 +28,7 @@ from mc_core.store import (
 )
 from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
-from server.stores.sqlite import history, listing, prefixes, sessions
+from server.stores.sqlite import history, prefixes, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.writer import Writer
 
@@ -124,14 +124,14 @@ class SqliteStore:
 
     def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
         def run(connection: Connection) -> SessionRecord:
-            return sessions.load_record(connection, sessions.find(connection, session_id, tenant))
+            return records.load_record(connection, records.find(connection, session_id, tenant))
 
         return self._read(run, session_id)
 
     def list(
         self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
     ) -> Future[SessionPage]:
-        return self._read(lambda connection: listing.page(connection, tenant, limit, after, implicit), None)
+        return self._read(lambda connection: records.page(connection, tenant, limit, after, implicit), None)
 
     def expire(self, unused_seconds: float, limit: int) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
