@@ -1,10 +1,10 @@
-"""Session records as the SQLite file has them: reading one, or a page of a list."""
+"""Session records as the SQLite file has them, and what finds them: lists, and prefixes of messages."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from mc_core.store import (
     FencedError,
+    PrefixMatch,
     SessionInfo,
     SessionPage,
     SessionRecord,
@@ -20,7 +21,6 @@ from mc_core.store import (
     encode_cursor,
 )
 from server.stores.arguments import INFO_FIELDS, check_limit
-from server.stores.sqlite import prefixes
 
 SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
 
@@ -86,7 +86,7 @@ def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> Ses
     """The whole committed record."""
     tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
     info = {name: getattr(row.info, name) for name in INFO_FIELDS}
-    pairs = prefixes.load(connection, row.id)
+    pairs = load_prefixes(connection, row.id)
     return SessionRecord(
         **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
     )
@@ -108,3 +108,39 @@ def page(
     query += " ORDER BY created DESC, session_id DESC LIMIT ?"
     found = [info_of(row) for row in connection.execute(query, (*values, limit + 1))]
     return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
+
+
+def load_prefixes(connection: sqlite3.Connection, session: int) -> list[tuple[str, int]]:
+    """The session's (hash, position) pairs in order of position."""
+    query = "SELECT hash, position FROM prefixes WHERE session = ? ORDER BY position, serial"
+    return connection.execute(query, (session,)).fetchall()
+
+
+def save_prefixes(connection: sqlite3.Connection, session: int, record: SessionRecord) -> None:
+    """Makes the stored pairs equal to the record's; pairs that stay keep their place."""
+    query = "SELECT hash, position, implicit FROM prefixes WHERE session = ?"
+    flag = int(record.implicit)
+    wanted = dict.fromkeys((key, position, flag) for key, position in record.prefixes)
+    stored = set(connection.execute(query, (session,)).fetchall())
+    gone = [(session, *pair) for pair in stored.difference(wanted)]
+    connection.executemany(
+        "DELETE FROM prefixes WHERE session = ? AND hash = ? AND position = ? AND implicit = ?", gone
+    )
+    insert = "INSERT INTO prefixes (session, tenant, model, hash, position, implicit) VALUES (?, ?, ?, ?, ?, ?)"
+    added = [
+        (session, record.tenant, record.model, key, position, implicit)
+        for key, position, implicit in wanted
+        if (key, position, implicit) not in stored
+    ]
+    connection.executemany(insert, added)
+
+
+def find_prefix(connection: sqlite3.Connection, tenant: str, model: str, hashes: Sequence[str]) -> PrefixMatch | None:
+    """The first hash that an implicit session has, and the session that stored it last: one index probe a hash."""
+    query = """SELECT s.session_id, p.hash, p.position FROM prefixes p JOIN sessions s ON s.id = p.session
+               WHERE p.tenant = ? AND p.model = ? AND p.hash = ? AND p.implicit ORDER BY p.serial DESC LIMIT 1"""
+    for key in hashes:
+        match = connection.execute(query, (tenant, model, key)).fetchone()
+        if match:
+            return PrefixMatch(*match)
+    return None

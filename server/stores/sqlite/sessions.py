@@ -18,8 +18,7 @@ from mc_core.store import (
     StoredSession,
 )
 from server.stores.arguments import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
-from server.stores.sqlite import prefixes
-from server.stores.sqlite.records import SELECT, Row, find, held, load_record, row_of
+from server.stores.sqlite.records import SELECT, Row, find, held, load_record, row_of, save_prefixes
 from server.stores.sqlite.rows import (
     MAX_ROWS,
     Kind,
@@ -52,7 +51,7 @@ def create(
         raise StoreError(f"session id {record.session_id!r} is taken") from error
     assert session is not None
     _save_state(connection, session, encoded)
-    prefixes.save(connection, session, record)
+    save_prefixes(connection, session, record)
     storage = new_storage(connection)
     lineage = [*lineage, Segment(storage, storage, None)]
     save_lineage(connection, session, with_own_gists(connection, lineage) if reshaped else lineage)
@@ -94,13 +93,6 @@ def release(connection: sqlite3.Connection, session_id: str, fence: int) -> None
     connection.execute(update, (session_id, fence))
 
 
-def note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int, lease_seconds: float) -> None:
-    """Records that ``level`` has ``count`` rows now, and renews the lease."""
-    staged = json.dumps({**row.staged, level: count})
-    update = "UPDATE sessions SET staged = ?, lease_until = ? WHERE id = ?"
-    connection.execute(update, (staged, time.time() + lease_seconds, row.id))
-
-
 def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds: float) -> int:
     """Replaces the record; see SessionStore.commit."""
     record = encoded.record
@@ -113,7 +105,7 @@ def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds
     values = (record.tokens, encoded.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
     connection.execute(update, values)
     _save_state(connection, row.id, encoded)
-    prefixes.save(connection, row.id, record)
+    save_prefixes(connection, row.id, record)
     shrank = record.blocks < row.info.blocks
     if shrank or any(count > record.rows(level) for level, count in row.staged.items()):
         lineage = load_lineage(connection, row.id)

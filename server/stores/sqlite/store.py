@@ -28,7 +28,7 @@ from mc_core.store import (
 )
 from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
-from server.stores.sqlite import history, prefixes, records, sessions
+from server.stores.sqlite import history, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.writer import Writer
 
@@ -154,7 +154,7 @@ class SqliteStore:
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
         keys = tuple(hashes)
-        return self._read(lambda connection: prefixes.find(connection, tenant, model, keys), None)
+        return self._read(lambda connection: records.find_prefix(connection, tenant, model, keys), None)
 
     def healthy(self) -> Future[StoreHealth]:
         answer: Future[StoreHealth] = Future()
