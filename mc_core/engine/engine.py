@@ -57,6 +57,13 @@ class TurnHandle:
         self._engine.wake()
 
 
+def queue_full(config: EngineConfig) -> QueueFullError:
+    """What one turn too many is told."""
+    return QueueFullError(
+        f"the queue is full: {config.max_sessions} turns may run (max_sessions) and {config.max_queue} wait (max_queue)"
+    )
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """A snapshot of the engine's counters and gauges."""
@@ -132,7 +139,7 @@ class Engine:
             if self.draining:
                 raise QueueFullError("the engine is draining and takes no new turns")
             if self._turns >= limit:
-                raise QueueFullError(f"the queue is full: {self._turns} turns under way, max_queue allows {limit}")
+                raise queue_full(self.config)
             self._turns += 1
         job, shielded = run_turn(self.core, turn)
         task = Task(job, turn.session, is_turn=True, shielded=shielded)
