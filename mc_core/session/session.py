@@ -38,6 +38,14 @@ class Counters:
     spans_evicted: int = 0
 
 
+@dataclass(frozen=True)
+class IngestCut:
+    """How far an ingest in parts has come: so many bytes of its text stand at the history's end, at ``tokens``."""
+
+    bytes: int
+    tokens: int
+
+
 @dataclass(eq=False)
 class Session:
     """Changed by the engine thread alone; the server reads its plain fields.
@@ -66,6 +74,7 @@ class Session:
     updated: float = field(default_factory=time.time)
     committed_tokens: int = 0
     counters: Counters = field(default_factory=Counters)
+    ingest_cut: IngestCut | None = None
     kv: SessionKV | None = None
     staged: dict[int, int] = field(default_factory=dict)
     stored_blocks: int = 0
@@ -77,6 +86,12 @@ class Session:
     def tokens(self) -> int:
         """Tokens of history, acknowledged or not."""
         return self.tree.num_tokens
+
+    @property
+    def ingest_offset(self) -> int:
+        """Bytes that an ingest in parts has brought in, if the acknowledged history still ends with them."""
+        cut = self.ingest_cut
+        return cut.bytes if cut is not None and cut.tokens == self.committed_tokens else 0
 
     @property
     def block_size(self) -> int:
@@ -108,6 +123,8 @@ class Session:
         for level in list(self.staged):
             self.staged[level] = min(self.staged[level], self.tree.count(level))
         self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+        if self.ingest_cut is not None and self.ingest_cut.tokens > position:
+            self.ingest_cut = None
 
     def blocks_to_rewind(self, position: int) -> NDArray[np.int64]:
         """Complete blocks whose ids a rewind to ``position`` needs: the one that is cut, and the new tail's."""
@@ -205,6 +222,7 @@ class Session:
                 "counters": vars(self.counters).copy(),
                 "budget": self.wc.budget,
                 "gists": self.gist_fingerprint,
+                "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
             },
             prefixes=tuple(self.prefixes),
             fence=self.fence,
