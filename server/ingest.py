@@ -111,8 +111,8 @@ class Ingest:
         try:
             await settled(self._engine.rollback(self.session))
         except Exception:
-            logger.exception("session %s could not be rolled back and leaves memory", self.session.id)
-            self._lease.spoil()
+            logger.exception("session %s cannot be rolled back in memory and must be loaded anew", self.session.id)
+            self.session.broken = True
 
 
 async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

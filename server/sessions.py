@@ -44,7 +44,7 @@ class Slot:
     """A place for one session. ``users`` counts who holds or waits for the lock, so that nobody unloads it then.
 
     interrupt: stops whoever holds the lock. progress: tells how far an ingest is that holds it. deleting: nobody gets
-    the session any more. spoiled: what is in memory is not what is stored, and goes when the lock is given back.
+    the session any more.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -53,7 +53,6 @@ class Slot:
     interrupt: Callable[[], None] | None = None
     progress: Callable[[], dict[str, Any]] | None = None
     deleting: bool = False
-    spoiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,6 @@ class Lease:
     def shows(self, progress: Callable[[], dict[str, Any]]) -> None:
         """What tells others how far the holder is, until it lets go."""
         self.slot.progress = progress
-
-    def spoil(self) -> None:
-        """The session in memory is worth nothing any more: its next user gets it as it is stored."""
-        self.slot.spoiled = True
 
 
 Key = tuple[str, str]
@@ -162,8 +157,7 @@ class SessionHost:
                     raise
                 finally:
                     slot.interrupt = slot.progress = None
-                    if slot.spoiled:
-                        slot.spoiled = False
+                    if slot.session is not None and slot.session.broken:
                         await self._forget(slot)
 
     @contextmanager

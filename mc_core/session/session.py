@@ -53,6 +53,7 @@ class Session:
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
+    ``broken``: what is in memory is worth nothing; the session must be loaded anew.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Session:
     sequence: int = 0
     gist_calls: int = 0
     last_report: RefocusReport | None = None
+    broken: bool = False
 
     @property
     def tokens(self) -> int:

@@ -214,7 +214,7 @@ def test_a_session_whose_rollback_fails_is_read_anew(server, http, session, monk
     def fail(position):
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(spoiled, "rewind", fail)
+    monkeypatch.setattr(spoiled.tree, "rewind", fail)
     broken = http.post(path, content=in_chunks(b"text " * 300_000 + b"\xff", 1 << 16))
     assert broken.status_code == 400
     assert broken.json()["error"]["code"] == "invalid_utf8"
