@@ -2,19 +2,20 @@
 
 import logging
 import socket
+import threading
 import urllib.error
 import urllib.request
 
 import httpx
 import pytest
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from server.app import build_app
 from server.hosts import Hosts, is_loopback
 from server.serve import tell_open, uvicorn_config
 from server.settings import Settings
-from support import ServerProcess, running, settings_for
+from support import free_port, running, settings_for, wait_until
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 ORIGIN = "https://app.example"
@@ -248,19 +249,33 @@ def test_what_clients_think_up_makes_no_series(http):
     assert not any("x0" in label for label in labels)
 
 
-def test_idle_connections_outlive_the_pools_of_proxies(model_dir, tmp_path):
+async def nothing(scope, receive, send):
+    """An application that answers everything with nothing."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_idle_connections_outlive_the_pools_of_proxies():
     """An idle connection is kept as long as the setting says, which is longer than proxies reuse it."""
-    config = uvicorn_config(build_app(Settings()), Settings())
-    assert config.timeout_keep_alive == Settings().idle_connection_seconds > 120
-    with ServerProcess(model_dir, tmp_path / "s.sqlite", idle_connection_seconds=1) as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+    assert uvicorn_config(nothing, Settings()).timeout_keep_alive > 120
+    config = uvicorn_config(nothing, Settings(idle_connection_seconds=1, port=free_port()))
+    config.lifespan = "off"
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        with socket.create_connection(("127.0.0.1", config.port)) as connection:
             connection.settimeout(20)
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
             # The server is the first to close, and it does so by the setting.
             while part := connection.recv(4096):
                 received += part
-        assert b" 200 " in received
+        assert b" 204 " in received
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_refusal_reaches_a_client_that_still_sends(guarded):
