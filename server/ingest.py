@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -18,7 +17,6 @@ from server.sessions import Lease
 from server.state import ServerState
 from server.text_pieces import batches
 
-logger = logging.getLogger(__name__)
 MARK = "\ufeff"
 """The byte order mark, in front of many a UTF-8 file: it says how to read the text and is none of it."""
 SLICE = 16_384
@@ -69,7 +67,7 @@ class Ingest:
                         await self._commit_part()
             await settled(self._engine.commit(self.session))
         except BaseException:
-            await self._roll_back()
+            await settled(self._engine.rollback(self.session))
             raise
 
     async def _encoded(self, texts: AsyncIterator[str]) -> AsyncGenerator[tuple[NDArray[np.int32], int], None]:
@@ -106,13 +104,6 @@ class Ingest:
         finally:
             if self.session.committed_tokens < self.session.tokens:
                 self.session.ingest_cut = before
-
-    async def _roll_back(self) -> None:
-        try:
-            await settled(self._engine.rollback(self.session))
-        except Exception:
-            logger.exception("session %s cannot be rolled back in memory and must be loaded anew", self.session.id)
-            self.session.broken = True
 
 
 async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
