@@ -27,10 +27,10 @@ class SamplingParams:
 
     Order: logit_bias and penalties, temperature, min_p, top_k, top_p (of what top_k left). temperature 0 is greedy,
     top_k 0 is off, top_p 0 is the most likely token alone. Penalties count the tokens of the reply, not the prompt.
-    stop and stop_token_ids end a reply and are no part of it; stop strings see special tokens by their names. ignore_eos:
-    they do, but the model's own end tokens do not. logprobs: None = off, else how many of the likeliest tokens to report
-    beside the sampled one. seed: None = fresh randomness. max_tokens: None = until an end token. ConfigError names the
-    field and its range.
+    stop and stop_token_ids end a reply and are no part of it; stop strings see special tokens by their names.
+    ignore_eos: only they do, the model's own end tokens do not. logprobs: None = off, else how many of the likeliest
+    tokens to report beside the sampled one. seed: None = fresh randomness. max_tokens: None = until an end token.
+    ConfigError names the field and its range.
     """
 
     temperature: float = 1.0

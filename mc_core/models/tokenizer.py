@@ -92,6 +92,10 @@ class Tokenizer:
             for text, ids in zip(clean, all_ids, strict=True)
         ]
 
+    def encode_first(self, text: str) -> Ids:
+        """As ``encode``, for text that begins a history: behind what the tokenizer puts before a raw text."""
+        return np.concatenate([self.prefix_ids, self.encode(text)])
+
     def encode_more(self, text: str) -> Ids:
         """As ``encode``, for text that goes on where other text ends: no blank is put before it."""
         if not self._adds_blank:
