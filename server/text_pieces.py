@@ -111,4 +111,4 @@ def _is_border(text: str, at: int, tokenizer: Tokenizer) -> bool:
         if not np.array_equal(whole[: len(head)], head):
             return False
         tails.append(whole[len(head) :])
-    return np.array_equal(*tails)
+    return np.array_equal(tails[0], tails[1])
