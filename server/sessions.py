@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from mc_core.errors import StoreError
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
 from mc_core.store import (
+    MAX_LIST,
     FencedError,
+    LeaseHeldError,
     SessionInfo,
     SessionPage,
     SessionStore,
@@ -28,8 +31,12 @@ from server.futures import settled
 from server.memory import Leftovers
 
 logger = logging.getLogger(__name__)
-PRUNE_EVERY = 64
-"""Implicit sessions are counted, and the oldest beyond the limit deleted, once in so many creations."""
+PRUNE_SHARE = 16
+"""A tenant's oldest implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
+EXPIRE_EVERY = 60.0
+"""Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+EXPIRE_AT_ONCE = 50
+"""Sessions deleted in one call, so that others' calls need not wait long behind it."""
 
 
 @dataclass
@@ -74,12 +81,14 @@ class SessionHost:
         model: str,
         max_resident: int,
         max_implicit: int,
+        implicit_ttl: float | None = None,
     ) -> None:
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._max_resident, self._max_implicit = max_resident, max_implicit
+        self._implicit_ttl = implicit_ttl
         self._owner = f"server-{secrets.token_hex(8)}"
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._implicit_created = 0
+        self._unpruned: Counter[str] = Counter()
         self._trimming = False
         self.leftovers = Leftovers()
         self._background: set[asyncio.Task[None]] = set()
@@ -103,10 +112,22 @@ class SessionHost:
         self._slots[tenant, session_id] = Slot(session=session)
         self._bound()
         if implicit:
-            self._implicit_created += 1
-            if self._implicit_created % PRUNE_EVERY == 0:
+            self._unpruned[tenant] += 1
+            if self._unpruned[tenant] > self._max_implicit // PRUNE_SHARE:
+                del self._unpruned[tenant]
                 self._spawn(self._prune(tenant))
         return session
+
+    @asynccontextmanager
+    async def passing(self, tenant: str) -> AsyncIterator[Lease]:
+        """A session for one request alone, of which nothing goes to the store; it takes no place among the others."""
+        session_id = f"sess_{secrets.token_hex(12)}"
+        slot = Slot(session=self.factory.create(session_id, tenant, model=self.model, durable=False))
+        assert slot.session is not None
+        try:
+            yield Lease(slot.session, "warm", slot)
+        finally:
+            await self._unload(slot)
 
     @asynccontextmanager
     async def use(self, session_id: str, tenant: str) -> AsyncIterator[Lease]:
@@ -163,8 +184,8 @@ class SessionHost:
         if self.peek(session_id, tenant) is None:
             await self.info(session_id, tenant)
 
-    async def list(self, tenant: str, limit: int, after: str | None) -> SessionPage:
-        return await settled(self.store.list(tenant, limit, after))
+    async def list(self, tenant: str, limit: int, after: str | None, implicit: bool | None = None) -> SessionPage:
+        return await settled(self.store.list(tenant, limit, after, implicit))
 
     async def delete(self, session_id: str, tenant: str) -> None:
         """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
@@ -218,13 +239,19 @@ class SessionHost:
             raise
 
     async def _forget(self, slot: Slot) -> None:
+        if (session := slot.session) is not None:
+            fence = session.id, session.fence
+            del session  # what it holds must be free once it is unloaded
+            await self._unload(slot)
+            await settled(self.store.release(*fence))
+
+    async def _unload(self, slot: Slot) -> None:
         session, slot.session = slot.session, None
-        if session is not None:
-            await settled(self.engine.release(session))
-            await settled(self.store.release(session.id, session.fence))
-            tokens = session.tokens
-            del session  # what it held must be free by then
-            await self.leftovers.passed(tokens)
+        assert session is not None
+        await settled(self.engine.release(session))
+        tokens = session.tokens
+        del session
+        await self.leftovers.passed(tokens)
 
     def _bound(self) -> None:
         if self.resident > self._max_resident and not self._trimming:
@@ -253,14 +280,48 @@ class SessionHost:
         """Delete the oldest implicit sessions beyond the limit: they are a cache of what their clients hold."""
         kept, after = 0, None
         while True:
-            page = await self.list(tenant, 100, after)
-            for info in page.sessions:
-                kept += info.implicit
-                if info.implicit and kept > self._max_implicit and not self.busy(info.session_id, tenant):
-                    await self.delete(info.session_id, tenant)
-            after = page.next
+            page = await self.list(tenant, MAX_LIST, after, implicit=True)
+            for info in page.sessions[max(0, self._max_implicit - kept) :]:
+                await self._delete_idle(info.session_id, tenant)
+            kept, after = kept + len(page.sessions), page.next
             if after is None:
                 return
+
+    async def _delete_idle(self, session_id: str, tenant: str) -> None:
+        """Delete a session unless it is in use, here or at another server."""
+        if self.busy(session_id, tenant):
+            return
+        try:
+            if self.peek(session_id, tenant) is None:
+                await settled(self.store.open(session_id, tenant, self._owner))
+            await self.delete(session_id, tenant)
+        except (LeaseHeldError, UnknownSessionError):
+            pass  # another server uses it, or was faster
+
+    async def expire(self) -> None:
+        """Delete implicit sessions that were not used for ``implicit_ttl``, until cancelled; not at all without one.
+
+        Their rest in memory keeps nobody: here they are unloaded first. Servers that share a store may all do this.
+        """
+        if self._implicit_ttl is None:
+            return
+        while True:
+            try:
+                await self._expire(self._implicit_ttl)
+            except StoreError:
+                logger.warning("unused implicit sessions could not be deleted", exc_info=True)
+            await asyncio.sleep(min(EXPIRE_EVERY, self._implicit_ttl / 4))
+
+    async def _expire(self, ttl: float) -> None:
+        before = time.time() - ttl
+        for slot in list(self._slots.values()):
+            session = slot.session
+            if not slot.users and session is not None and session.implicit and session.updated <= before:
+                del session
+                await self._drop(slot)
+        gone = EXPIRE_AT_ONCE
+        while gone == EXPIRE_AT_ONCE:
+            gone = await settled(self.store.expire(ttl, EXPIRE_AT_ONCE))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -105,7 +105,7 @@ class TurnService:
         try:
             async with lease as held:
                 held.on_delete(stream.cancel)
-                stream.session_id = held.session.id
+                stream.session_id = held.session.id if held.session.durable else None
                 prompt = await prepare(held)
                 turn = Turn(
                     session=held.session,

@@ -33,6 +33,8 @@ def ingest(core: EngineCore, session: Session, ids: NDArray[np.int32]) -> Genera
 
 def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Write new spans and gists to the store and wait for it; they count only after a commit."""
+    if not session.durable:
+        return
     tree, store, futures = session.tree, core.store, []
     first, blocks = session.staged.get(0, 0), tree.num_blocks
     for at in range(first, blocks, ROWS):
@@ -58,12 +60,12 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Store all of the history; when this returns, it survives a crash."""
     yield from stage(core, session)
-    session.updated = time.time()
-    record = session.record()
-    future = core.store.commit(record)
-    yield Wait(future)
-    session.sequence = future.result()
-    session.committed_tokens = record.tokens
+    session.updated, committed = time.time(), session.tokens
+    if session.durable:
+        future = core.store.commit(session.record())
+        yield Wait(future)
+        session.sequence = future.result()
+    session.committed_tokens = committed
     evict(core, session)
 
 

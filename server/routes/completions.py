@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -14,7 +13,7 @@ from mc_core.models.tokenizer import Tokenizer
 from server.errors import bad_request
 from server.protocol.common import new_id, now
 from server.protocol.completions import CompletionFormat, CompletionRequest
-from server.routes.answer import answer, check_request
+from server.routes.answer import answer, check_request, check_store
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.turns import Prepare, Prompt
@@ -33,12 +32,13 @@ async def completions(
     """Continue a text: at the end of a session's history, or by itself."""
     check_request(state, body)
     session_id = body.session_id or x_session_id
+    check_store(body, session_id)
     _check_prompt(state, body.prompt)
     if session_id is not None:
         await state.host.known(session_id, tenant)
         lease = state.host.use(session_id, tenant)
     else:
-        lease = _passing_session(state, tenant)
+        lease = state.host.passing(tenant)
     completion_id = new_id("cmpl")
     sampling = body.params(state.settings.max_tokens)
     prepare = _reads(state.bundle.tokenizer, body.prompt)
@@ -67,14 +67,3 @@ def _check_prompt(state: ServerState, prompt: str | Sequence[int]) -> None:
     size = state.bundle.decoder.config.vocab_size
     if not isinstance(prompt, str) and max(prompt) >= size:
         raise bad_request(f"prompt holds token {max(prompt)}, but the vocabulary has {size}", "prompt")
-
-
-@asynccontextmanager
-async def _passing_session(state: ServerState, tenant: str) -> AsyncIterator[Lease]:
-    """A session for one request alone, deleted behind it."""
-    session = await state.host.create(tenant, metadata={}, implicit=True)
-    try:
-        async with state.host.use(session.id, tenant) as lease:
-            yield lease
-    finally:
-        await state.host.delete(session.id, tenant)

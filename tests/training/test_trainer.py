@@ -1,6 +1,7 @@
 """Runs: resuming, what is predicted, optimizers, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from threading import Event
 
@@ -11,14 +12,15 @@ import torch
 from mc_core.errors import ConfigError
 from mc_core.lab.data.train_tokenizer import train_tokenizer
 from mc_core.lab.training.base.batches import Batch, Stage, make_batch, thinned
+from mc_core.lab.training.base.curriculum import CURRICULUM
 from mc_core.lab.training.base.model import BaseModel, initialise
-from mc_core.lab.training.base.trainer import Trainer, train_base
+from mc_core.lab.training.base.trainer import BaseTrainer, train_base
 from mc_core.lab.training.checkpoint import checkpoints
 from mc_core.lab.training.optim import AdamW, Muon, orthogonalised
-from mc_core.lab.training.samples import SampleMaker
-from mc_core.lab.training.schedule import CURRICULUM, rate_at
+from mc_core.lab.training.sample_maker import SampleMaker
+from mc_core.lab.training.schedule import rate_at
 from mc_core.models.decoder import Decoder
-from tests.training.conftest import STAGES, TINY
+from training_lab import STAGES, TINY
 
 STEPS = 6
 
@@ -33,9 +35,12 @@ def stopping_after(stop, step):
     return report
 
 
-@pytest.fixture
-def whole_run(corpus, tmp_path):
-    config = corpus.config(tmp_path / "whole", total_tokens=512 * STEPS, log_steps=1, warmup_steps=2)
+@pytest.fixture(scope="module")
+def whole_run(corpus, tmp_path_factory):
+    """A finished run and its settings; whoever changes its folder takes a copy."""
+    config = corpus.config(
+        tmp_path_factory.mktemp("run") / "whole", total_tokens=512 * STEPS, log_steps=1, warmup_steps=2
+    )
     return config, train_base(config, lambda progress: None, Event())
 
 
@@ -63,19 +68,25 @@ def test_a_run_learns(corpus, whole_run):
     """Even a few steps lower the loss of a batch that was not trained on, and move every parameter from its start."""
     config, trained = whole_run
     batch = make_batch(SampleMaker(corpus.train, corpus.encoder), STAGES[0], 2048, 0.5, 99, 0)
-    fresh = Decoder(config.shape.config(trained.tokenizer.get_vocab_size()))
+    fresh = Decoder(config.shape.config(corpus.tokenizer.get_vocab_size()))
     initialise(fresh, config.seed)
     with torch.no_grad():
         before, after = (BaseModel(decoder).token_losses(batch)[0].mean() for decoder in (fresh, trained.decoder))
     assert after < before - 0.05
-    assert before < 1.2 * np.log(trained.tokenizer.get_vocab_size())
+    assert before < 1.2 * np.log(corpus.tokenizer.get_vocab_size())
     for (name, a), (_, b) in zip(trained.decoder.named_parameters(), fresh.named_parameters(), strict=True):
         assert not torch.equal(a, b), name
 
 
-def test_another_model_cannot_go_on_from_a_run(corpus, whole_run):
+def copied(config, folder):
+    """The settings of the same run in another folder."""
+    shutil.copytree(config.out, folder)
+    return replace(config, out=folder)
+
+
+def test_another_model_cannot_go_on_from_a_run(whole_run, tmp_path):
     """Settings that shape the weights or the batches are refused, by name; others may change."""
-    config, _whole = whole_run
+    config = copied(whole_run[0], tmp_path / "run")
     for name, value in (("seed", 1), ("shape", replace(TINY, num_layers=1))):
         with pytest.raises(ConfigError, match=f"^{name} cannot change"):
             train_base(replace(config, **{name: value}), lambda progress: None, Event())
@@ -83,10 +94,9 @@ def test_another_model_cannot_go_on_from_a_run(corpus, whole_run):
     assert more.step == STEPS + 1
 
 
-def test_checkpoints_appear_whole(corpus, whole_run):
+def test_checkpoints_appear_whole(whole_run, tmp_path):
     """What a kill leaves half-written is not taken for a checkpoint."""
-    config, _whole = whole_run
-    folder = config.out / "checkpoints"
+    folder = copied(whole_run[0], tmp_path / "run").out / "checkpoints"
     (folder / "step-99999999").mkdir()
     assert [path.name for path in checkpoints(folder)] == [f"step-{STEPS:08d}"]
 
@@ -236,7 +246,7 @@ def test_nothing_of_a_step_depends_on_the_past(corpus):
 def test_tied_weights_are_saved_once(corpus, tmp_path):
     """A checkpoint holds each parameter and its optimizer state, and no second copy of the tied embeddings."""
     config = corpus.config(tmp_path)
-    trainer = Trainer(config, SampleMaker(corpus.train, corpus.encoder), corpus.tokenizer.get_vocab_size())
+    trainer = BaseTrainer(config, SampleMaker(corpus.train, corpus.encoder), corpus.tokenizer.get_vocab_size())
     names = set(trainer.tensors())
     weights = {name for name in names if name.startswith("model.")}
     assert "model.lm_head.weight" not in weights

@@ -16,6 +16,7 @@ from mc_core.errors import ConfigError
 from mc_core.store import (
     Floats,
     GistBatch,
+    GistType,
     Ids,
     Indices,
     PrefixMatch,
@@ -25,9 +26,9 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
-from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
-from server.stores.sqlite import history, listing, prefixes, sessions
+from server.stores.sqlite import history, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.writer import Writer
 
@@ -64,8 +65,8 @@ class SqliteStore:
 
     def create(self, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.new(record)
-            return lambda connection: sessions.create(connection, draft)
+            encoded = EncodedRecord.of_new(record)
+            return lambda connection: sessions.create(connection, encoded)
 
         return self._write(prepared, record.session_id, durable=True)
 
@@ -92,10 +93,20 @@ class SqliteStore:
 
     def commit(self, record: SessionRecord) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.commit(connection, draft, self.lease_seconds)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.commit(connection, encoded, self.lease_seconds)
 
         return self._write(prepared, record.session_id, durable=True)
+
+    def reshape(
+        self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
+    ) -> Future[None]:
+        shape = {"gist_dim": gist_dim, "gist_dtype": gist_dtype, "gist_keys": gist_keys, "key_dim": key_dim}
+
+        def run(connection: Connection) -> None:
+            sessions.reshape(connection, session_id, fence, shape, self.lease_seconds)
+
+        return self._write(lambda: run, session_id, durable=True)
 
     def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
         wanted = np.unique(np.asarray(blocks, np.int64))
@@ -113,17 +124,26 @@ class SqliteStore:
 
     def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
         def run(connection: Connection) -> SessionRecord:
-            return sessions.load_record(connection, sessions.find(connection, session_id, tenant))
+            return records.load_record(connection, records.find(connection, session_id, tenant))
 
         return self._read(run, session_id)
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
-        return self._read(lambda connection: listing.page(connection, tenant, limit, after), None)
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        return self._read(lambda connection: records.page(connection, tenant, limit, after, implicit), None)
+
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        def prepared() -> Callable[[Connection], int]:
+            check_limit(limit)
+            return lambda connection: sessions.expire(connection, unused_seconds, limit)
+
+        return self._write(prepared, None, durable=True)
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.fork(connection, session_id, tenant, draft)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.fork(connection, session_id, tenant, encoded)
 
         return self._write(prepared, session_id, durable=True)
 
@@ -134,7 +154,7 @@ class SqliteStore:
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
         keys = tuple(hashes)
-        return self._read(lambda connection: prefixes.find(connection, tenant, model, keys), None)
+        return self._read(lambda connection: records.find_prefix(connection, tenant, model, keys), None)
 
     def healthy(self) -> Future[StoreHealth]:
         answer: Future[StoreHealth] = Future()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS, layout_of
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.focus.view import View
 
-Ints = NDArray[np.int64]
 ContextKind = Literal["full", "lod1", "coarse", "mixed", "recent"]
 KINDS: tuple[ContextKind, ...] = ("full", "lod1", "coarse", "mixed", "recent")
 RUN = 4
@@ -110,9 +110,3 @@ def view_of(passage: Passage, wc: WorkingContext, shape: ContextShape, *, hidden
         np.concatenate([weights, passage.weights[future]]).astype(np.float32),
         wc.block_size,
     )
-
-
-def level_counts(contexts: Sequence[WorkingContext]) -> dict[int, int]:
-    """Entries by level over several contexts."""
-    found, counts = np.unique(np.concatenate([wc.levels for wc in contexts]), return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
