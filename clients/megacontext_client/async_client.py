@@ -57,11 +57,14 @@ class AsyncMegaContext:
         """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
         return await self._send(calls.create_session(metadata, system, budget))
 
-    async def sessions(self, page_size: int = 100) -> AsyncIterator[Session]:
-        """All sessions of this key, fetched page by page while you iterate."""
+    async def sessions(self, page_size: int = 100, implicit: bool | None = None) -> AsyncIterator[Session]:
+        """All sessions of this key, fetched page by page while you iterate.
+
+        implicit: only those that requests without a session id made, or only the others.
+        """
         after: str | None = None
         while True:
-            page = await self._send(calls.list_sessions(page_size, after))
+            page = await self._send(calls.list_sessions(page_size, after, implicit))
             for session in page.data:
                 yield session
             if page.next is None:

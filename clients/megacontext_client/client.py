@@ -58,11 +58,14 @@ class MegaContext:
         """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
         return self._send(calls.create_session(metadata, system, budget))
 
-    def sessions(self, page_size: int = 100) -> Iterator[Session]:
-        """All sessions of this key, fetched page by page while you iterate."""
+    def sessions(self, page_size: int = 100, implicit: bool | None = None) -> Iterator[Session]:
+        """All sessions of this key, fetched page by page while you iterate.
+
+        implicit: only those that requests without a session id made, or only the others.
+        """
         after: str | None = None
         while True:
-            page = self._send(calls.list_sessions(page_size, after))
+            page = self._send(calls.list_sessions(page_size, after, implicit))
             for session in page.data:
                 yield session
             if page.next is None:
