@@ -15,7 +15,7 @@ from server.errors import ApiError
 from server.futures import settled
 from server.sessions import Lease
 from server.state import ServerState
-from server.text_pieces import batches
+from server.text_pieces import Piece, batches, encode_pieces
 
 MARK = "\ufeff"
 """The byte order mark, in front of many a UTF-8 file: it says how to read the text and is none of it."""
@@ -33,7 +33,7 @@ class Ingest:
     def __init__(self, state: ServerState, lease: Lease, *, in_parts: bool, offset: int) -> None:
         self.session, self._lease = lease.session, lease
         self._engine, self._tokenizer = state.engine, state.bundle.tokenizer
-        self._in_parts, self._start = in_parts, offset
+        self._in_parts, self._start, self._fresh = in_parts, offset, self.session.tokens == 0
         self._before, self._bytes = self.session.committed_tokens, offset
         known = self.session.ingest_offset
         if offset and offset != known:
@@ -74,7 +74,7 @@ class Ingest:
         """Batches of the text as (token ids, bytes); the next text may be read where the last batch ends."""
         if not self._start:
             texts = self._without_mark(texts)
-        async for batch in batches(texts):
+        async for batch in batches(texts, self._tokenizer):
             yield await asyncio.to_thread(self._encode, batch)
 
     async def _without_mark(self, texts: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -86,9 +86,9 @@ class Ingest:
             first = False
             yield text
 
-    def _encode(self, batch: list[str]) -> tuple[NDArray[np.int32], int]:
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in batch)
-        return np.concatenate(self._tokenizer.encode_batch(batch)), size
+    def _encode(self, batch: list[Piece]) -> tuple[NDArray[np.int32], int]:
+        size = sum(len(piece.text.encode("utf-8", "surrogatepass")) for piece in batch)
+        return encode_pieces(self._tokenizer, batch, self._fresh), size
 
     async def _append(self, ids: NDArray[np.int32]) -> None:
         if self.session.tokens == 0:
