@@ -64,7 +64,8 @@ class MegaContextTree:
         """A tree from stored parts, without a GistNet call.
 
         gists: [n_l, d] of each level from 1 up; hot_ids: ids from a block border up to ``num_tokens``; keys
-        [n_1, keys, dim], see ``block_keys``. ConfigError if the parts are not those of ``num_tokens`` tokens.
+        [n_1, keys, dim], see ``block_keys``; a level without nodes may be left out. ConfigError if the parts are not
+        those of ``num_tokens`` tokens.
         """
         tree = cls(config, gistnet, embed, key_net)
         k, first = config.block_size, num_tokens - len(hot_ids)
@@ -72,7 +73,7 @@ class MegaContextTree:
         if first < 0 or first % k:
             raise ConfigError(f"hot_ids must begin at a block border of {num_tokens} tokens, they begin at {first}")
         shape = (nodes, config.lens_keys, config.lens_key_dim)
-        if config.lens_keys and (keys is None or keys.shape != shape):
+        if config.lens_keys and nodes and (keys is None or keys.shape != shape):
             raise ConfigError(f"keys must be {list(shape)}, got {'none' if keys is None else list(keys.shape)}")
         for level, rows in enumerate(gists, start=1):
             if rows.shape != (nodes, tree.dim):
