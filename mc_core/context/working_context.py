@@ -131,11 +131,6 @@ class WorkingContext:
 
     # ---- following the history
 
-    def charge(self, gist_cost: int) -> None:
-        """A gist costs so much from now on; room is made for those that cost nothing before."""
-        charged = tidied(replace(self._entries, gist_cost=gist_cost))
-        self._entries = make_room(charged, self.protection, self.budget)
-
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
         pins = [*self.protection.pins, (start, end)]
@@ -194,6 +189,33 @@ class WorkingContext:
         twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
         twin._entries = self._entries  # and with them what a gist costs
         return twin
+
+    def under(self, budget: int, recent_tokens: int, gist_cost: int) -> WorkingContext:
+        """The same history under other settings: entries as they stand where they may, else all as coarse as can be.
+
+        Pins that the budget cannot hold are given up, the newest first; BudgetError if it cannot hold the rest either.
+        """
+        pins = self.protection.pins
+        while True:
+            try:
+                twin = WorkingContext(self.block_size, budget, recent_tokens, pins, gist_cost)
+                twin._follow(self._entries)
+            except BudgetError:
+                if not pins:
+                    raise
+                pins = pins[:-1]
+            else:
+                return twin
+
+    def _follow(self, entries: Entries) -> None:
+        """Take over entries that stood under other settings."""
+        charged = tidied(replace(entries, gist_cost=self.gist_cost))
+        try:
+            self._entries = make_room(charged, self.protection, self.budget)
+        except BudgetError:
+            self.cover(entries.num_tokens)
+        if broken_law(self._entries, self.protection, self.budget) is not None:
+            self.cover(entries.num_tokens)
 
     def snapshot(self) -> dict[str, Any]:
         """All state, as JSON can hold it."""

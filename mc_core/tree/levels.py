@@ -15,6 +15,11 @@ MAX_VALUES = 1 << 24
 """Nodes, and numbers in their children, of one GistNet call at most: a long document is read in bounded memory."""
 
 
+def nodes_at_once(block_size: int, dim: int) -> int:
+    """Nodes of one GistNet call at most."""
+    return max(1, min(MAX_NODES, MAX_VALUES // (block_size * dim)))
+
+
 class GistLevels:
     """Level l >= 1 holds the gists of nodes 0, 1, ... in order."""
 
@@ -72,7 +77,7 @@ class GistLevels:
         self, level: int, first: int, end: int, read: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
     ) -> int:
         k, dim = self._config.block_size, self._gistnet.dim
-        most = max(1, min(MAX_NODES, MAX_VALUES // (k * dim)))
+        most = nodes_at_once(k, dim)
         parts = range(first, end, most)
         for at in parts:
             stop = min(end, at + most)

@@ -182,6 +182,20 @@ class MegaContextTree:
         return self._make_keys(self.embed(self._on_device(ids)).float()).to(self.config.gist_dtype)
 
     @torch.no_grad()
+    def block_gists(self, ids: Ids) -> Tensor:
+        """Gists [n, d] of blocks with ids [n, K], as an append makes them: for ``load``."""
+        gists: Tensor = self.gistnet(self.embed(self._on_device(ids)).float())
+        return gists.to(self.config.gist_dtype)
+
+    @torch.no_grad()
+    def parent_gists(self, children: Tensor, known: NDArray[np.bool_]) -> Tensor:
+        """Gists [n, d] of nodes of these children [n, K, d], of which only the ``known`` [n, K] count: for ``load``."""
+        device = self.config.device
+        mask = None if known.all() else torch.from_numpy(known).to(device)
+        gists: Tensor = self.gistnet(children.to(device).float(), mask)
+        return gists.to(self.config.gist_dtype)
+
+    @torch.no_grad()
     def embeddings(self, start: int, end: int) -> Tensor:
         """Input embeddings [end - start, d] of tokens: from the LOD0 cache where it has them, else made anew.
 
