@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -93,9 +93,7 @@ class Restoring:
         if not self.stale and not any(map(len, self.lost)):
             return
         if self.stale:
-            # Whatever becomes of the rows from here on, nobody must take them for those of any network.
-            unnamed = replace(record, state={**record.state, "gists": None, "keys": None})
-            store.commit(unnamed).result()
+            # From here until the commit all gists read as missing, so that a crash leaves nothing of two networks.
             store.reshape(record.session_id, record.fence, **self.session.row_shape).result()
         for level, rows in enumerate(self.gists, start=1):
             nodes = np.arange(len(rows.known)) if self.stale else self.lost[level - 1]

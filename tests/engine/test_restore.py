@@ -145,13 +145,16 @@ def test_a_crash_while_vectors_are_replaced_is_mended(open_lab: OpenLab, monkeyp
     """Whichever write is the last before a crash, and whichever networks come next, no vector of another is taken."""
     with open_lab() as lab:
         lab.session("a", TOKENS)
-    for after in range(4):
-        with open_lab(bundle="retrained" if after % 2 == 0 else "hybrid") as lab:
-            crash_after(lab.store, after, monkeypatch)
+    present, other = "hybrid", "retrained"
+    for writes in range(4):
+        with open_lab(bundle=other) as lab:
+            crash_after(lab.store, writes, monkeypatch)
             with pytest.raises(Crash):
                 lab.reopen("a")
             monkeypatch.undo()
-        with open_lab(bundle="hybrid" if after % 2 == 0 else "retrained") as lab:
+        if writes % 2:
+            present, other = other, present
+        with open_lab(bundle=present) as lab:
             assert_as_ingested(lab, lab.reopen("a"))
 
 
