@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.edits import applied
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
-from mc_core.context.groups import tidied
+from mc_core.context.groups import make_room, tidied
 from mc_core.context.growth import grown, rewound
-from mc_core.context.laws import broken_law
-from mc_core.context.plan import Edit, Node, Plan
-from mc_core.context.protection import Protection
-from mc_core.context.room import Harm, make_room
+from mc_core.context.plan import Edit, Node, Plan, applied
+from mc_core.context.protection import Protection, broken_law
 from mc_core.errors import BudgetError, ConfigError
 
 __all__ = ["Edit", "Node", "Plan", "WorkingContext"]
@@ -139,17 +136,17 @@ class WorkingContext:
             raise ConfigError(f"tokens [{start}, {end}) cannot be pinned: some of them stand as gists")
         self.protection = protection
 
-    def extend(self, num_tokens: int, reserve: int = 0, harm: Harm | None = None) -> None:
+    def extend(self, num_tokens: int, reserve: int = 0) -> None:
         """Follow a history that grew to ``num_tokens``, and leave ``reserve`` of the budget free.
 
         The newest tokens stand raw, the middle of a bulk is covered by the coarsest nodes. Room is made by collapsing
-        gists first, then raw blocks, oldest first, last those that the focus holds; or by the least ``harm`` first.
+        gists first, then raw blocks, oldest first, last those that the focus holds.
         BudgetError if pins, tail and the coarsest cover cost too much.
         """
         if num_tokens < self.num_tokens:
             raise ConfigError(f"num_tokens must be at least {self.num_tokens}, got {num_tokens}; rewind cuts a history")
         longer = grown(self._entries, num_tokens, self.protection, self.budget)
-        self._entries = make_room(longer, self.protection, self.budget - reserve, harm)
+        self._entries = make_room(longer, self.protection, self.budget - reserve)
 
     def cover(self, num_tokens: int, reserve: int = 0) -> None:
         """Start over on a history of ``num_tokens``: pins and tail raw, all else as coarse as can be."""
@@ -173,10 +170,6 @@ class WorkingContext:
         return rewound(self._entries, position, self.protection)
 
     # ---- editing
-
-    def validate(self, plan: Plan) -> None:
-        """PlanError if the plan cannot be committed."""
-        applied(self._entries, self.protection, plan, self.budget)
 
     def commit(self, plan: Plan) -> None:
         """Apply a plan: entries that stay grow older by the refocus that passes with it. PlanError changes nothing."""

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from mc_core.context.working_context import WorkingContext
-from mc_core.focus.allocator_base import Allocator
+from mc_core.focus.allocator_base import Allocator, Wish
 from mc_core.focus.focus_config import FocusConfig
-from mc_core.focus.scores import Scores
-from mc_core.focus.wishes import Wish
+from mc_core.focus.view import Scores
 
 PRIOR = 4.0
 """Observations that a lens score counts for, against those of an arm."""

@@ -13,10 +13,8 @@ from mc_core.errors import ConfigError
 from mc_core.focus.leads import Lead
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lookahead import LookAhead, distinct, standing
-from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, merged, with_neighbours
-from mc_core.focus.view import LensView
+from mc_core.focus.view import RECENCY_WORTH, LensView, Scores, lifted, recency, with_turn
 from mc_core.nets.lensnet import LensInput, LensNet
 
 Floats = NDArray[np.float32]

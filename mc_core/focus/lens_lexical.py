@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from mc_core.focus.leads import Lead, find_leads, unanswered
 from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
-from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import merged
-from mc_core.focus.view import LensView
+from mc_core.focus.view import RECENCY_WORTH, LensView, Scores, lifted, recency, with_turn
 from mc_core.models.words import Words
 
 FOLLOWED = 0.62

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.focus.relevance import recency
-from mc_core.focus.scores import Scores
-from mc_core.focus.view import LensView
+from mc_core.focus.view import LensView, Scores, recency
 
 
 class RecencyLens:

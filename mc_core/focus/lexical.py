@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus.postings import PAIR, Segment, Terms, build, merge, runs
-from mc_core.focus.question import Question
+from mc_core.focus.postings import PAIR, Question, Segment, Terms, build, merge, runs
 from mc_core.focus.targets import apart, with_neighbours
 from mc_core.models.words import Words
 
@@ -203,12 +202,6 @@ class LexicalIndex:
             self._segments.pop()
         if self._sealed > num_blocks:
             self._segments[-1] = self._segments[-1].truncated(num_blocks)
-
-    def query(self, tail_ids: Ids, k: int, end: int | None = None) -> tuple[Ints, Floats]:
-        """The k best blocks (< ``end``) for a question and their scores, best first; of equal ones the newest first."""
-        found = self.evidence(tail_ids, end)
-        order = found.ranked(k)
-        return found.blocks[order], found.best[order]
 
     def folded(self, ids: Ids) -> Ids:
         """What token ids are indexed as; -1: not at all."""

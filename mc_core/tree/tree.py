@@ -248,8 +248,8 @@ class MegaContextTree:
     def _complete(self, first: int) -> Appended:
         """Make the gists, and the lens keys, of all nodes that blocks from ``first`` on complete."""
         end = self.num_blocks
-        nodes, calls = self._gists.complete(first, end, self.embeddings, self._add_keys)
-        return Appended(first, end - first, nodes, calls)
+        calls = self._gists.complete(first, end, self.embeddings, self._add_keys)
+        return Appended(first, end - first, calls)
 
     def _add_keys(self, children: Tensor) -> None:
         if self.config.lens_keys:

@@ -14,7 +14,7 @@ from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
 from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, LEAST_DISTINCT, Asked, fuse
-from mc_core.focus.scores import Scores
+from mc_core.focus.view import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from mc_core.tree.tree import MegaContextTree, TreeConfig

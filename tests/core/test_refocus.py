@@ -20,8 +20,7 @@ from mc_core.focus.focus_config import ALLOCATORS, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
 from mc_core.focus.metrics import Swaps
 from mc_core.focus.refocuser import Proposal, Refocuser
-from mc_core.focus.relevance import carried
-from mc_core.focus.scores import Scores
+from mc_core.focus.view import Scores, carried
 from mc_core.nets.gistnet import GistNet
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 from tests.core.context_oracle import assert_laws, nodes

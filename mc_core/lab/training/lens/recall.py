@@ -16,8 +16,8 @@ from mc_core.focus.lens_learned import CANDIDATES_A_HIT, Asked, fuse
 from mc_core.focus.lens_lexical import LONG_VALUE
 from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
 from mc_core.focus.lookahead import LookAhead, distinct, standing
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.view import Scores
 from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.haystack import Haystack
 from mc_core.lab.training.lens.history import History, make_history
