@@ -13,12 +13,8 @@ import numpy as np
 from mc_core.context.working_context import WorkingContext
 from mc_core.focus.allocator_base import Allocator, Wish
 from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.tuning import FADE, PRIOR
 from mc_core.focus.view import Scores
-
-PRIOR = 4.0
-"""Observations that a lens score counts for, against those of an arm."""
-FADE = 0.98
-"""What an arm's evidence keeps of its weight when it is updated: lenses and subjects drift."""
 
 
 class StochasticGreedyAllocator(Allocator):

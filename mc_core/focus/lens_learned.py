@@ -14,7 +14,8 @@ from mc_core.focus.leads import Lead
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.targets import apart, merged, with_neighbours
-from mc_core.focus.view import RECENCY_WORTH, LensView, Scores, lifted, recency, with_turn
+from mc_core.focus.tuning import ENTRY_WORTH, FIRM, GIVES_WAY, LEAST_DISTINCT, RECENCY_WORTH, TAKES_OVER
+from mc_core.focus.view import LensView, Scores, lifted, recency, with_turn
 from mc_core.nets.lensnet import LensInput, LensNet
 
 Floats = NDArray[np.float32]
@@ -22,23 +23,6 @@ Ints = NDArray[np.int64]
 
 CANDIDATES_A_HIT = 4
 """Nodes looked up for each hit asked for: those next to a better hit are passed over."""
-ENTRY_WORTH = 0.25
-"""Most that an entry's own score counts. What the question asks for comes first: these scores tell which of the rest
-to open and which to give up, and a network fitted to differences of hundredths of a nat has no scale to trust."""
-GIVES_WAY = 8
-"""Power of the lexical lens's certainty by which learned targets lose worth: three quarters of the evidence take off a
-tenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
-
-TAKES_OVER = 3
-"""Power of the best learned hit's distinctness by which the lexical targets lose worth, as far as words are not sure:
-the few places that a refocus opens are better spent on further finds than on words that stand everywhere."""
-
-LEAST_DISTINCT = 0.3
-"""What the best learned hit must be, or none is taken: one of a crowd is a look-alike, and words must choose."""
-
-FIRM = 0.9
-"""Worth of a fully distinct hit, however sure words are: full evidence in words is an accident at times, above all in
-short histories, and a single place is soon spared."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,20 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.leads import Lead, find_leads, unanswered
-from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
+from mc_core.focus.lexical import Evidence, LexicalIndex
 from mc_core.focus.targets import merged
-from mc_core.focus.view import RECENCY_WORTH, LensView, Scores, lifted, recency, with_turn
+from mc_core.focus.tuning import ASKED, FOLLOWED, FULL_EVIDENCE, LONG_VALUE, RECENCY_WORTH, REST
+from mc_core.focus.view import LensView, Scores, lifted, recency, with_turn
 from mc_core.models.words import Words
-
-FOLLOWED = 0.62
-"""Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
-REST = 0.8
-"""Worth of the block in which a statement that the question found begins or goes on; of a lead's find, ``FOLLOWED``."""
-ASKED = 0.5
-"""Share that the question's own words, as far as the lead's statement lacks them, have in choosing the place that a
-lead names: of all that is said of a name, the best is what was asked for."""
-LONG_VALUE = 64
-"""The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
 
 
 class LexicalLens:

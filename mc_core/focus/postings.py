@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.focus.tuning import CELL, LONGEST_QUESTION
+
 Ids = NDArray[np.int32]
 Terms = NDArray[np.uint32]
 Blocks = NDArray[np.int32]
@@ -140,13 +142,6 @@ def runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int
     return np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if len(ends) else 0)
 
 
-CELL = 16
-"""Tokens in a cell. A passage is two neighbouring cells; evidence is summed within a passage, not across them."""
-
-LONGEST = 512
-"""Newest tokens of a question that are looked up: it bounds the time of a query."""
-
-
 @dataclass(frozen=True, eq=False)
 class Question:
     """Distinct (term, cell) of a question, terms ascending: its tokens, pairs of neighbours among them, whole numbers.
@@ -166,7 +161,7 @@ class Question:
     @classmethod
     def of(cls, ids: NDArray[np.int32], digits: NDArray[np.bool_] | None = None) -> Question:
         """From ids in order, newest last; negative ids are no terms. digits as in ``number_terms``."""
-        flat = ids.reshape(-1)[-LONGEST:]
+        flat = ids.reshape(-1)[-LONGEST_QUESTION:]
         cell = (len(flat) - 1 - np.arange(len(flat))) // CELL
         single, whole = flat >= 0, (flat[:-1] >= 0) & (flat[1:] >= 0)
         left, right = flat[:-1][whole], flat[1:][whole]

@@ -13,6 +13,7 @@ from torch import Tensor
 from mc_core.context.entries import Entries
 from mc_core.context.working_context import WorkingContext
 from mc_core.focus.leads import Lead
+from mc_core.focus.tuning import RECENCY_WORTH, TURN_WORTH
 from mc_core.tree.tree import MegaContextTree
 
 
@@ -95,11 +96,6 @@ class Lens(Protocol):
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-RECENCY_WORTH = 0.25
-"""Harm of collapsing the newest entry of which nothing else is known: less than that of a block worth opening."""
-TURN_WORTH = 0.95
-"""Worth of the current turn's own blocks: the model must read what it was asked. Only the best find comes first."""
 
 
 def lift(wc: WorkingContext, blocks: Ints, scores: Floats) -> Floats:

@@ -13,7 +13,8 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import LENSES, FocusConfig
 from mc_core.focus.lens import Lens, LensView, make_lens
-from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, LEAST_DISTINCT, Asked, fuse
+from mc_core.focus.lens_learned import Asked, fuse
+from mc_core.focus.tuning import ENTRY_WORTH, FIRM, LEAST_DISTINCT
 from mc_core.focus.view import Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig

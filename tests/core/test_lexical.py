@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus import lexical
+from mc_core.focus import lexical, tuning
 from mc_core.focus.lexical import Evidence, LexicalIndex
-from mc_core.focus.postings import CELL, build, merge
+from mc_core.focus.postings import build, merge
+from mc_core.focus.targets import apart
+from mc_core.focus.tuning import CELL
 from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
@@ -298,7 +300,7 @@ def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) ->
     question = np.random.default_rng([seed, 1]).choice(ids.reshape(-1), asked).astype(np.int32)
     found = _indexed(ids).evidence(question)
     order = found.ranked(64)
-    order = order[lexical.apart(found.blocks[order], 8, 1)]
+    order = order[apart(found.blocks[order], 8, 1)]
     block, best = found.blocks[order], found.best[order]
     kept = found._not_outdone(block, block, best)
     terms = [{int(t) for t in found.postings.terms[found.postings.blocks == b]} for b in block]
@@ -307,10 +309,10 @@ def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) ->
         own = sum(weight[t] for t in terms[i])
         outdone = any(
             kept[j]
-            and best[j] >= lexical.FULL_EVIDENCE * found.unit
-            and best[i] <= lexical.OUTDONE * best[j]
-            and sum(weight[t] for t in terms[i] - terms[j]) <= lexical.NEW * own
-            and any(weight[t] >= lexical.TELLING * found.unit for t in terms[j] - terms[i])
+            and best[j] >= tuning.FULL_EVIDENCE * found.unit
+            and best[i] <= tuning.OUTDONE * best[j]
+            and sum(weight[t] for t in terms[i] - terms[j]) <= tuning.NEW * own
+            and any(weight[t] >= tuning.TELLING * found.unit for t in terms[j] - terms[i])
             for j in range(i)
         )
         assert bool(stays) is not outdone

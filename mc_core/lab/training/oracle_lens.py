@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.targets import with_neighbours
-from mc_core.focus.view import RECENCY_WORTH, LensView, Scores, lift, recency, with_turn
+from mc_core.focus.tuning import RECENCY_WORTH
+from mc_core.focus.view import LensView, Scores, lift, recency, with_turn
 
 
 class OracleLens:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.focus.lens_learned import CANDIDATES_A_HIT, Asked, fuse
-from mc_core.focus.lens_lexical import LONG_VALUE
-from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
+from mc_core.focus.lexical import LexicalIndex
 from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.tuning import FULL_EVIDENCE, LONG_VALUE
 from mc_core.focus.view import Scores
 from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.haystack import Haystack
