@@ -8,11 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.leads import Lead, find_leads, unanswered
+from mc_core.focus.lens import LensParts
 from mc_core.focus.lexical import Evidence, LexicalIndex
 from mc_core.focus.targets import merged
 from mc_core.focus.tuning import ASKED, FOLLOWED, FULL_EVIDENCE, LONG_VALUE, RECENCY_WORTH, REST
-from mc_core.focus.view import LensView, Scores, lifted, recency, with_turn
+from mc_core.focus.view import Finding, LensView, Scores, lifted, recency, with_turn
 from mc_core.models.words import Words
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def make_lexical(parts: LensParts) -> LexicalLens:
+    return LexicalLens(parts.block_size, parts.look_ahead, parts.neighbours, parts.words)
+
+
+def in_words(targets: Ints, worth: Floats, end: int) -> Finding:
+    """Places with their shares of full evidence as a finding: as sure as the best one before block ``end`` is worth.
+
+    From ``end`` on are the turn's own blocks, which every question has.
+    """
+    return Finding(targets, worth, float(worth[targets < end].max(initial=0.0)))
 
 
 class LexicalLens:

@@ -69,6 +69,20 @@ class LensView:
         return max(0, min(self.cursor - len(self.tail_ids), self.wc.tail_start))
 
 
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one way of searching found in all history: blocks, best first, distinct [m], and what each is worth [m].
+
+    worth: on the scale that all ways share, so that what they found can be joined: 0 is nothing, ``RECENCY_WORTH`` what
+    being new is worth, 1 full evidence that the block is what was asked for. certainty: that the best one is it rather
+    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both.
+    """
+
+    targets: Ints
+    worth: Floats
+    certainty: float
+
+
 @runtime_checkable
 class FollowingLens(Protocol):
     """A lens that can tell what opened places name in turn (see ``mc_core.focus.leads``)."""
@@ -81,8 +95,14 @@ class FollowingLens(Protocol):
 class Lens(Protocol):
     """Scores entries by what the tail asks for. One lens serves one session: it may index the session's history."""
 
-    def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
-        """Complete blocks ``ids`` [n, K] were added to the history, the first of them number ``first_block``."""
+    def append(self, first_block: int, ids: Ids) -> None:
+        """Complete blocks ``ids`` [n, K] were added to the history, the first of them number ``first_block``.
+
+        A long history comes in slices (``ingest_tokens``), between which other sessions decode on the same thread. So
+        it must be done in some tens of milliseconds a slice, however long the history is by now; work that takes longer
+        is to be spread over later slices. A session that comes back from the store brings all of its blocks at once, on
+        a thread of its own.
+        """
         ...
 
     def rewind(self, num_blocks: int) -> None:
@@ -95,6 +115,7 @@ class Lens(Protocol):
 
 
 Floats = NDArray[np.float32]
+Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
 
 

@@ -14,7 +14,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig, least_budget
-from mc_core.focus.lens import make_lens
+from mc_core.focus.lens import lens_spec, make_lens
 from mc_core.focus.refocuser import Refocuser
 from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
@@ -28,8 +28,11 @@ class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
     def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
+        """ConfigError if the bundle lacks what the lens needs."""
         self.bundle, self.focus = bundle, focus
-        net = bundle.lensnet if focus.lens in ("cross", "transformer", "hybrid") else None
+        spec = lens_spec(focus.lens)
+        spec.check(bundle.lensnet)
+        net = bundle.lensnet if "vectors" in spec.indexes else None
         self.key_net = net.key_net if net is not None else None
         self.tree_config = TreeConfig(
             block_size=focus.block_size,
@@ -134,7 +137,8 @@ class SessionFactory:
         tree: MegaContextTree,
         wc: WorkingContext,
     ) -> Session:
-        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.words)
+        bundle = self.bundle
+        lens = make_lens(focus.lens, focus, bundle.lensnet, bundle.words, bundle.tokenizer.decode)
         return Session(
             id=session_id,
             tenant=tenant,

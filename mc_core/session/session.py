@@ -18,9 +18,8 @@ from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import Lead
-from mc_core.focus.lens import Lens, LensView
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
-from mc_core.focus.view import FollowingLens
+from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.session_kv import SessionKV
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree

@@ -18,7 +18,8 @@ from lens_bundles import lens_bundle
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import StoreError
-from mc_core.focus.focus_config import LENSES, FocusConfig
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.lens import LENSES
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
 from redis_server import shared_redis
