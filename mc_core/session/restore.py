@@ -144,6 +144,8 @@ class Restoring:
         for at in range(0, len(wanted), step):
             part = wanted[at : at + step]
             rows.put(blocks[part], make(ids[part]))
+            # A long history takes as long as its ingest did: the lease must not lapse meanwhile.
+            self.store.renew({self.record.session_id: self.record.fence})
 
     def _make_parents(self) -> None:
         """Make the gists that are not known above LOD1 of their children, as far as these are."""
