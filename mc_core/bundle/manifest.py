@@ -12,12 +12,12 @@ import torch
 
 from mc_core.errors import ConfigError
 from mc_core.focus.lens import LENSES
+from mc_core.kv.repair import REPAIR_MODES
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.positions.policies import POLICIES
+from mc_core.tree.tree_config import BLOCK_SIZES
 
 FORMAT = 1
-REPAIRS = ("exact", "block", "incremental")
-BLOCK_SIZES = (16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Manifest:
             "block_size": BLOCK_SIZES,
             "lens": ("auto", *LENSES),
             "positions": ("auto", *POLICIES),
-            "repair": ("auto", *REPAIRS),
+            "repair": ("auto", *REPAIR_MODES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from mc_core.errors import ConfigError
 from mc_core.focus.lens import lens_spec
+from mc_core.tree.tree_config import BLOCK_SIZES
 
-BLOCK_SIZES = (16, 32, 64)
 ALLOCATORS = ("greedy", "stochastic_greedy", "bandit")
 
 PROMISED_TOKENS = 10_000_000

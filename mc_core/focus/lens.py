@@ -44,7 +44,7 @@ class LensParts:
 
 @dataclass(frozen=True)
 class LensSpec:
-    """A lens: its name, what it does, and what that takes.
+    """A lens by name, and what it takes.
 
     maker: "module:function", ``LensParts`` -> ``Lens``. indexes: what of the history it searches. "ids" of blocks (as
     ``Lens.append`` brings them) and "text" (``LensParts.decode`` of them) are indexed in memory, anew when a session
@@ -53,7 +53,6 @@ class LensSpec:
     """
 
     name: str
-    about: str
     maker: str
     indexes: frozenset[Source] = frozenset()
     nets: tuple[str, ...] = ()
@@ -81,31 +80,14 @@ class LensSpec:
         return lens
 
 
+_LEARNED, _LEXICAL, _PLAIN = (f"mc_core.focus.lens_{name}" for name in ("learned", "lexical", "plain"))
 _SPECS = (
-    LensSpec(
-        "hybrid",
-        "cross or transformer, and lexical: the targets of both",
-        "mc_core.focus.lens_learned:make_hybrid",
-        frozenset({"ids", "vectors"}),
-        ("cross", "transformer"),
-    ),
-    LensSpec(
-        "cross",
-        "a LensNet whose entries and question read each other",
-        "mc_core.focus.lens_learned:make_learned",
-        frozenset({"vectors"}),
-        ("cross",),
-    ),
-    LensSpec(
-        "transformer",
-        "a LensNet that reads entries and question as one sequence",
-        "mc_core.focus.lens_learned:make_learned",
-        frozenset({"vectors"}),
-        ("transformer",),
-    ),
-    LensSpec("lexical", "rare words of the question", "mc_core.focus.lens_lexical:make_lexical", frozenset({"ids"})),
-    LensSpec("recency", "the newest, the baseline to beat", "mc_core.focus.lens_plain:make_recency"),
-    LensSpec("random", "chance, the floor", "mc_core.focus.lens_plain:make_random"),
+    LensSpec("hybrid", f"{_LEARNED}:make_hybrid", frozenset({"ids", "vectors"}), ("cross", "transformer")),
+    LensSpec("cross", f"{_LEARNED}:make_learned", frozenset({"vectors"}), ("cross",)),
+    LensSpec("transformer", f"{_LEARNED}:make_learned", frozenset({"vectors"}), ("transformer",)),
+    LensSpec("lexical", f"{_LEXICAL}:make_lexical", frozenset({"ids"})),
+    LensSpec("recency", f"{_PLAIN}:make_recency"),
+    LensSpec("random", f"{_PLAIN}:make_random"),
 )
 LENSES: Mapping[str, LensSpec] = {spec.name: spec for spec in _SPECS}
 

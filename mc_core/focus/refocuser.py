@@ -15,7 +15,7 @@ from mc_core.context.entries import Entries
 from mc_core.context.plan import Edit, Node, Plan
 from mc_core.context.protection import Protection
 from mc_core.context.working_context import WorkingContext
-from mc_core.focus.allocator import Allocator, PlanReport
+from mc_core.focus.allocator_base import Allocator, PlanReport
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.metrics import Spread, Swaps, entries_by_level
 from mc_core.focus.view import Lens, LensView, Scores, carried

@@ -13,8 +13,7 @@ from mc_core.errors import ConfigError
 from mc_core.nets.gistnet import GistNet
 from mc_core.tree.ids import Blocks, HotIds, Ids
 from mc_core.tree.levels import GistLevels
-from mc_core.tree.lod0_cache import Lod0Cache
-from mc_core.tree.pool import Pool
+from mc_core.tree.pool import Lod0Cache, Pool
 from mc_core.tree.tree_config import Appended, TreeConfig
 
 __all__ = ["Appended", "MegaContextTree", "TreeConfig"]

@@ -45,7 +45,7 @@ def make_text_lens(parts: LensParts) -> TextLens:
 
 @pytest.fixture
 def focus(monkeypatch: pytest.MonkeyPatch) -> FocusConfig:
-    spec = LensSpec("letters", "text as it is written", f"{__name__}:make_text_lens", frozenset({"text"}))
+    spec = LensSpec("letters", f"{__name__}:make_text_lens", frozenset({"text"}))
     monkeypatch.setitem(LENSES, spec.name, spec)  # type: ignore[arg-type]
     return replace(FOCUS, lens=spec.name)
 
