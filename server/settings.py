@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mc_core.focus.lens import LENSES
+
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "megacontext-tiny"
 
 
@@ -61,9 +63,7 @@ class Settings(BaseSettings):
     block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
     budget: int = Field(1024, ge=64, description="W: cost of a working context at most")
     recent_tokens: int = Field(128, ge=1, description="newest tokens that are always raw")
-    lens: str = Field(
-        "auto", description="what scores the history: lexical, recency, random, cross, transformer, hybrid"
-    )
+    lens: str = Field("auto", description=f"what scores the history: {', '.join(LENSES)}; auto: the bundle's own")
     allocator: str = Field("greedy", description="greedy, stochastic_greedy or bandit")
     expand_threshold: float = Field(0.1, ge=0, le=1, description="gain from which an entry is worth expanding")
     collapse_threshold: float = Field(0.1, ge=0, le=1, description="how much a swap must gain over the harm it does")

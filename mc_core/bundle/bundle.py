@@ -34,8 +34,9 @@ class Bundle:
 
     The decoder has the asked dtype; the networks compute in float32, so give them what ``embed`` returns.
     hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
-    lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint: equal for
-    bundles whose stored gists can be shared. sampling: as the model's makers want tokens drawn.
+    lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint,
+    key_fingerprint: equal for bundles whose stored gists, or lens keys (None: no LensNet), can be shared.
+    sampling: as the model's makers want tokens drawn.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Bundle:
     sigma_scale: float
     words: Words
     gist_fingerprint: str
+    key_fingerprint: str | None
     sampling: SamplingParams
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -116,6 +118,7 @@ def load_bundle(
         sigma_scale=manifest.sigma_scale,
         words=tokenizer.words(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
+        key_fingerprint=_fingerprint(decoder, lensnet.key_net) if lensnet is not None else None,
         sampling=sampling_defaults(folder),
     )
 
@@ -182,13 +185,13 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         raise ConfigError(f"{path} does not fit {MANIFEST}: {error}") from error
 
 
-def _fingerprint(decoder: Decoder, gistnet: GistNet | None) -> str:
-    """Digest of what gists are made of: the base's embeddings and the trained GistNet.
+def _fingerprint(decoder: Decoder, network: nn.Module | None) -> str:
+    """Digest of what a network's vectors of blocks are made of: the base's embeddings and its own weights.
 
-    None is the plain mean, whose learned part is random and adds nothing.
+    None is the GistNet that was not trained, a plain mean: its learned part is random and adds nothing.
     """
     digest = hashlib.sha256()
-    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(gistnet.state_dict() if gistnet is not None else {})}
+    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(network.state_dict() if network is not None else {})}
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().to(torch.float32).cpu().contiguous().numpy())

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from mc_core.errors import ConfigError
+from mc_core.focus.lens import LENSES
+from mc_core.kv.repair import REPAIR_MODES
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.positions.policies import POLICIES
+from mc_core.tree.tree_config import BLOCK_SIZES
 
 FORMAT = 1
-LEARNED_LENSES = ("cross", "transformer", "hybrid")
-LENSES = (*LEARNED_LENSES, "lexical", "recency", "random")
-REPAIRS = ("exact", "block", "incremental")
-BLOCK_SIZES = (16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class Manifest:
             "block_size": BLOCK_SIZES,
             "lens": ("auto", *LENSES),
             "positions": ("auto", *POLICIES),
-            "repair": ("auto", *REPAIRS),
+            "repair": ("auto", *REPAIR_MODES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} in bundle.json must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.lens in LEARNED_LENSES and self.lensnet is None:
+        if self.lens in LENSES and LENSES[self.lens].learned and self.lensnet is None:
             raise ConfigError(f"lens {self.lens!r} in bundle.json needs a lensnet, and the bundle has none")
 
     def passed(self, network: str) -> bool:

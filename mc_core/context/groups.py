@@ -1,4 +1,4 @@
-"""Runs of siblings in a working context: what could collapse into one parent."""
+"""Runs of siblings in a working context: what could collapse into one parent, and making room by it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.entries import Bools, Entries, Ints
+from mc_core.context.protection import Protection
+from mc_core.errors import BudgetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,3 +74,37 @@ def tidied(entries: Entries) -> Entries:
             break
         entries = collapsed(entries, groups, whole)
     return entries
+
+
+def make_room(entries: Entries, protection: Protection, limit: int) -> Entries:
+    """Collapse whole groups until the cost is at most ``limit``; only raw blocks where gists cost nothing.
+
+    Gists first, then raw blocks, oldest first; blocks that the focus holds come last, the least
+    wanted first. BudgetError if even the coarsest entries cost more.
+    """
+    while entries.cost > limit:
+        groups = groups_of(entries, protection.of(entries))
+        saves = groups.whole if entries.gist_cost else groups.whole & (groups.levels == 1)
+        candidates = np.flatnonzero(saves)
+        if not len(candidates):
+            raise BudgetError(_too_small(entries, protection, limit))
+        order = _by_age(entries, groups)
+        candidates = candidates[np.argsort(order[candidates], kind="stable")]
+        needed = -(-(entries.cost - limit) // entries.step(1))
+        entries = tidied(collapsed(entries, groups, candidates[:needed]))
+    return entries
+
+
+def _by_age(entries: Entries, groups: Groups) -> NDArray[np.generic]:
+    raw = (entries.levels[groups.first] == 0).astype(np.int16)
+    return raw + groups.best(entries.held)
+
+
+def _too_small(entries: Entries, protection: Protection, limit: int) -> str:
+    protected = protection.of(entries)
+    costs = entries.costs()
+    return (
+        f"{entries.num_tokens} tokens of history cost at least {entries.cost}, {limit} are left of the budget after the"
+        f" reserve: pins and the last {protection.recent_tokens} tokens take {int(costs[protected].sum())},"
+        f" the coarsest cover of the rest {int(costs[~protected].sum())}"
+    )

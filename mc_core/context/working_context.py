@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.edits import applied
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
-from mc_core.context.groups import tidied
+from mc_core.context.groups import make_room, tidied
 from mc_core.context.growth import grown, rewound
-from mc_core.context.laws import broken_law
-from mc_core.context.plan import Edit, Node, Plan
-from mc_core.context.protection import Protection
-from mc_core.context.room import Harm, make_room
+from mc_core.context.plan import Edit, Node, Plan, applied
+from mc_core.context.protection import Protection, broken_law
 from mc_core.errors import BudgetError, ConfigError
 
 __all__ = ["Edit", "Node", "Plan", "WorkingContext"]
@@ -131,11 +128,6 @@ class WorkingContext:
 
     # ---- following the history
 
-    def charge(self, gist_cost: int) -> None:
-        """A gist costs so much from now on; room is made for those that cost nothing before."""
-        charged = tidied(replace(self._entries, gist_cost=gist_cost))
-        self._entries = make_room(charged, self.protection, self.budget)
-
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
         pins = [*self.protection.pins, (start, end)]
@@ -144,17 +136,17 @@ class WorkingContext:
             raise ConfigError(f"tokens [{start}, {end}) cannot be pinned: some of them stand as gists")
         self.protection = protection
 
-    def extend(self, num_tokens: int, reserve: int = 0, harm: Harm | None = None) -> None:
+    def extend(self, num_tokens: int, reserve: int = 0) -> None:
         """Follow a history that grew to ``num_tokens``, and leave ``reserve`` of the budget free.
 
         The newest tokens stand raw, the middle of a bulk is covered by the coarsest nodes. Room is made by collapsing
-        gists first, then raw blocks, oldest first, last those that the focus holds; or by the least ``harm`` first.
+        gists first, then raw blocks, oldest first, last those that the focus holds.
         BudgetError if pins, tail and the coarsest cover cost too much.
         """
         if num_tokens < self.num_tokens:
             raise ConfigError(f"num_tokens must be at least {self.num_tokens}, got {num_tokens}; rewind cuts a history")
         longer = grown(self._entries, num_tokens, self.protection, self.budget)
-        self._entries = make_room(longer, self.protection, self.budget - reserve, harm)
+        self._entries = make_room(longer, self.protection, self.budget - reserve)
 
     def cover(self, num_tokens: int, reserve: int = 0) -> None:
         """Start over on a history of ``num_tokens``: pins and tail raw, all else as coarse as can be."""
@@ -179,10 +171,6 @@ class WorkingContext:
 
     # ---- editing
 
-    def validate(self, plan: Plan) -> None:
-        """PlanError if the plan cannot be committed."""
-        applied(self._entries, self.protection, plan, self.budget)
-
     def commit(self, plan: Plan) -> None:
         """Apply a plan: entries that stay grow older by the refocus that passes with it. PlanError changes nothing."""
         self._entries = applied(self._entries, self.protection, plan, self.budget)
@@ -194,6 +182,33 @@ class WorkingContext:
         twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
         twin._entries = self._entries  # and with them what a gist costs
         return twin
+
+    def under(self, budget: int, recent_tokens: int, gist_cost: int) -> WorkingContext:
+        """The same history under other settings: entries as they stand where they may, else all as coarse as can be.
+
+        Pins that the budget cannot hold are given up, the newest first; BudgetError if it cannot hold the rest either.
+        """
+        pins = self.protection.pins
+        while True:
+            try:
+                twin = WorkingContext(self.block_size, budget, recent_tokens, pins, gist_cost)
+                twin._follow(self._entries)
+            except BudgetError:
+                if not pins:
+                    raise
+                pins = pins[:-1]
+            else:
+                return twin
+
+    def _follow(self, entries: Entries) -> None:
+        """Take over entries that stood under other settings."""
+        charged = tidied(replace(entries, gist_cost=self.gist_cost))
+        try:
+            self._entries = make_room(charged, self.protection, self.budget)
+        except BudgetError:
+            self.cover(entries.num_tokens)
+        if broken_law(self._entries, self.protection, self.budget) is not None:
+            self.cover(entries.num_tokens)
 
     def snapshot(self) -> dict[str, Any]:
         """All state, as JSON can hold it."""

@@ -64,10 +64,6 @@ class PlanDraft:
     def edits(self) -> tuple[Edit, ...]:
         return tuple(step.edit for step in self._journal)
 
-    def rows_of(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row of the entry that covers each block [m]."""
-        return np.searchsorted(self._starts, blocks * self.size, side="right") - 1
-
     def was_collapsed(self, row: int) -> bool:
         """Whether this plan has collapsed the entry of a row."""
         return self._parent(int(self._levels[row]), int(self._indices[row])) in self._collapsed

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mc_core.errors import ConfigError
+from mc_core.focus.lens import lens_spec
+from mc_core.tree.tree_config import BLOCK_SIZES
 
-BLOCK_SIZES = (16, 32, 64)
-LENSES = ("cross", "transformer", "lexical", "recency", "random", "hybrid")
 ALLOCATORS = ("greedy", "stochastic_greedy", "bandit")
 
 PROMISED_TOKENS = 10_000_000
@@ -81,8 +81,7 @@ class FocusConfig:
         _check("cooldown", self.cooldown, 0, 127)
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be positive, got {self.temperature}")
-        if self.lens not in LENSES:
-            raise ConfigError(f"lens must be one of {_listed(LENSES)}, got {self.lens!r}")
+        lens_spec(self.lens)
         if self.allocator not in ALLOCATORS:
             raise ConfigError(f"allocator must be one of {_listed(ALLOCATORS)}, got {self.allocator!r}")
 

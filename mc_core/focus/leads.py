@@ -14,21 +14,11 @@ from numpy.typing import NDArray
 
 from mc_core.focus.lexical import LexicalIndex
 from mc_core.focus.postings import NUMBER, Terms, number_terms, pair_terms
+from mc_core.focus.tuning import AFTER, AS_GOOD, BEFORE, CUT_OF_EACH, LEADS, LONGEST_STATEMENT, OF_EACH, TELLING
 
 Bools = NDArray[np.bool_]
 Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
-
-LEADS, OF_EACH, CUT_OF_EACH = 6, 2, 8
-"""Leads of one hop, at most, and statements that one lead of the hop before finds: to follow, and to see whole."""
-LONGEST = 64
-"""Tokens of a statement, at most: longer sentences are cut."""
-BEFORE, AFTER = 6, 12
-"""Tokens of a statement before and after what was asked for that belong to the lead."""
-TELLING = 0.3
-"""Weight from which on a pair of neighbours or a number tells something, as a share of that of a unique term."""
-AS_GOOD = 0.6
-"""A statement is followed if it holds this share of what the best one holds of the question."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +103,8 @@ def _statements(ends: Bools, blocks: Ints, ids: Ids) -> list[Statement]:
         text, block_of = ids[run].reshape(-1), np.repeat(blocks[run], ids.shape[1])
         cuts = np.flatnonzero(ends[text]) + 1
         for part in np.split(np.arange(len(text)), cuts):
-            for at in range(0, len(part), LONGEST):
-                piece = part[at : at + LONGEST]
+            for at in range(0, len(part), LONGEST_STATEMENT):
+                piece = part[at : at + LONGEST_STATEMENT]
                 first, last = int(piece[0]), int(piece[-1])
                 starts, stops = first > 0 or not block_of[0], last + 1 < len(text) or bool(ends[text[-1]])
                 found.append(Statement(text[piece], np.unique(block_of[piece]), starts, stops))

@@ -9,14 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mc_core.errors import ConfigError
 from mc_core.focus.leads import Lead
-from mc_core.focus.lens_lexical import LexicalLens
+from mc_core.focus.lens import LensParts
+from mc_core.focus.lens_lexical import LexicalLens, in_words, make_lexical
 from mc_core.focus.lookahead import LookAhead, distinct, standing
-from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, merged, with_neighbours
-from mc_core.focus.view import LensView
+from mc_core.focus.tuning import ENTRY_WORTH, FIRM, GIVES_WAY, LEAST_DISTINCT, RECENCY_WORTH, TAKES_OVER
+from mc_core.focus.view import Finding, LensView, Scores, lifted, recency, with_turn
 from mc_core.nets.lensnet import LensInput, LensNet
 
 Floats = NDArray[np.float32]
@@ -24,31 +23,24 @@ Ints = NDArray[np.int64]
 
 CANDIDATES_A_HIT = 4
 """Nodes looked up for each hit asked for: those next to a better hit are passed over."""
-ENTRY_WORTH = 0.25
-"""Most that an entry's own score counts. What the question asks for comes first: these scores tell which of the rest
-to open and which to give up, and a network fitted to differences of hundredths of a nat has no scale to trust."""
-GIVES_WAY = 8
-"""Power of the lexical lens's certainty by which learned targets lose worth: three quarters of the evidence take off a
-tenth, full evidence all. A place that a learned look-alike took is not free again for what the next hop finds."""
 
-TAKES_OVER = 3
-"""Power of the best learned hit's distinctness by which the lexical targets lose worth, as far as words are not sure:
-the few places that a refocus opens are better spent on further finds than on words that stand everywhere."""
 
-LEAST_DISTINCT = 0.3
-"""What the best learned hit must be, or none is taken: one of a crowd is a look-alike, and words must choose."""
+def make_learned(parts: LensParts) -> LearnedLens:
+    assert parts.lensnet is not None
+    return LearnedLens(parts.lensnet, parts.block_size, parts.look_ahead, parts.neighbours)
 
-FIRM = 0.9
-"""Worth of a fully distinct hit, however sure words are: full evidence in words is an accident at times, above all in
-short histories, and a single place is soon spared."""
+
+def make_hybrid(parts: LensParts) -> HybridLens:
+    return HybridLens(make_learned(parts), make_lexical(parts))
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """scores: of the entries, and targets that are not lifted onto them. distinct: how far the best one stands out."""
+    """What a network says: gain and harm of entries for their own sake [n], and what it found in all history."""
 
-    scores: Scores
-    distinct: float
+    gain: Floats
+    harm: Floats
+    found: Finding
 
 
 class LearnedLens:
@@ -65,8 +57,8 @@ class LearnedLens:
         self.search.rewind(num_blocks)
 
     def score(self, view: LensView) -> Scores:
-        asked = self.ask(view).scores
-        targets, scores = with_turn(view, asked.targets, asked.target_scores)
+        asked = self.ask(view)
+        targets, scores = with_turn(view, asked.found.targets, asked.found.worth)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
         return lifted(view.wc, asked.gain, harm, targets, scores)
 
@@ -84,7 +76,8 @@ class LearnedLens:
         gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
         above, nodes_found = np.split(host[2 * entries :], 2)
         blocks, above = nodes_found.astype(np.int64), above.astype(np.float32)
-        return Asked(Scores(gain, harm, *self._targets(blocks, standing(above), end)), distinct(blocks, above))
+        found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above))
+        return Asked(gain, harm, found)
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
         wc, entries = view.wc, view.entry_vectors()[None]
@@ -127,35 +120,25 @@ class HybridLens:
 
     def score(self, view: LensView) -> Scores:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
-        targets, worth = fuse(asked, lexical, view.turn_start // view.wc.block_size)
-        harm = np.maximum(asked.scores.harm, lexical.harm)
-        return lifted(view.wc, asked.scores.gain, harm, targets, worth)
+        words = in_words(lexical.targets, lexical.target_scores, view.turn_start // view.wc.block_size)
+        targets, worth = fuse(asked.found, words, view.turn_start // view.wc.block_size)
+        return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth)
 
 
-def fuse(asked: Asked, lexical: Scores, end: int) -> tuple[Ints, Floats]:
-    """Targets of both with the better of their scores, best first; blocks from ``end`` on are the turn's own.
+def fuse(learned: Finding, words: Finding, end: int) -> tuple[Ints, Floats]:
+    """Targets of both with the better of their worths, best first; blocks from ``end`` on are the turn's own.
 
-    Not by rank: a question that names its key has all of its evidence in words (scores near 1, at several places if
+    Not by rank: a question that names its key has all of its evidence in words (worth near 1, at several places if
     there are several values), and look-alikes of the learned lens would take their places. A paraphrase has about half
     as much, and what means the same stands out from all that the learned lens finds.
     """
-    if asked.distinct < LEAST_DISTINCT:
-        return lexical.targets, lexical.target_scores
-    learned, worth = asked.scores.targets, asked.scores.target_scores
-    past = lexical.targets < end
-    sure = float(lexical.target_scores[past].max(initial=0.0)) ** GIVES_WAY
-    words = lexical.target_scores * np.where(past, np.float32(1 - asked.distinct**TAKES_OVER * (1 - sure)), 1)
-    best = np.abs(learned - learned[0]) <= 2
-    firm = np.where(best, np.float32(FIRM * asked.distinct) * worth / worth[0], 0)
-    left = np.maximum(worth * np.float32(1 - sure), firm)
+    if learned.certainty < LEAST_DISTINCT:
+        return words.targets, words.worth
+    sure = words.certainty**GIVES_WAY
+    yields = np.float32(1 - learned.certainty**TAKES_OVER * (1 - sure))
+    in_text = words.worth * np.where(words.targets < end, yields, 1)
+    best = np.abs(learned.targets - learned.targets[0]) <= 2
+    firm = np.where(best, np.float32(FIRM * learned.certainty) * learned.worth / learned.worth[0], 0)
+    left = np.maximum(learned.worth * np.float32(1 - sure), firm)
     kept = left > 0
-    return merged([(lexical.targets, words), (learned[kept], left[kept])])
-
-
-def check_net(kind: str, net: LensNet | None) -> LensNet:
-    """The network that a learned lens needs -> ConfigError if it is not there or of another kind."""
-    if net is None:
-        raise ConfigError(f"lens must be lexical, recency or random without a trained LensNet, got {kind}")
-    if kind in ("cross", "transformer") and net.config.kind != kind:
-        raise ConfigError(f"lens must be the kind the LensNet was trained as ({net.config.kind}), got {kind}")
-    return net
+    return merged([(words.targets, in_text), (learned.targets[kept], left[kept])])

@@ -8,22 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.leads import Lead, find_leads, unanswered
-from mc_core.focus.lexical import FULL_EVIDENCE, Evidence, LexicalIndex
-from mc_core.focus.relevance import RECENCY_WORTH, lifted, recency, with_turn
-from mc_core.focus.scores import Scores
+from mc_core.focus.lens import LensParts
+from mc_core.focus.lexical import Evidence, LexicalIndex
 from mc_core.focus.targets import merged
-from mc_core.focus.view import LensView
+from mc_core.focus.tuning import ASKED, FOLLOWED, FULL_EVIDENCE, LONG_VALUE, RECENCY_WORTH, REST
+from mc_core.focus.view import Finding, LensView, Scores, lifted, recency, with_turn
 from mc_core.models.words import Words
 
-FOLLOWED = 0.62
-"""Worth of the place that a lead names: below one that was asked for itself, above its look-alikes."""
-REST = 0.8
-"""Worth of the block in which a statement that the question found begins or goes on; of a lead's find, ``FOLLOWED``."""
-ASKED = 0.5
-"""Share that the question's own words, as far as the lead's statement lacks them, have in choosing the place that a
-lead names: of all that is said of a name, the best is what was asked for."""
-LONG_VALUE = 64
-"""The best places are opened this many tokens ahead: the value of a key may be long, a UUID for example."""
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def make_lexical(parts: LensParts) -> LexicalLens:
+    return LexicalLens(parts.block_size, parts.look_ahead, parts.neighbours, parts.words)
+
+
+def in_words(targets: Ints, worth: Floats, end: int) -> Finding:
+    """Places with their shares of full evidence as a finding: as sure as the best one before block ``end`` is worth.
+
+    From ``end`` on are the turn's own blocks, which every question has.
+    """
+    return Finding(targets, worth, float(worth[targets < end].max(initial=0.0)))
 
 
 class LexicalLens:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.focus.relevance import recency
-from mc_core.focus.scores import Scores
-from mc_core.focus.view import LensView
+from mc_core.focus.lens import LensParts
+from mc_core.focus.view import LensView, Scores, recency
+
+
+def make_recency(parts: LensParts) -> RecencyLens:
+    return RecencyLens()
+
+
+def make_random(parts: LensParts) -> RandomLens:
+    return RandomLens(parts.seed, parts.look_ahead)
 
 
 class RecencyLens:

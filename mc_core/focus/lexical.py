@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus.postings import PAIR, Segment, Terms, build, merge, runs
-from mc_core.focus.question import Question
+from mc_core.focus.postings import PAIR, Question, Segment, Terms, build, merge, runs
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.tuning import FULL_EVIDENCE, NEIGHBOUR_ADDS, NEW, OUTDONE, TELLING, WORTHWHILE
 from mc_core.models.words import Words
 
 Floats = NDArray[np.float32]
@@ -32,17 +32,6 @@ SEGMENT_BLOCKS = 65_536
 
 PLACES_A_HIT = 16
 """Blocks ranked for each hit asked for: those next to a better hit are passed over."""
-FULL_EVIDENCE = 2.0
-"""Evidence is full at the weight of this many terms that occur once; less is worth proportionally less."""
-WORTHWHILE = 0.25
-"""Places below this share of the best one are noise: opening them would only churn the working context."""
-OUTDONE, NEW, TELLING = 0.9, 0.05, 0.3
-"""A place is left out if a better one, a tenth above it, holds all but a twentieth of what speaks for it and besides
-a rare word (of this share of the weight of a unique term): it would show the model a look-alike of what was asked
-for. Places that lack nothing but common words, and those that hold words of the question that no better one holds,
-stay: several facts of one key, or of several keys."""
-NEIGHBOUR_ADDS = 0.15
-"""A neighbour belongs to a place if it adds this share to the score of the block alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,12 +192,6 @@ class LexicalIndex:
             self._segments.pop()
         if self._sealed > num_blocks:
             self._segments[-1] = self._segments[-1].truncated(num_blocks)
-
-    def query(self, tail_ids: Ids, k: int, end: int | None = None) -> tuple[Ints, Floats]:
-        """The k best blocks (< ``end``) for a question and their scores, best first; of equal ones the newest first."""
-        found = self.evidence(tail_ids, end)
-        order = found.ranked(k)
-        return found.blocks[order], found.best[order]
 
     def folded(self, ids: Ids) -> Ids:
         """What token ids are indexed as; -1: not at all."""

@@ -18,18 +18,11 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.focus.targets import apart
+from mc_core.focus.tuning import APART, CERTAIN, CROWD
 
 PRODUCTS = 1 << 22
 """Dot products held at a time (16 MiB in float32)."""
 GROUPS_AT_ONCE = 256
-CERTAIN = 7.0
-"""Deviations above the mean at which a score counts as found (0.76). Measured: the best of what is not there stands 3
-to 6 above it, a paraphrase that is there 6 to 14; hence the square, which keeps the two apart."""
-
-CROWD, APART = 4, 0.4
-"""The best hit is fully distinct if it stands by this share further above the mean than the fourth. Measured, at 32
-thousand and a million tokens: 0.25 to 1.6 for paraphrases that are there; 0 to 0.1 for numbers and names, of which the
-lens finds all that look alike and none before the others; to 0.3 for values that change."""
 
 
 @dataclass(frozen=True, eq=False)

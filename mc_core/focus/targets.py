@@ -7,14 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.focus.tuning import AHEAD, BEHIND, REACH
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-AHEAD, BEHIND = 0.8, 0.7
-"""Worth of the block after and before a hit, as a share of it: facts straddle borders, values follow their keys."""
-
-REACH = 0.8
-"""Hits that score this share of the best one reach further ahead than the others: a UUID as a value is long."""
 
 
 def apart(blocks: Ints, limit: int, distance: int) -> Ints:

@@ -1,19 +1,48 @@
-"""What a lens is asked with, and what it has to answer."""
+"""What a lens is asked with, and what it answers: the currency between lenses and allocators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mc_core.context.entries import Entries
 from mc_core.context.working_context import WorkingContext
 from mc_core.focus.leads import Lead
-from mc_core.focus.scores import Scores
+from mc_core.focus.tuning import RECENCY_WORTH, TURN_WORTH
 from mc_core.tree.tree import MegaContextTree
+
+
+def _no_targets() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+def _no_scores() -> NDArray[np.float32]:
+    return np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of the n entries of a working context, in its order, and what the look-ahead found in all history.
+
+    gain: worth of expanding each entry [n]; harm: cost of collapsing it [n]; both about 0 (none) to 1 (certain).
+    targets: LOD1 nodes (= block indices) that should stand raw, best first, neighbours included [m];
+    target_scores: their worth, on the same scale as gain [m].
+    """
+
+    gain: NDArray[np.float32]
+    harm: NDArray[np.float32]
+    targets: NDArray[np.int64] = field(default_factory=_no_targets)
+    target_scores: NDArray[np.float32] = field(default_factory=_no_scores)
+
+    @property
+    def signed(self) -> NDArray[np.float32]:
+        """gain - harm within [-1, 1]: what telemetry shows [n]."""
+        return np.clip(self.gain - self.harm, -1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +69,20 @@ class LensView:
         return max(0, min(self.cursor - len(self.tail_ids), self.wc.tail_start))
 
 
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What one way of searching found in all history: blocks, best first, distinct [m], and what each is worth [m].
+
+    worth: on the scale that all ways share, so that what they found can be joined: 0 is nothing, ``RECENCY_WORTH`` what
+    being new is worth, 1 full evidence that the block is what was asked for. certainty: that the best one is it rather
+    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both.
+    """
+
+    targets: Ints
+    worth: Floats
+    certainty: float
+
+
 @runtime_checkable
 class FollowingLens(Protocol):
     """A lens that can tell what opened places name in turn (see ``mc_core.focus.leads``)."""
@@ -52,8 +95,14 @@ class FollowingLens(Protocol):
 class Lens(Protocol):
     """Scores entries by what the tail asks for. One lens serves one session: it may index the session's history."""
 
-    def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
-        """Complete blocks ``ids`` [n, K] were added to the history, the first of them number ``first_block``."""
+    def append(self, first_block: int, ids: Ids) -> None:
+        """Complete blocks ``ids`` [n, K] were added to the history, the first of them number ``first_block``.
+
+        A long history comes in slices (``ingest_tokens``), between which other sessions decode on the same thread. So
+        it must be done in some tens of milliseconds a slice, however long the history is by now; work that takes longer
+        is to be spread over later slices. A session that comes back from the store brings all of its blocks at once, on
+        a thread of its own.
+        """
         ...
 
     def rewind(self, num_blocks: int) -> None:
@@ -63,3 +112,59 @@ class Lens(Protocol):
     def score(self, view: LensView) -> Scores:
         """Gain and harm of each entry, and the blocks of all history that the question asks for."""
         ...
+
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int32]
+Ints = NDArray[np.int64]
+
+
+def lift(wc: WorkingContext, blocks: Ints, scores: Floats) -> Floats:
+    """Best score among the blocks that each entry covers [n], 0 where there is none: a parent is its best child."""
+    best = np.zeros(len(wc.levels), np.float32)
+    covering = np.searchsorted(wc.starts(), blocks * wc.block_size, side="right") - 1
+    inside = covering >= 0
+    np.maximum.at(best, covering[inside], scores[inside])
+    return best
+
+
+def lifted(wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
+    """Scores of entries: worth opening and keeping for their own sake [n], or for the targets that they cover."""
+    wanted = lift(wc, targets, scores)
+    opening = np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0))
+    return Scores(opening, np.maximum(harm, wanted), targets, scores)
+
+
+def recency(wc: WorkingContext) -> Floats:
+    """1 for an entry that ends now, halved every W / 2 tokens further back [n]."""
+    distance = (wc.num_tokens - wc.ends()).astype(np.float32)
+    return np.exp2(-distance / np.float32(max(1.0, wc.budget / 2)))
+
+
+def carried(entries: Entries, scores: Scores, view: LensView) -> Scores:
+    """Scores of ``entries`` at the time a lens was asked -> scores of the working context as it stands now.
+
+    The same targets, but for the turn's own blocks, which have become more. Entries that stand as they stood keep
+    their own scores; what is new has none yet, as its place in time and the targets beneath it say.
+    """
+    wc = view.wc
+    inside = scores.targets < -(-wc.num_tokens // wc.block_size)
+    targets, worth = with_turn(view, scores.targets[inside], scores.target_scores[inside])
+    rows = np.searchsorted(entries.starts(), wc.starts(), side="right") - 1
+    stands = (np.append(entries.levels, -1)[rows] == wc.levels) & (np.append(entries.indices, -1)[rows] == wc.indices)
+    gain, harm = (np.where(stands, np.append(own, 0)[rows], 0).astype(np.float32) for own in (scores.gain, scores.harm))
+    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth)
+
+
+def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floats]:
+    """Targets and the current turn's blocks that may have left the protected tail; best first, distinct."""
+    size = view.wc.block_size
+    first, end = view.turn_start // size, min(view.wc.tail_start // size, view.cursor // size)
+    if first >= end:
+        return targets, scores
+    outside = targets < first
+    own = np.arange(end - 1, first - 1, -1, dtype=np.int64)
+    blocks = np.concatenate([targets[outside], own])
+    worth = np.concatenate([scores[outside], np.full(len(own), TURN_WORTH, np.float32)]).astype(np.float32)
+    order = np.argsort(-worth, kind="stable")
+    return blocks[order], worth[order]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.models.decoder_config import DecoderConfig
-from mc_core.models.rotary import Rotary, Rotation
 
 Placement = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 """(positions, sigma, turns) of n units, each float64 [n]; sigma and turns are all 0 where a policy has none."""
@@ -65,23 +64,6 @@ class Policy:
         if self.by_level:
             turns = levels.astype(np.float64)
         return positions, sigma, turns
-
-    def rotation(
-        self,
-        rotary: Rotary,
-        levels: NDArray[np.int8],
-        starts: NDArray[np.int64],
-        ends: NDArray[np.int64],
-        ranks: NDArray[np.int64],
-    ) -> Rotation:
-        """(cos, sin) [n, head_dim / 2] of n units, on the rotary's device; arguments as ``placement``."""
-        device = rotary.inv_freq.device
-        positions, sigma, turns = self.placement(levels, starts, ends, ranks)
-        return rotary.table(
-            torch.from_numpy(positions).to(device),
-            torch.from_numpy(sigma).to(device) if sigma.any() else None,
-            torch.from_numpy(turns).to(device) if rotary.level_channels else None,
-        )
 
     def slopes(self, device: torch.device | str = "cpu") -> Tensor:
         """ALiBi slopes m_h = 2^(-8 (h + 1) / H), [heads] float32 (Press et al. 2021, arXiv 2108.12409)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,21 +13,26 @@ from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
-from mc_core.focus.focus_config import FocusConfig
-from mc_core.focus.lens import make_lens
+from mc_core.focus.focus_config import FocusConfig, least_budget
+from mc_core.focus.lens import lens_spec, make_lens
 from mc_core.focus.refocuser import Refocuser
-from mc_core.session.restore import restore_tree
+from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
-from mc_core.store import SessionStore, StoredSession
+from mc_core.store import SessionRecord, SessionStore, StoredSession
 from mc_core.tree.tree import MegaContextTree, TreeConfig
+
+logger = logging.getLogger(__name__)
 
 
 class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
     def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
+        """ConfigError if the bundle lacks what the lens needs."""
         self.bundle, self.focus = bundle, focus
-        net = bundle.lensnet if focus.lens in ("cross", "transformer", "hybrid") else None
+        spec = lens_spec(focus.lens)
+        spec.check(bundle.lensnet)
+        net = bundle.lensnet if "vectors" in spec.indexes else None
         self.key_net = net.key_net if net is not None else None
         self.tree_config = TreeConfig(
             block_size=focus.block_size,
@@ -63,18 +69,21 @@ class SessionFactory:
     def load(self, stored: StoredSession, store: SessionStore) -> Session:
         """A session as its last commit left it, under the lease of ``stored``.
 
-        Blocks on the store: not for the engine thread. StoreError if the tokenizer or the gists do not fit the bundle.
+        Settings and networks may have changed since. Gists and lens keys of other networks, and those that are lost,
+        are made anew and stored; a budget that the server or its settings allow no more becomes the server's.
+
+        Blocks on the store: not for the engine thread. StoreError if the tokenizer or the block size is another.
         """
         record = stored.record
         if record.tokenizer != self.bundle.tokenizer.fingerprint:
             raise StoreError(f"session {record.session_id} was written with another tokenizer ({record.tokenizer})")
-        if record.state["gists"] != self.bundle.gist_fingerprint:
-            raise StoreError(f"session {record.session_id} has gists of another base model or GistNet")
-        focus = self._with_budget(int(record.state["budget"]))
-        if record.block_size != focus.block_size:
-            raise StoreError(f"session {record.session_id} has block_size {record.block_size}, not {focus.block_size}")
-        wc = WorkingContext.restore(record.state["context"])
-        wc.charge(self.bundle.gist_cost)
+        if record.block_size != self.focus.block_size:
+            raise StoreError(
+                f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"
+                f" whose block_size is {record.block_size}, and this one's is {self.focus.block_size}"
+            )
+        focus = self._with_stored_budget(int(record.state["budget"]))
+        wc = self._restored_context(record, focus)
         session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
         session.fence, session.implicit = stored.fence, record.implicit
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
@@ -83,9 +92,11 @@ class SessionFactory:
         if record.state.get("ingest_cut"):
             session.ingest_cut = IngestCut(**record.state["ingest_cut"])
         session.refocuser.restore(record.state["allocator"])
-        session.tree = restore_tree(session, record, store)
+        restoring = Restoring(session, record, store)
+        session.tree = restoring.tree()
         session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}
         session.acknowledge()
+        restoring.mend()
         return session
 
     def empty_tree(self) -> MegaContextTree:
@@ -98,6 +109,25 @@ class SessionFactory:
             raise ConfigError(f"budget can be at most the server's {self.focus.budget}, got {budget}")
         return replace(self.focus, budget=budget)
 
+    def _with_stored_budget(self, budget: int) -> FocusConfig:
+        """As far as the present settings allow it."""
+        focus = self.focus
+        least = least_budget(focus.block_size, focus.recent_tokens, focus.refocus_interval)
+        return replace(focus, budget=budget) if least <= budget < focus.budget else focus
+
+    def _restored_context(self, record: SessionRecord, focus: FocusConfig) -> WorkingContext:
+        stored = WorkingContext.restore(record.state["context"])
+        wc = stored.under(focus.budget, focus.recent_tokens, self.bundle.gist_cost)
+        given_up = len(stored.protection.pins) - len(wc.protection.pins)
+        if given_up:
+            logger.warning(
+                "session %s: %d pins do not fit the budget of %d any more, and may collapse from now on",
+                record.session_id,
+                given_up,
+                focus.budget,
+            )
+        return wc
+
     def _assemble(
         self,
         session_id: str,
@@ -107,13 +137,15 @@ class SessionFactory:
         tree: MegaContextTree,
         wc: WorkingContext,
     ) -> Session:
-        lens = make_lens(focus.lens, focus, self.bundle.lensnet, self.bundle.words)
+        bundle = self.bundle
+        lens = make_lens(focus.lens, focus, bundle.lensnet, bundle.words, bundle.tokenizer.decode)
         return Session(
             id=session_id,
             tenant=tenant,
             model=model,
             tokenizer=self.bundle.tokenizer.fingerprint,
             gist_fingerprint=self.bundle.gist_fingerprint,
+            key_fingerprint=self.bundle.key_fingerprint if self.key_net is not None else None,
             tree=tree,
             wc=wc,
             lens=lens,

@@ -1,6 +1,9 @@
-"""Rebuilding a session's tree and lens index from what a store holds."""
+"""Rebuilding a session's tree and lens index from what a store holds, and mending what it holds no more."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,78 +14,176 @@ from mc_core.context.plan import Edit, Plan
 from mc_core.errors import StoreError
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord, SessionStore
+from mc_core.tree.levels import nodes_at_once
 from mc_core.tree.tree import MegaContextTree
+
+Ids = NDArray[np.int32]
+Ints = NDArray[np.int64]
 
 ROWS = 65_536
 """Rows read at once: bounds the memory of waking a long session."""
+WRITTEN = 4096
+"""Rows in one write: a larger one would keep other sessions' commits waiting."""
 
 
-def restore_tree(session: Session, record: SessionRecord, store: SessionStore) -> MegaContextTree:
-    """The tree of a committed record; the session's lens and working context are brought in step with it.
+@dataclass(eq=False)
+class Rows:
+    """One vector, or several, of each of n nodes [n, ...] on the host; those that are not ``known`` [n] are zero."""
 
-    A lost or corrupt span is counted and never filled in: if it stood raw, its gist stands from now on. StoreError if
-    gists are lost, or spans that must stand raw, since nothing may be invented in their place.
+    values: Tensor
+    known: NDArray[np.bool_]
+
+    @classmethod
+    def unknown(cls, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> Rows:
+        return cls(torch.zeros(count, *shape, dtype=dtype), np.zeros(count, bool))
+
+    def put(self, nodes: Ints, values: Tensor) -> None:
+        self.values[torch.from_numpy(nodes)] = values.to(self.values)
+        self.known[nodes] = True
+
+
+class Restoring:
+    """Gists and lens keys of one committed record: read where they are sound and of the present networks, else made
+    from ids. A block whose span is lost too has a gist of zeros, as it has nothing to say.
     """
-    empty = session.tree
-    gists, keys, level = [], None, 1
+
+    def __init__(self, session: Session, record: SessionRecord, store: SessionStore) -> None:
+        """session: as assembled for the present bundle, with an empty tree; the lease is the record's."""
+        self.session, self.record, self.store = session, record, store
+        self.empty = session.tree
+        config = self.empty.config
+        self.gists = [Rows.unknown(rows, (self.empty.dim,), config.gist_dtype) for rows in _counts(record)]
+        self.keys = Rows.unknown(record.blocks, (config.lens_keys, config.lens_key_dim), config.gist_dtype)
+        shape = {name: getattr(record, name) for name in session.row_shape}
+        same_gists = record.state["gists"] == session.gist_fingerprint and record.gist_dim == self.empty.dim
+        same_keys = record.state.get("keys") == session.key_fingerprint and shape == session.row_shape
+        # Rows are of one shape and of the networks that the record names: if any of that changes, all are replaced.
+        self.stale = not (same_gists and same_keys)
+        if same_gists:
+            self._read(with_keys=same_keys)
+        self.lost = [np.flatnonzero(~rows.known) for rows in self.gists]
+        if config.lens_keys and self.gists:
+            self.lost[0] = np.union1d(self.lost[0], np.flatnonzero(~self.keys.known))
+
+    def tree(self) -> MegaContextTree:
+        """The tree of the record; the session's lens and working context are brought in step with it.
+
+        A lost or corrupt span is counted and never filled in: if it stood raw, its gist stands from now on.
+        StoreError if spans are lost that must stand raw, since nothing may be invented in their place.
+        """
+        blocks, ids = self._read_spans()
+        self._make_parents()
+        empty = self.empty
+        tree = MegaContextTree.load(
+            empty.config,
+            empty.gistnet,
+            empty.embed,
+            gists=[rows.values for rows in self.gists],
+            hot_ids=self.record.tail,
+            num_tokens=self.record.tokens,
+            keys=self.keys.values,
+            key_net=empty.key_net,
+        )
+        tree.restore(blocks, ids)
+        return tree
+
+    def mend(self) -> None:
+        """Store what was made anew, and that it was, so that it happens once; the session has its tree by now."""
+        record, store = self.record, self.store
+        if not self.stale and not any(map(len, self.lost)):
+            return
+        if self.stale:
+            # From here until the commit all gists read as missing, so that a crash leaves nothing of two networks.
+            store.reshape(record.session_id, record.fence, **self.session.row_shape).result()
+        for level, rows in enumerate(self.gists, start=1):
+            nodes = np.arange(len(rows.known)) if self.stale else self.lost[level - 1]
+            for first, end in _runs(nodes):
+                keys = self.keys.values[first:end].numpy() if level == 1 and self.empty.config.lens_keys else None
+                values = rows.values[first:end].numpy()
+                store.write_gists(record.session_id, record.fence, level, first, values, keys).result()
+        self.session.sequence = store.commit(self.session.record()).result()
+
+    def _read(self, with_keys: bool) -> None:
+        """Take what is stored and sound."""
+        for level, rows in enumerate(self.gists, start=1):
+            for at, count in _parts(len(rows.known)):
+                batch = self.store.read_gist_range(self.record.session_id, level, at, count).result()
+                rows.put(batch.indices, torch.from_numpy(np.array(batch.gists)))
+                if level == 1 and with_keys and batch.keys is not None:
+                    self.keys.put(batch.indices, torch.from_numpy(np.array(batch.keys)))
+
+    def _read_spans(self) -> tuple[Ints, Ids]:
+        """Tell the lens of all spans, and make what their blocks lack, a part at a time -> (blocks, ids) that stand
+        raw."""
+        session, record = self.session, self.record
+        wc = session.wc
+        raw = wc.indices[(wc.levels == 0) & (wc.indices < record.blocks)]
+        kept_blocks, kept_ids = [np.empty(0, np.int64)], [np.empty((0, record.block_size), np.int32)]
+        lost = [np.empty(0, np.int64)]
+        for at, count in _parts(record.blocks):
+            batch = self.store.read_span_range(record.session_id, at, count).result()
+            session.counters.spans_missing += len(batch.missing)
+            session.counters.spans_corrupt += len(batch.corrupt)
+            lost += [batch.missing, batch.corrupt]
+            ids = np.zeros((count, record.block_size), np.int32)
+            ids[batch.blocks - at] = batch.ids
+            session.lens.append(at, ids)
+            self._make(self.gists[0], self.empty.block_gists, batch.blocks, batch.ids)
+            if self.empty.config.lens_keys:
+                self._make(self.keys, self.empty.block_keys, batch.blocks, batch.ids)
+            stands = np.isin(batch.blocks, raw)
+            kept_blocks.append(batch.blocks[stands])
+            kept_ids.append(batch.ids[stands])
+        _collapse_lost(session, np.intersect1d(np.concatenate(lost), raw))
+        return np.concatenate(kept_blocks), np.concatenate(kept_ids)
+
+    def _make(self, rows: Rows, make: Callable[[Ids], Tensor], blocks: Ints, ids: Ids) -> None:
+        """Make the rows that are not known of blocks whose ids are."""
+        wanted = np.flatnonzero(~rows.known[blocks])
+        step = nodes_at_once(self.record.block_size, self.empty.dim)
+        for at in range(0, len(wanted), step):
+            part = wanted[at : at + step]
+            rows.put(blocks[part], make(ids[part]))
+            # A long history takes as long as its ingest did: the lease must not lapse meanwhile.
+            self.store.renew({self.record.session_id: self.record.fence})
+
+    def _make_parents(self) -> None:
+        """Make the gists that are not known above LOD1 of their children, as far as these are."""
+        step = nodes_at_once(self.record.block_size, self.empty.dim)
+        within = np.arange(self.record.block_size)
+        for below, rows in zip(self.gists, self.gists[1:], strict=False):
+            lost = np.flatnonzero(~rows.known)
+            for at in range(0, len(lost), step):
+                children = lost[at : at + step, None] * self.record.block_size + within
+                there = below.known[children]
+                some = there.any(1)
+                vectors = below.values[torch.from_numpy(children[some])]
+                rows.put(lost[at : at + step][some], self.empty.parent_gists(vectors, there[some]))
+
+
+def _counts(record: SessionRecord) -> Iterator[int]:
+    """Complete nodes of each level from 1 up."""
+    level = 1
     while (rows := record.rows(level)) > 0:
-        some_gists, some_keys = _read_gists(record.session_id, level, rows, store, empty.dim)
-        gists.append(some_gists)
-        keys = some_keys if level == 1 else keys
+        yield rows
         level += 1
-    blocks, ids = _read_spans(session, record, store)
-    tree = MegaContextTree.load(
-        empty.config,
-        empty.gistnet,
-        empty.embed,
-        gists=gists,
-        hot_ids=record.tail,
-        num_tokens=record.tokens,
-        keys=keys,
-        key_net=empty.key_net,
-    )
-    tree.restore(blocks, ids)
-    return tree
 
 
-def _read_gists(session_id: str, level: int, rows: int, store: SessionStore, dim: int) -> tuple[Tensor, Tensor | None]:
-    gists, keys = [], []
-    for at in range(0, rows, ROWS):
-        batch = store.read_gist_range(session_id, level, at, min(ROWS, rows - at)).result()
-        lost = len(batch.missing) + len(batch.corrupt)
-        if lost:
-            raise StoreError(f"session {session_id}: {lost} gists of level {level} are missing or corrupt")
-        gists.append(torch.from_numpy(np.array(batch.gists)).reshape(-1, dim))
-        if batch.keys is not None:
-            keys.append(torch.from_numpy(np.array(batch.keys)))
-    return torch.cat(gists), torch.cat(keys) if keys else None
+def _parts(count: int) -> Iterator[tuple[int, int]]:
+    """(first, number) of rows read at once."""
+    for at in range(0, count, ROWS):
+        yield at, min(ROWS, count - at)
 
 
-def _read_spans(
-    session: Session, record: SessionRecord, store: SessionStore
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Tell the lens of all spans, a part at a time -> (blocks, ids) of those that stand raw."""
-    wc = session.wc
-    raw = wc.indices[(wc.levels == 0) & (wc.indices < record.blocks)]
-    kept_blocks, kept_ids = [np.empty(0, np.int64)], [np.empty((0, record.block_size), np.int32)]
-    lost = [np.empty(0, np.int64)]
-    for at in range(0, record.blocks, ROWS):
-        count = min(ROWS, record.blocks - at)
-        batch = store.read_span_range(record.session_id, at, count).result()
-        session.counters.spans_missing += len(batch.missing)
-        session.counters.spans_corrupt += len(batch.corrupt)
-        lost += [batch.missing, batch.corrupt]
-        ids = np.zeros((count, record.block_size), np.int32)
-        ids[batch.blocks - at] = batch.ids
-        session.lens.append(at, ids)
-        stands = np.isin(batch.blocks, raw)
-        kept_blocks.append(batch.blocks[stands])
-        kept_ids.append(batch.ids[stands])
-    _collapse_lost(session, np.intersect1d(np.concatenate(lost), raw))
-    return np.concatenate(kept_blocks), np.concatenate(kept_ids)
+def _runs(nodes: Ints) -> Iterator[tuple[int, int]]:
+    """Neighbouring nodes among ``nodes`` (ascending) as [first, end), short enough for one write."""
+    for run in np.split(nodes, np.flatnonzero(np.diff(nodes) > 1) + 1):
+        for at in range(0, len(run), WRITTEN):
+            part = run[at : at + WRITTEN]
+            yield int(part[0]), int(part[-1]) + 1
 
 
-def _collapse_lost(session: Session, blocks: NDArray[np.int64]) -> None:
+def _collapse_lost(session: Session, blocks: Ints) -> None:
     wc = session.wc
     must_stand = wc.indices[wc.protected() & (wc.levels == 0)]
     gone = np.intersect1d(blocks, must_stand)

@@ -18,9 +18,8 @@ from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import Lead
-from mc_core.focus.lens import Lens, LensView
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
-from mc_core.focus.view import FollowingLens
+from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.session_kv import SessionKV
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
@@ -71,6 +70,8 @@ class Session:
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``broken``: what is in memory is worth nothing; it must be loaded anew.
+    ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
+    are of.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Session:
     model: str
     tokenizer: str
     gist_fingerprint: str
+    key_fingerprint: str | None
     tree: MegaContextTree
     wc: WorkingContext
     lens: Lens
@@ -268,6 +270,18 @@ class Session:
             "entries": entries,
         }
 
+    @property
+    def row_shape(self) -> dict[str, Any]:
+        """Fields of the record that say what the store's rows of gists look like."""
+        config = self.tree.config
+        key_dim = config.lens_key_dim if config.lens_keys else 0
+        return {
+            "gist_dim": self.tree.dim,
+            "gist_dtype": "float16",
+            "gist_keys": config.lens_keys,
+            "key_dim": key_dim,
+        }
+
     def record(self) -> SessionRecord:
         """What a commit stores beside spans and gists."""
         open_start = self.tree.num_blocks * self.block_size
@@ -277,10 +291,7 @@ class Session:
             model=self.model,
             tokenizer=self.tokenizer,
             block_size=self.block_size,
-            gist_dim=self.tree.dim,
-            gist_dtype="float16",
-            gist_keys=self.tree.config.lens_keys,
-            key_dim=self.tree.config.lens_key_dim if self.tree.config.lens_keys else 0,
+            **self.row_shape,
             tokens=self.tokens,
             metadata=self.metadata,
             implicit=self.implicit,
@@ -292,6 +303,7 @@ class Session:
                 "budget": self.wc.budget,
                 "gists": self.gist_fingerprint,
                 "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
+                "keys": self.key_fingerprint,
             },
             prefixes=tuple(self.prefixes),
             fence=self.fence,

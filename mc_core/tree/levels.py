@@ -15,6 +15,11 @@ MAX_VALUES = 1 << 24
 """Nodes, and numbers in their children, of one GistNet call at most: a long document is read in bounded memory."""
 
 
+def nodes_at_once(block_size: int, dim: int) -> int:
+    """Nodes of one GistNet call at most."""
+    return max(1, min(MAX_NODES, MAX_VALUES // (block_size * dim)))
+
+
 class GistLevels:
     """Level l >= 1 holds the gists of nodes 0, 1, ... in order."""
 
@@ -54,25 +59,23 @@ class GistLevels:
 
     def complete(
         self, first: int, end: int, embeddings: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
-    ) -> tuple[dict[int, tuple[int, int]], int]:
-        """Make all nodes that blocks [first, end) complete -> (first, count) of new nodes a level, GistNet calls.
+    ) -> int:
+        """Make all nodes that blocks [first, end) complete -> GistNet calls.
 
         embeddings: token range -> [n, d]; on_blocks is shown the block vectors [n, K, d] of new LOD1 nodes.
         """
-        nodes: dict[int, tuple[int, int]] = {}
         calls, level = 0, 1
         while end > first:
-            nodes[level] = (first, end - first)
             read = embeddings if level == 1 else self[level - 1].view
             calls += self._summarize(level, first, end, read, on_blocks)
             level, first, end = level + 1, self.count(level + 1), end // self._config.block_size
-        return nodes, calls
+        return calls
 
     def _summarize(
         self, level: int, first: int, end: int, read: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
     ) -> int:
         k, dim = self._config.block_size, self._gistnet.dim
-        most = max(1, min(MAX_NODES, MAX_VALUES // (k * dim)))
+        most = nodes_at_once(k, dim)
         parts = range(first, end, most)
         for at in parts:
             stop = min(end, at + most)

@@ -13,8 +13,7 @@ from mc_core.errors import ConfigError
 from mc_core.nets.gistnet import GistNet
 from mc_core.tree.ids import Blocks, HotIds, Ids
 from mc_core.tree.levels import GistLevels
-from mc_core.tree.lod0_cache import Lod0Cache
-from mc_core.tree.pool import Pool
+from mc_core.tree.pool import Lod0Cache, Pool
 from mc_core.tree.tree_config import Appended, TreeConfig
 
 __all__ = ["Appended", "MegaContextTree", "TreeConfig"]
@@ -64,7 +63,8 @@ class MegaContextTree:
         """A tree from stored parts, without a GistNet call.
 
         gists: [n_l, d] of each level from 1 up; hot_ids: ids from a block border up to ``num_tokens``; keys
-        [n_1, keys, dim], see ``block_keys``. ConfigError if the parts are not those of ``num_tokens`` tokens.
+        [n_1, keys, dim], see ``block_keys``; a level without nodes may be left out. ConfigError if the parts are not
+        those of ``num_tokens`` tokens.
         """
         tree = cls(config, gistnet, embed, key_net)
         k, first = config.block_size, num_tokens - len(hot_ids)
@@ -72,7 +72,7 @@ class MegaContextTree:
         if first < 0 or first % k:
             raise ConfigError(f"hot_ids must begin at a block border of {num_tokens} tokens, they begin at {first}")
         shape = (nodes, config.lens_keys, config.lens_key_dim)
-        if config.lens_keys and (keys is None or keys.shape != shape):
+        if config.lens_keys and nodes and (keys is None or keys.shape != shape):
             raise ConfigError(f"keys must be {list(shape)}, got {'none' if keys is None else list(keys.shape)}")
         for level, rows in enumerate(gists, start=1):
             if rows.shape != (nodes, tree.dim):
@@ -181,6 +181,20 @@ class MegaContextTree:
         return self._make_keys(self.embed(self._on_device(ids)).float()).to(self.config.gist_dtype)
 
     @torch.no_grad()
+    def block_gists(self, ids: Ids) -> Tensor:
+        """Gists [n, d] of blocks with ids [n, K], as an append makes them: for ``load``."""
+        gists: Tensor = self.gistnet(self.embed(self._on_device(ids)).float())
+        return gists.to(self.config.gist_dtype)
+
+    @torch.no_grad()
+    def parent_gists(self, children: Tensor, known: NDArray[np.bool_]) -> Tensor:
+        """Gists [n, d] of nodes of these children [n, K, d], of which only the ``known`` [n, K] count: for ``load``."""
+        device = self.config.device
+        mask = None if known.all() else torch.from_numpy(known).to(device)
+        gists: Tensor = self.gistnet(children.to(device).float(), mask)
+        return gists.to(self.config.gist_dtype)
+
+    @torch.no_grad()
     def embeddings(self, start: int, end: int) -> Tensor:
         """Input embeddings [end - start, d] of tokens: from the LOD0 cache where it has them, else made anew.
 
@@ -233,8 +247,8 @@ class MegaContextTree:
     def _complete(self, first: int) -> Appended:
         """Make the gists, and the lens keys, of all nodes that blocks from ``first`` on complete."""
         end = self.num_blocks
-        nodes, calls = self._gists.complete(first, end, self.embeddings, self._add_keys)
-        return Appended(first, end - first, nodes, calls)
+        calls = self._gists.complete(first, end, self.embeddings, self._add_keys)
+        return Appended(first, end - first, calls)
 
     def _add_keys(self, children: Tensor) -> None:
         if self.config.lens_keys:

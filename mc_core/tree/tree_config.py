@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -41,12 +41,11 @@ class TreeConfig:
 
 @dataclass(frozen=True)
 class Appended:
-    """What an append added: complete blocks, and (first, count) of new nodes a level.
+    """What an append added: complete blocks.
 
     gist_calls: GistNet calls, one a level; more only for a document so large that it is read in parts.
     """
 
     first_block: int
     new_blocks: int
-    nodes_by_level: dict[int, tuple[int, int]] = field(default_factory=dict)
     gist_calls: int = 0

@@ -18,8 +18,7 @@ from mc_core.errors import BudgetError, ConfigError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import ALLOCATORS, FocusConfig
 from mc_core.focus.metrics import Spread, Swaps
-from mc_core.focus.relevance import lift
-from mc_core.focus.scores import Scores
+from mc_core.focus.view import Scores, lift
 from tests.core.context_oracle import assert_laws, nodes
 
 K, W = 16, 512

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
-from mc_core.focus.focus_config import LENSES, FocusConfig
-from mc_core.focus.lens import Lens, LensView, make_lens
-from mc_core.focus.lens_learned import ENTRY_WORTH, FIRM, LEAST_DISTINCT, Asked, fuse
-from mc_core.focus.scores import Scores
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.lens import LENSES, make_lens
+from mc_core.focus.lens_learned import fuse
+from mc_core.focus.lens_lexical import in_words
+from mc_core.focus.tuning import ENTRY_WORTH, FIRM, LEAST_DISTINCT
+from mc_core.focus.view import Finding, Lens, LensView, Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from mc_core.tree.tree import MegaContextTree, TreeConfig
@@ -186,47 +188,46 @@ def test_learned_look_ahead_finds_the_nearest_key() -> None:
     assert lens.score(world.view(RARE)).targets[0] == 123
 
 
-def scores(targets: list[int], worth: list[float]) -> Scores:
-    """Targets alone, of one entry that nothing is said of."""
-    nothing = np.zeros(1, np.float32)
-    return Scores(nothing, nothing, np.array(targets, np.int64), np.array(worth, np.float32))
+def words(targets: list[int], worth: list[float], end: int = 10_000) -> Finding:
+    """What the lexical lens found."""
+    return in_words(np.array(targets, np.int64), np.array(worth, np.float32), end)
 
 
 def asked(
     distinct: float, targets: tuple[int, ...] = (7, 90, 130), worth: tuple[float, ...] = (0.6, 0.5, 0.4)
-) -> Asked:
-    """What a learned lens says, whose best target stands out that far."""
-    return Asked(scores(list(targets), list(worth)), distinct)
+) -> Finding:
+    """What a learned lens found, whose best target stands out that far."""
+    return Finding(np.array(targets, np.int64), np.array(worth, np.float32), distinct)
 
 
 def test_fusion_takes_nothing_from_a_crowd() -> None:
     """Where the best learned hit is one of many alike, words choose alone; so they do where nothing was learned."""
-    words = scores([50, 3], [0.4, 0.3])
+    found = words([50, 3], [0.4, 0.3])
     for learned in (asked(0.9 * LEAST_DISTINCT), asked(0.0, (), ())):
-        targets, worth = fuse(learned, words, 10_000)
-        np.testing.assert_array_equal(targets, words.targets)
-        np.testing.assert_array_equal(worth, words.target_scores)
+        targets, worth = fuse(learned, found, 10_000)
+        np.testing.assert_array_equal(targets, found.targets)
+        np.testing.assert_array_equal(worth, found.worth)
 
 
 def test_fusion_gives_way_where_words_are_sure() -> None:
     """A distinct hit leads where words know little; where they are sure it follows, and other learned hits go."""
     for best, order in ((0.4, [7, 90, 130]), (1.0, [50, 7, 3])):
-        targets, worth = fuse(asked(1.0), scores([50, 3], [best, 0.3]), 10_000)
+        targets, worth = fuse(asked(1.0), words([50, 3], [best, 0.3]), 10_000)
         assert targets[worth > 0.1].tolist() == order
         assert (np.diff(worth) <= 0).all()
     # However sure words are, the best hit is worth as much as it is distinct, and they lose nothing.
     for distinct in (0.5, 1.0):
-        targets, worth = fuse(asked(distinct), scores([50], [1.0]), 10_000)
+        targets, worth = fuse(asked(distinct), words([50], [1.0]), 10_000)
         assert targets.tolist() == [50, 7]
         assert worth == pytest.approx([1.0, FIRM * distinct])
     # The more distinct, the less are words worth that say little.
     weak, strong = (
-        float(dict(zip(*fuse(asked(distinct), scores([50], [0.5]), 10_000), strict=True))[50])
+        float(dict(zip(*fuse(asked(distinct), words([50], [0.5]), 10_000), strict=True))[50])
         for distinct in (0.5, 0.95)
     )
     assert strong < weak / 2
     # The turn's own blocks, which every question has, say nothing of what was found.
-    targets, worth = fuse(asked(1.0), scores([10_020], [0.95]), 10_000)
+    targets, worth = fuse(asked(1.0), words([10_020], [0.95]), 10_000)
     assert targets[:2].tolist() == [10_020, 7]
     assert worth[:2] == pytest.approx([0.95, FIRM])
 
@@ -234,7 +235,7 @@ def test_fusion_gives_way_where_words_are_sure() -> None:
 def test_neighbours_of_the_best_hit_keep_their_share() -> None:
     """The blocks around a distinct hit stand by it: facts straddle borders."""
     learned = asked(1.0, (7, 8, 6, 90), (0.5, 0.4, 0.35, 0.3))
-    targets, worth = fuse(learned, scores([50], [1.0]), 10_000)
+    targets, worth = fuse(learned, words([50], [1.0]), 10_000)
     assert targets.tolist() == [50, 7, 8, 6]
     assert worth[1:] == pytest.approx([FIRM, FIRM * 0.8, FIRM * 0.7])
 
@@ -244,7 +245,7 @@ def test_entries_never_outweigh_what_was_asked_for() -> None:
     world = _world("cross")
     for head in world.lens.net.parameters():
         head.data.mul_(50)
-    said = world.lens.ask(world.view(RARE)).scores
+    said = world.lens.ask(world.view(RARE))
     assert max(said.gain.max(), said.harm.max()) <= ENTRY_WORTH
     assert max(said.gain.max(), said.harm.max()) > ENTRY_WORTH / 2
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.focus import lexical
+from mc_core.focus import lexical, tuning
 from mc_core.focus.lexical import Evidence, LexicalIndex
 from mc_core.focus.postings import build, merge
-from mc_core.focus.question import CELL
+from mc_core.focus.targets import apart
+from mc_core.focus.tuning import CELL
 from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
@@ -42,6 +43,13 @@ def _indexed(ids: Ids, words: Words | None = None, **settings: int) -> LexicalIn
     index = LexicalIndex(ids.shape[1], words, **settings)
     index.append(0, ids)
     return index
+
+
+def _query(index: LexicalIndex, tail: list[int] | Ids, k: int) -> tuple[list[int], list[float]]:
+    """The k best blocks for a question and their scores, best first."""
+    found = index.evidence(np.array(tail, np.int32))
+    order = found.ranked(k)
+    return found.blocks[order].tolist(), found.best[order].tolist()
 
 
 def _numbers(row: list[int]) -> list[tuple[int, tuple[object, ...]]]:
@@ -158,9 +166,11 @@ def test_a_code_is_found_among_codes_of_the_same_digits() -> None:
     ids[777, 4:8] = [code[0], *code[1:]]
     ids[900:906, 4] = 14
     ids[1_500, 9] = 500  # the question's other word, which stands once
-    found, scores = _indexed(ids, _words()).query(np.array([101, 500, 102, *code], np.int32), 4)
+    found, scores = _query(_indexed(ids, _words()), [101, 500, 102, *code], 4)
     assert found[0] in (776, 777)
-    assert scores[0] > 1.5 * scores[[block in (1_499, 1_500) for block in found.tolist()]].max(initial=0)
+    assert scores[0] > 1.5 * max(
+        (s for block, s in zip(found, scores, strict=True) if block in (1_499, 1_500)), default=0
+    )
 
 
 def test_merge_equals_build() -> None:
@@ -191,7 +201,7 @@ def test_a_query_reads_a_bounded_number_of_postings() -> None:
     index = _indexed(ids, postings=100)
     found = index.evidence(np.array([0, 1, 2, 777, 3, 4], np.int32))
     assert len(found.blocks) <= 200
-    assert index.query(np.array([0, 1, 777, 2], np.int32), 1)[0].tolist() == [1_234]
+    assert _query(index, [0, 1, 777, 2], 1)[0] == [1_234]
 
 
 def test_fold_joins_spellings_and_drops_control_tokens() -> None:
@@ -202,7 +212,7 @@ def test_fold_joins_spellings_and_drops_control_tokens() -> None:
     fold[6], fold[3] = 5, -1
     index = LexicalIndex(BLOCK, Words(fold, np.zeros(10, bool), np.zeros(10, bool)))
     index.append(0, ids)
-    assert index.query(np.array([6], np.int32), 1)[0].tolist() == [20]
+    assert _query(index, [6], 1)[0] == [20]
     assert not len(index.evidence(np.array([3], np.int32)).blocks)
 
 
@@ -277,7 +287,7 @@ def test_one_rare_word_beats_many_common_ones() -> None:
     for block in range(100, 2_000, 100):
         ids[block, ::2][:12] = common
     ids[1_111, 7] = 4_000
-    assert _indexed(ids).query(np.concatenate([common, [4_000]]).astype(np.int32), 1)[0].tolist()[0] in (1_110, 1_111)
+    assert _query(_indexed(ids), np.concatenate([common, [4_000]]), 1)[0][0] in (1_110, 1_111)
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +300,7 @@ def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) ->
     question = np.random.default_rng([seed, 1]).choice(ids.reshape(-1), asked).astype(np.int32)
     found = _indexed(ids).evidence(question)
     order = found.ranked(64)
-    order = order[lexical.apart(found.blocks[order], 8, 1)]
+    order = order[apart(found.blocks[order], 8, 1)]
     block, best = found.blocks[order], found.best[order]
     kept = found._not_outdone(block, block, best)
     terms = [{int(t) for t in found.postings.terms[found.postings.blocks == b]} for b in block]
@@ -299,10 +309,10 @@ def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) ->
         own = sum(weight[t] for t in terms[i])
         outdone = any(
             kept[j]
-            and best[j] >= lexical.FULL_EVIDENCE * found.unit
-            and best[i] <= lexical.OUTDONE * best[j]
-            and sum(weight[t] for t in terms[i] - terms[j]) <= lexical.NEW * own
-            and any(weight[t] >= lexical.TELLING * found.unit for t in terms[j] - terms[i])
+            and best[j] >= tuning.FULL_EVIDENCE * found.unit
+            and best[i] <= tuning.OUTDONE * best[j]
+            and sum(weight[t] for t in terms[i] - terms[j]) <= tuning.NEW * own
+            and any(weight[t] >= tuning.TELLING * found.unit for t in terms[j] - terms[i])
             for j in range(i)
         )
         assert bool(stays) is not outdone

@@ -17,11 +17,10 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import PlanError, SpanMissingError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import ALLOCATORS, FocusConfig
-from mc_core.focus.lens import Lens, LensView, make_lens
+from mc_core.focus.lens import make_lens
 from mc_core.focus.metrics import Swaps
 from mc_core.focus.refocuser import Proposal, Refocuser
-from mc_core.focus.relevance import carried
-from mc_core.focus.scores import Scores
+from mc_core.focus.view import Lens, LensView, Scores, carried
 from mc_core.nets.gistnet import GistNet
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 from tests.core.context_oracle import assert_laws, nodes

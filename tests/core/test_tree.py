@@ -57,9 +57,11 @@ def test_one_call_a_level() -> None:
     tree = make_tree(gistnet := CountingGistNet())
     appended = tree.append(random_ids(K**3 + 3 * K + 1))
     assert gistnet.calls == [K * K + 3, K, 1]
-    assert appended == Appended(0, K * K + 3, {1: (0, K * K + 3), 2: (0, K), 3: (0, 1)}, 3)
+    assert appended == Appended(0, K * K + 3, 3)
+    assert [tree.count(level) for level in (1, 2, 3)] == [K * K + 3, K, 1]
     appended = tree.append(random_ids((K - 3) * K))
-    assert appended == Appended(K * K + 3, K - 3, {1: (K * K + 3, K - 3), 2: (K, 1)}, 2)
+    assert appended == Appended(K * K + 3, K - 3, 2)
+    assert [tree.count(level) for level in (1, 2, 3)] == [K * K + K, K + 1, 1]
     assert gistnet.calls[3:] == [K - 3, 1]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc_core.context.cover import coarsest_cover
+from mc_core.context.growth import coarsest_cover
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import BudgetError, ConfigError, PlanError
 from mc_core.lab.training.focus.contexts import open_blocks
@@ -135,14 +135,6 @@ def test_growth_collapses_held_blocks_last() -> None:
     assert (0, 2) not in nodes(wc)
 
 
-def test_growth_collapses_the_least_harmful_where_harm_is_given() -> None:
-    """With a harm for each entry, growth collapses those of least harm, not the oldest."""
-    wc = WorkingContext(16, 256, recent_tokens=32)
-    wc.extend(240)
-    wc.extend(270, harm=lambda levels, indices: np.where(indices == 7, 0.0, 1.0))
-    assert [node for node in nodes(wc) if node[0]] == [(1, 7)]
-
-
 @pytest.mark.parametrize("block_size", [16, 32, 64])
 def test_ten_million_tokens_fit(block_size: int) -> None:
     """10 M tokens fit W = 1,024 with the promised tail raw, and nodes anywhere can be opened down to LOD0."""
@@ -192,8 +184,6 @@ def test_refused_plans_change_nothing() -> None:
     for message, edit in bad.items():
         with pytest.raises(PlanError, match=message):
             wc.commit(Plan((fine, edit), 230))
-        with pytest.raises(PlanError, match=message):
-            wc.validate(Plan((fine, edit), 230))
     with pytest.raises(PlanError, match="never collapse"):
         wc.commit(Plan((Edit("collapse", 1, 0),), 230))
     with pytest.raises(PlanError, match="229 tokens"):
@@ -307,11 +297,10 @@ def test_gists_that_are_not_seen_leave_their_room_to_raw_tokens() -> None:
     assert_laws(wc)
     again = WorkingContext.restore(json.loads(json.dumps(wc.snapshot())))
     assert nodes(again) == nodes(wc)
-    again.charge(1)
-    assert again.gist_cost == 1
-    assert_laws(again)
-    again.charge(0)
-    assert_laws(again)
+    charged = again.under(512, 32, 1)
+    assert charged.gist_cost == 1
+    assert_laws(charged)
+    assert_laws(charged.under(512, 32, 0))
     with pytest.raises(ConfigError, match="gist_cost"):
         WorkingContext(16, 256, gist_cost=2)
 
@@ -338,6 +327,23 @@ def test_a_snapshot_brings_all_of_it_back(seed: int, gist_cost: int) -> None:
     broken["indices"][1] += 1
     with pytest.raises(ConfigError, match="tile"):
         WorkingContext.restore(broken)
+
+
+@pytest.mark.parametrize("gist_cost", [0, 1])
+@pytest.mark.parametrize("tokens", [0, 5, 300, 60_000])
+def test_other_settings_take_a_history_in(tokens: int, gist_cost: int) -> None:
+    """Under any budget and tail that a server may have, a working context holds the same history within its laws."""
+    wc = WorkingContext(16, 512, recent_tokens=32, pins=[(70, 80), (100, 300)], gist_cost=gist_cost)
+    wc.extend(tokens)
+    assert wc.under(512, 32, gist_cost).snapshot() == wc.snapshot()
+    for budget, recent in ((512, 200), (1024, 300), (512, 0), (400, 64), (320, 32), (200, 40)):
+        for cost in (0, 1):
+            other = wc.under(budget, recent, cost)
+            assert (other.num_tokens, other.budget, other.recent_tokens) == (tokens, budget, recent)
+            assert_laws(other)
+    assert wc.under(256, 32, gist_cost).protection.pins == ((70, 80),)
+    with pytest.raises(BudgetError, match="cannot hold"):
+        wc.under(40, 32, gist_cost)
 
 
 def test_a_pin_holds_from_the_moment_it_is_set() -> None:

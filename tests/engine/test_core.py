@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine_lab import FOCUS, Lab
+from engine_lab import FOCUS
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.errors import ConfigError, StoreError
+from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
 from support import write_model
 
@@ -47,11 +47,3 @@ def test_turning_by_level_needs_a_base_trained_so(bundle: Bundle) -> None:
     """gaussian_lod2d on a stock base is a clear error at load."""
     with pytest.raises(ConfigError, match="level"):
         build_core(bundle, FOCUS, CONFIG, None, positions="gaussian_lod2d")
-
-
-def test_a_session_of_another_model_is_refused(lab: Lab) -> None:
-    """Gists belong to the base and GistNet that made them; a session is not opened with others."""
-    lab.session("a", 100)
-    lab.factory.bundle = dataclasses.replace(lab.bundle, gist_fingerprint="other")
-    with pytest.raises(StoreError, match="gists of another"):
-        lab.reopen("a")

@@ -108,6 +108,22 @@ def test_gist_fingerprint_tells_networks_apart(tmp_path):
     assert load_bundle(folder_of(tmp_path / "b")).gist_fingerprint != first
 
 
+def test_key_fingerprint_tells_lensnets_apart(tmp_path):
+    """Stored lens keys are of one key network over one base's embeddings; how the lens asks changes nothing of them."""
+    first, second = (trained(tmp_path / name)[1] for name in "ab")
+    loaded = [load_bundle(tmp_path / name) for name in "ab"]
+    assert loaded[0].key_fingerprint == load_bundle(tmp_path / "a").key_fingerprint
+    assert loaded[0].key_fingerprint != loaded[0].gist_fingerprint
+    second.load_state_dict(first.state_dict())
+    torch.nn.init.zeros_(second.query_net.salience.weight)
+    save_networks(tmp_path / "b", loaded[1].manifest, loaded[1].gistnet, second)
+    assert load_bundle(tmp_path / "b").key_fingerprint == loaded[0].key_fingerprint
+    torch.nn.init.zeros_(second.key_net.project.weight)
+    save_networks(tmp_path / "b", loaded[1].manifest, loaded[1].gistnet, second)
+    assert load_bundle(tmp_path / "b").key_fingerprint != loaded[0].key_fingerprint
+    assert load_bundle(folder_of(tmp_path / "c")).key_fingerprint is None
+
+
 def change_manifest(path, **settings):
     raw = json.loads((path / "bundle.json").read_text())
     (path / "bundle.json").write_text(json.dumps({**raw, **settings}))

@@ -104,10 +104,16 @@ def test_bias_tells_neighbours_apart_far_out():
     assert policy("gaussian_alibi").bias(at[:1], at)[0, 0].tolist() == [0.0, -0.25]
 
 
+def rotation(p, rotary, *units):
+    """(cos, sin) of units where the policy places them."""
+    positions, sigma, turns = (torch.from_numpy(column) for column in p.placement(*units))
+    return rotary.table(positions, sigma, turns if rotary.level_channels else None)
+
+
 def test_gaussian_damping_is_the_mean_rotation():
     """cos and sin are scaled by exp(-(sigma * omega)^2 / 2): the mean over normal positions, by quadrature."""
     p, rotary = policy("gaussian", 0.05), Rotary(config())
-    cos, sin = p.rotation(rotary, *units())
+    cos, sin = rotation(p, rotary, *units())
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
     sigma = 0.05 * K
@@ -127,7 +133,7 @@ def test_simple_scores_depend_on_distance_alone():
 
     def score(first: int) -> float:
         starts = np.array([first, first + 7])
-        turned = rotate(x, p.rotation(rotary, np.zeros(2, np.int8), starts, starts + 1, np.arange(2)))
+        turned = rotate(x, rotation(p, rotary, np.zeros(2, np.int8), starts, starts + 1, np.arange(2)))
         return float((turned[0] * turned[1]).sum())
 
     assert score(0) == pytest.approx(score(10**7), abs=1e-4)
@@ -137,9 +143,9 @@ def test_lod2d_turns_a_share_of_the_channels_by_level_and_keeps_the_head_size():
     """The last level_channels pairs turn by level alone, undamped; the others as under gaussian."""
     base = config(4)
     p, plain, rotary = make_policy("gaussian_lod2d", base, K), policy("gaussian"), Rotary(base)
-    cos, sin = p.rotation(rotary, *units())
+    cos, sin = rotation(p, rotary, *units())
     assert cos.shape == sin.shape == (5, 8)
-    expected_cos, _ = plain.rotation(Rotary(config()), *units())
+    expected_cos, _ = rotation(plain, Rotary(config()), *units())
     assert torch.allclose(cos[:, :4], expected_cos[:, :4])
     rates = 0.5 ** torch.arange(4)
     levels = torch.tensor([2.0, 1, 0, 0, 0])

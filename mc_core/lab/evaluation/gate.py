@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mc_core.bundle.bundle import MANIFEST
 from mc_core.bundle.manifest import Manifest
@@ -13,11 +13,12 @@ from mc_core.errors import ConfigError
 from mc_core.lab.evaluation.answers import Row
 from mc_core.lab.evaluation.results import Results
 from mc_core.models.loading import read_json, write_json
+from mc_core.nets.lensnet import LensKind
 
 HORIZON = 64
 PARAPHRASE_GOLD = 0.5
 ALLOWED_TRIALS = 1
-LEARNED_LENSES = ("cross", "transformer")
+LEARNED_LENSES = get_args(LensKind)
 BARS = {
     "gistnet": (
         f"dNLL@{HORIZON} of the focus with gists shown lies below that of recency and of hidden gists at equal budget, "

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from mc_core.bundle.bundle import Bundle
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
-from mc_core.focus.lens import make_lens
+from mc_core.focus.lens import LENSES, lens_spec
 from mc_core.focus.lens_learned import HybridLens
 from mc_core.focus.lens_plain import RandomLens, RecencyLens
 from mc_core.focus.view import Lens
 
-MEASURED_LENSES = ("hybrid", "cross", "transformer", "lexical", "random")
-LEARNED = ("hybrid", "cross", "transformer")
 BASELINES = ("recency", "sinks", "oracle", "full")
 """recency: the newest tokens alone, as truncation leaves them. sinks: the first block and the newest tokens. oracle:
 the blocks of the answer are opened whatever the question says. full: all history raw, where the base's window holds it.
 """
+
+MEASURED_LENSES = tuple(name for name in LENSES if name not in BASELINES)
 
 
 def default_lenses(bundle: Bundle) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def check_methods(bundle: Bundle, lenses: tuple[str, ...], baselines: tuple[str,
         if strange:
             raise ConfigError(f"{name} must be of {', '.join(allowed)}, got {', '.join(strange)}")
     for lens in lenses:
-        if lens in LEARNED and bundle.lensnet is None:
+        if LENSES[lens].learned and bundle.lensnet is None:
             raise ConfigError(f"lenses: {lens} needs a lensnet, and {bundle.name} has none")
     if not (lenses or baselines):
         raise ConfigError("lenses and baselines must not both be empty")
@@ -42,7 +42,7 @@ def check_methods(bundle: Bundle, lenses: tuple[str, ...], baselines: tuple[str,
 
 def reading_focus(focus: FocusConfig, lenses: tuple[str, ...]) -> FocusConfig:
     """Settings under which a history is read once for all lenses: keys are made if one of them needs keys."""
-    learned = [lens for lens in lenses if lens in LEARNED]
+    learned = [lens for lens in lenses if LENSES[lens].learned]
     return replace(focus, lens="hybrid" if learned else "lexical")
 
 
@@ -61,8 +61,7 @@ class Lenses:
             if name == "lexical":
                 return self.reading.lexical
             if name != "hybrid":
-                # Checks that the network is of this kind.
-                make_lens(name, self.focus, bundle.lensnet, bundle.words)
+                lens_spec(name).check(bundle.lensnet)
                 return self.reading.learned
         return self.reading
 

@@ -18,8 +18,8 @@ from mc_core.lab.training.focus.focus_training import LossWeights
 from mc_core.lab.training.focus.losses import kl_to_full, mean_over, separation
 from mc_core.lab.training.focus.model import FocusModel, ViewOutput
 from mc_core.lab.training.haystack import VALUE_WEIGHT
+from mc_core.lab.training.tree_builder import TreeBuilder
 from mc_core.models.rotary import Rotary, Rotation
-from mc_core.tree.builder import TreeBuilder
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
 

@@ -17,7 +17,6 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig
-from mc_core.focus.lens_oracle import OracleLens
 from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.lab.data.arrays import Ids
@@ -26,6 +25,7 @@ from mc_core.lab.tasks.history import History, Question, all_open, blocks_of
 from mc_core.lab.tasks.plant import PlantPlan, plant
 from mc_core.lab.training.focus.contexts import Passage
 from mc_core.lab.training.haystack import QUESTION_WEIGHT, Haystack
+from mc_core.lab.training.oracle_lens import OracleLens
 from mc_core.lab.training.sample import Sample
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session

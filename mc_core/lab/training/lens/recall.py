@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mc_core.focus.lens_learned import CANDIDATES_A_HIT, Asked, fuse
-from mc_core.focus.lens_lexical import LONG_VALUE
-from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
+from mc_core.focus.lens_learned import CANDIDATES_A_HIT, fuse
+from mc_core.focus.lens_lexical import in_words
+from mc_core.focus.lexical import LexicalIndex
 from mc_core.focus.lookahead import LookAhead, distinct, standing
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.focus.tuning import FULL_EVIDENCE, LONG_VALUE
+from mc_core.focus.view import Finding
 from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.haystack import Haystack
 from mc_core.lab.training.lens.history import History, make_history
@@ -58,9 +58,9 @@ def recall_figures(
         for question in history.questions:
             learned, places = learned_targets(model, question.tail, keys)
             lexical = lexical_targets(index, question.tail)
-            fused = Scores(lexical.gain, lexical.harm, *fuse(learned, lexical, index.num_blocks))
-            for lens, scores in zip(LENSES, (lexical, learned.scores, fused), strict=True):
-                opened = set(scores.targets[:OPENED].tolist())
+            fused, _ = fuse(learned, lexical, index.num_blocks)
+            for lens, targets in zip(LENSES, (lexical.targets, learned.targets, fused), strict=True):
+                opened = set(targets[:OPENED].tolist())
                 hits = set(places.tolist()) if lens == "learned" else opened
                 counts[lens][question.task] += [
                     [bool(opened & set(gold)), opened >= set(gold), bool(hits & set(gold))] for gold in question.gold
@@ -75,7 +75,7 @@ def _shares(lens: str, rows: list[list[bool]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def learned_targets(model: KeyModel, tail: Ints, keys: Tensor) -> tuple[Asked, Ints]:
+def learned_targets(model: KeyModel, tail: Ints, keys: Tensor) -> tuple[Finding, Ints]:
     """What the learned lens would open, and its best places themselves; keys [n, S, D] of the whole history."""
     ids = torch.from_numpy(tail)[None].to(model.device)
     queries = model.queries(ids, torch.ones_like(ids, dtype=torch.bool))[0]
@@ -83,21 +83,16 @@ def learned_targets(model: KeyModel, tail: Ints, keys: Tensor) -> tuple[Asked, I
     nodes, above = found.nodes.cpu().numpy(), found.deviations().cpu().numpy()
     chosen = apart(nodes, PLACES, 1)
     targets, scores = with_neighbours(nodes[chosen], nodes[chosen], standing(above)[chosen], NEIGHBOURS, len(keys))
-    return Asked(_scores(targets, scores), distinct(nodes, above)), nodes[chosen]
+    return Finding(targets, scores, distinct(nodes, above)), nodes[chosen]
 
 
-def lexical_targets(index: LexicalIndex, tail: Ints) -> Scores:
+def lexical_targets(index: LexicalIndex, tail: Ints) -> Finding:
     """What the lexical lens would open."""
     found = index.evidence(tail.astype(np.int32))
     full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
     further = max(1, LONG_VALUE // index.block_size - 1)
     targets, worth = found.targets(PLACES, NEIGHBOURS, index.num_blocks, further)
-    return _scores(targets, worth / np.float32(full))
-
-
-def _scores(targets: Ints, worth: NDArray[np.float32]) -> Scores:
-    nothing = np.empty(0, np.float32)
-    return Scores(nothing, nothing, targets, worth.astype(np.float32))
+    return in_words(targets, worth / np.float32(full), index.num_blocks)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mc_core.errors import ConfigError
-from mc_core.tree.builder import TreeBuilder
+from mc_core.lab.training.tree_builder import TreeBuilder
 from mc_core.tree.tree import MegaContextTree
 from tests.core.tree_oracle import CountingGistNet, CountingTable, K, assert_same, make_tree, random_ids
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.focus.relevance import RECENCY_WORTH, lift, recency, with_turn
-from mc_core.focus.scores import Scores
 from mc_core.focus.targets import with_neighbours
-from mc_core.focus.view import LensView
+from mc_core.focus.tuning import RECENCY_WORTH
+from mc_core.focus.view import LensView, Scores, lift, recency, with_turn
 
 
 class OracleLens:

@@ -1,0 +1,281 @@
+"""Sessions that a store gives back: of any length, under other lenses, networks and settings."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine_lab import FOCUS, Lab, random_ids
+from lens_bundles import lens_bundle
+from mc_core.bundle.bundle import Bundle
+from mc_core.engine.engine_config import EngineConfig
+from mc_core.errors import StoreError
+from mc_core.focus.focus_config import FocusConfig
+from mc_core.focus.lens import LENSES
+from mc_core.session.session import Session
+from mc_core.store import SessionStore
+from redis_server import shared_redis
+from server.stores import open_store
+
+LENGTHS = (0, 1, 31, 32, 33, 1023, 1024, 1025)
+"""No block, one, 32 and so a first LOD2 node; just before, at and after each border."""
+TOKENS = 32 * 32 + 500
+OpenLab = Callable[..., AbstractContextManager[Lab]]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """The same base with other networks. By lens: with the LensNet that it needs."""
+    folder = tmp_path_factory.mktemp("bundles")
+    cross, joint = (lens_bundle(folder / kind, kind) for kind in ("cross", "transformer"))
+    return {
+        **{lens: joint if lens == "transformer" else cross for lens in LENSES},
+        "retrained": lens_bundle(folder / "retrained", seed=1),
+        "gistnet": lens_bundle(folder / "gistnet", gistnet_seed=1),
+        "other gistnet": lens_bundle(folder / "other", gistnet_seed=2),
+    }
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sessions.sqlite'}"
+    return f"{shared_redis().url}?namespace=restore-{secrets.token_hex(6)}:"
+
+
+@pytest.fixture
+def open_lab(url: str, bundles: dict[str, Bundle]) -> OpenLab:
+    """A server's engine over the test's own store: each with another bundle and lens, one after the other."""
+
+    @contextmanager
+    def opened(lens: str = "hybrid", bundle: str = "hybrid", focus: FocusConfig = FOCUS) -> Iterator[Lab]:
+        store = open_store(url)
+        focus = replace(focus, lens=lens)
+        lab = Lab(bundles[bundle], store, EngineConfig(max_sessions=2), focus, "block")
+        try:
+            yield lab
+        finally:
+            lab.engine.stop()
+            store.close()
+
+    return opened
+
+
+def assert_as_ingested(lab: Lab, session: Session) -> None:
+    """Gists, keys and scores are those of a session that reads the same text today."""
+    fresh = lab.session(f"fresh-{secrets.token_hex(4)}")
+    lab.engine.ingest(fresh, session_ids(lab.store, session)).result()
+    tree, other = session.tree, fresh.tree
+    assert [tree.count(level) for level in range(4)] == [other.count(level) for level in range(4)]
+    for level in range(1, tree.num_levels + 1):
+        count = tree.count(level)
+        torch.testing.assert_close(tree.gist_range(level, 0, count), other.gist_range(level, 0, count))
+    if tree.config.lens_keys:
+        torch.testing.assert_close(tree.lens_keys(0, tree.num_blocks), other.lens_keys(0, other.num_blocks))
+    question = random_ids(20, 9)
+    fresh.wc = session.wc.copy()
+    one, same = (each.propose(question).scores for each in (session, fresh))
+    np.testing.assert_array_equal(one.targets, same.targets)
+    np.testing.assert_allclose(one.target_scores, same.target_scores, atol=1e-3)
+
+
+def session_ids(store: SessionStore, session: Session) -> np.ndarray:
+    """The whole text, as the store has it."""
+    spans = store.read_span_range(session.id, 0, session.tree.num_blocks).result()
+    return np.concatenate([spans.ids.reshape(-1), store.record(session.id, session.tenant).result().tail])
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_a_session_of_any_length_goes_on_as_if_it_had_stayed(open_lab: OpenLab, lens: str) -> None:
+    """Whatever is of size zero (no block, no level, no open tail), a stored session goes on like a live one."""
+    with open_lab(lens, lens) as lab:
+        for tokens in LENGTHS:
+            live, other = (lab.session(f"{name}-{tokens}", tokens, seed=tokens) for name in ("live", "other"))
+            lab.engine.release(other).result()
+            restored = lab.reopen(other.id)
+            assert (restored.tokens, restored.committed_tokens) == (tokens, tokens)
+            assert restored.wc.snapshot() == live.wc.snapshot()
+            prompt = random_ids(40, 1)
+            assert lab.ask(restored, prompt, 3).ids == lab.ask(live, prompt, 3).ids
+            assert restored.focus() == live.focus()
+            assert lab.reopen(other.id).tokens == live.tokens
+
+
+@pytest.mark.parametrize("tokens", [0, 20, TOKENS])
+def test_one_stored_session_goes_through_all_lenses(open_lab: OpenLab, tokens: int) -> None:
+    """Another lens makes the lens keys that it needs, once, and the session goes on under it."""
+    with open_lab("lexical") as lab:
+        lab.session("a", tokens)
+    for lens in ("hybrid", "lexical", "cross", "transformer", "hybrid", "recency"):
+        with open_lab(lens, lens) as lab:
+            session = lab.reopen("a")
+            sequence = session.sequence
+            assert_as_ingested(lab, session)
+            assert lab.ask(session, random_ids(40, 1), 3).error is None
+            assert lab.reopen("a").sequence == sequence + 1, "made anew again, or not stored"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("hybrid", "retrained"), ("hybrid", "gistnet"), ("gistnet", "other gistnet")]
+)
+def test_other_networks_make_their_own_vectors(open_lab: OpenLab, before: str, after: str) -> None:
+    """Stored gists and keys are searched with the networks that made them only: with others, of the same shape even,
+    they are made anew from ids, once."""
+    with open_lab(bundle=before) as lab:
+        old = lab.session("a", TOKENS)
+        keys, gists = (each.clone() for each in (old.tree.lens_keys(0, 40), old.tree.gist_range(1, 0, 40)))
+    with open_lab(bundle=after) as lab:
+        session = lab.reopen("a")
+        assert torch.equal(session.tree.lens_keys(0, 40), keys) == (after != "retrained")
+        assert torch.equal(session.tree.gist_range(1, 0, 40), gists) == (after == "retrained")
+        assert_as_ingested(lab, session)
+        again = lab.reopen("a")
+        assert again.sequence == session.sequence
+        assert torch.equal(again.tree.lens_keys(0, 40), session.tree.lens_keys(0, 40))
+
+
+def test_a_crash_while_vectors_are_replaced_is_mended(open_lab: OpenLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever write is the last before a crash, and whichever networks come next, no vector of another is taken."""
+    with open_lab() as lab:
+        lab.session("a", TOKENS)
+    present, other = "hybrid", "retrained"
+    for writes in range(4):
+        with open_lab(bundle=other) as lab:
+            crash_after(lab.store, writes, monkeypatch)
+            with pytest.raises(Crash):
+                lab.reopen("a")
+            monkeypatch.undo()
+        if writes % 2:
+            present, other = other, present
+        with open_lab(bundle=present) as lab:
+            assert_as_ingested(lab, lab.reopen("a"))
+
+
+class Crash(Exception):
+    """Where the process would end."""
+
+
+def crash_after(store: SessionStore, writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so many writes through, and no more."""
+    done = 0
+    for name in ("commit", "reshape", "write_gists"):
+        real = getattr(store, name)
+
+        def write(*args: object, real: Callable[..., object] = real, **named: object) -> object:
+            nonlocal done
+            done += 1
+            if done > writes:
+                raise Crash
+            return real(*args, **named)
+
+        monkeypatch.setattr(store, name, write)
+
+
+def test_a_fork_keeps_its_vectors(open_lab: OpenLab) -> None:
+    """What one session makes anew is its own: a fork of it that was not loaded yet finds what it had."""
+    with open_lab() as lab:
+        session = lab.session("a", TOKENS)
+        record = replace(session.record(), session_id="fork")
+        lab.store.fork("a", "tenant", record).result()
+    with open_lab(bundle="retrained") as lab:
+        assert_as_ingested(lab, lab.reopen("a"))
+    with open_lab() as lab:
+        fork = lab.reopen("fork")
+        assert fork.sequence == 0, "made anew though it was whole"
+        assert_as_ingested(lab, fork)
+    with open_lab(bundle="retrained") as lab:
+        for name in ("a", "fork"):
+            assert_as_ingested(lab, lab.reopen(name))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("bundle", ["hybrid", "gistnet"])
+def test_lost_gists_are_made_anew(open_lab: OpenLab, tmp_path: Path, bundle: str) -> None:
+    """Missing and corrupt rows of any level come back from the ids of their blocks, and are stored again."""
+    with open_lab(bundle=bundle) as lab:
+        lab.session("a", TOKENS)
+    damage(tmp_path / "sessions.sqlite", [(1, 0), (1, 7), (1, 8), (2, 0)], [(1, 20)])
+    with open_lab(bundle=bundle) as lab:
+        session = lab.reopen("a")
+        assert_as_ingested(lab, session)
+        assert lab.store.read_gist_range("a", 1, 0, 40).result().indices.tolist() == list(range(40))
+        assert lab.reopen("a").sequence == session.sequence
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_nothing_is_invented_for_a_block_without_ids(open_lab: OpenLab, tmp_path: Path) -> None:
+    """A gist whose span is lost too is zero, counts nothing in the gists above it, and the session goes on."""
+    with open_lab(bundle="gistnet") as lab:
+        lab.session("a", TOKENS)
+    damage(tmp_path / "sessions.sqlite", [(0, 5)], [])
+    with open_lab(bundle="other gistnet") as lab:
+        session = lab.reopen("a")
+        assert session.counters.spans_missing == 1
+        gists = session.tree.gist_range(1, 0, 32).float()
+        assert not gists[5].any()
+        assert gists[[4, 6]].any(1).all()
+        known = torch.arange(32) != 5
+        expected = lab.bundle.gistnet(gists[None], known[None])[0]
+        torch.testing.assert_close(session.tree.gist_range(2, 0, 1)[0].float(), expected, atol=1e-3, rtol=1e-2)
+        assert lab.ask(session, random_ids(40, 1), 3).error is None
+
+
+def damage(path: Path, lost: list[tuple[int, int]], corrupt: list[tuple[int, int]]) -> None:
+    """Take rows (level, index) of the only session away, or flip a byte of them, behind the store's back."""
+    with sqlite3.connect(path) as file:
+        keys = {key & (1 << 36) - 1: key for (key,) in file.execute("SELECT key FROM rows")}
+        for level, index in lost:
+            file.execute("DELETE FROM rows WHERE key = ?", (keys[level << 32 | index],))
+        for level, index in corrupt:
+            key = keys[level << 32 | index]
+            ((data,),) = file.execute("SELECT data FROM rows WHERE key = ?", (key,)).fetchall()
+            file.execute("UPDATE rows SET data = ? WHERE key = ?", (data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], key))
+    file.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_other_budgets_lock_no_session_out(open_lab: OpenLab) -> None:
+    """A session stored under a larger or smaller budget, or another tail, is taken in within the present settings."""
+    with open_lab(focus=FOCUS) as lab:
+        session = lab.session("a", TOKENS)
+        session.pin(TOKENS - 60, TOKENS)
+        lab.engine.commit(session).result()
+        lab.ask(session, random_ids(40, 1), 70)
+    focuses = (
+        replace(FOCUS, budget=360),
+        replace(FOCUS, budget=800),
+        replace(FOCUS, recent_tokens=160, budget=512),
+        FOCUS,
+    )
+    for focus in focuses:
+        with open_lab(focus=focus) as lab:
+            session = lab.reopen("a")
+            assert session.wc.budget <= focus.budget
+            assert session.wc.recent_tokens == focus.recent_tokens
+            session.wc.check()
+            assert lab.ask(session, random_ids(40, 1), 70).error is None
+            session.wc.check()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_another_tokenizer_or_block_size_is_refused_in_words(open_lab: OpenLab) -> None:
+    """What the stored ids cannot mean is refused, and the error says what would be needed."""
+    with open_lab("lexical") as lab:
+        lab.session("a", 100)
+        lab.factory.focus = replace(lab.factory.focus, block_size=16, refocus_interval=0)
+        with pytest.raises(StoreError, match=r"blocks of 32 tokens: it needs a server whose block_size is 32"):
+            lab.reopen("a")
+    with open_lab("lexical") as lab:
+        record = lab.store.record("a", "tenant").result()
+        other = replace(record, session_id="b", tokens=0, tail=np.empty(0, np.int32), tokenizer="other")
+        lab.store.create(other).result()
+        with pytest.raises(StoreError, match="another tokenizer"):
+            lab.reopen("b")
