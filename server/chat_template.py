@@ -27,6 +27,7 @@ class Message:
 
     role: str
     content: str
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ class ChatTemplate:
         """The ids that close a reply."""
         return self._tokenizer.encode_control(self._suffix)
 
-    def ids(self, messages: Sequence[Message], *, first: bool, reply: bool) -> NDArray[np.int32]:
-        """Token ids of new messages. first: nothing stands before them. reply: open the assistant's reply."""
-        parts = self._render(messages, reply) if first else self._render_after(messages, reply)
+    def ids(
+        self, messages: Sequence[Message], *, first: bool, reply: bool, system: Message | None = None
+    ) -> NDArray[np.int32]:
+        """Token ids of messages. first: nothing stands before them; else ``system`` is the conversation's.
+        reply: open the assistant's reply."""
+        parts = self._render(messages, reply) if first else self._render_after(messages, reply, system)
         pieces = [
             self._tokenizer.encode(p.text) if p.is_content else self._tokenizer.encode_control(p.text)
             for p in parts
@@ -79,13 +83,14 @@ class ChatTemplate:
             parts += [_Part(before, False), _Part(message.content, True)]
         return [*parts, _Part(text, False)]
 
-    def _render_after(self, messages: Sequence[Message], reply: bool) -> list[_Part]:
+    def _render_after(self, messages: Sequence[Message], reply: bool, system: Message | None) -> list[_Part]:
         """Render behind an exchange and cut that off again, since templates treat first messages differently.
 
         The cut lies behind what closes a reply, because some templates write earlier replies unlike the last one.
         """
         exchange = [Message("user", "x"), Message("assistant", "y")]
-        _, _, _, _, after_reply, *new = self._render([*exchange, *messages], reply)
+        parts = self._render([*([system] if system else []), *exchange, *messages], reply)
+        after_reply, *new = parts[6 if system else 4 :]
         if not after_reply.text.startswith(self._suffix):
             raise bad_request("the model's chat template cannot continue a conversation", "messages")
         return [_Part(after_reply.text[len(self._suffix) :], False), *new]

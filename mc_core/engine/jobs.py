@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus import evict
+from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
+from mc_core.session.savepoint import Savepoint
 from mc_core.session.session import Session
+from mc_core.store import SessionRecord
 
 ROWS = 4096
 """Rows in one write: a larger one would keep other sessions' commits waiting."""
@@ -57,14 +60,23 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 
 def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Store all of the history; when this returns, it survives a crash."""
+    if session.savepoint is not None and session.savepoint.cut is not None:
+        # Rows below the committed length can't be replaced; so the store first goes back to where they differ. A crash
+        # between the two leaves the session there, with the texts of the messages that follow (``Session.chat``).
+        yield from _write(core, session, session.savepoint.cut)
+        session.savepoint = session.savepoint.stored()
     yield from stage(core, session)
     session.updated = time.time()
-    record = session.record()
+    yield from _write(core, session, session.record())
+    session.savepoint = None
+    evict(core, session)
+
+
+def _write(core: EngineCore, session: Session, record: SessionRecord) -> Generator[Work, Any, None]:
     future = core.store.commit(record)
     yield Wait(future)
     session.sequence = future.result()
     session.committed_tokens = record.tokens
-    evict(core, session)
 
 
 def rollback(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
@@ -76,22 +88,52 @@ def rollback(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 
 def drop_uncommitted(session: Session) -> None:
     """What this needs is never evicted (``Session.blocks_to_keep``), so it does not wait for the store."""
-    session.rewind(session.committed_tokens)
+    saved, session.savepoint = session.savepoint, None
+    if saved is None:
+        session.rewind(session.committed_tokens)
+    else:
+        saved.restore(session)
+
+
+def begin(core: EngineCore, session: Session, turn: Turn) -> Generator[Work, Any, None]:
+    """Begin what a failed turn takes back: cut the history where the turn says, and pin what it wants pinned."""
+    if turn.cut is not None:
+        yield from _fetch(core, session, _blocks(session, turn.cut, session.tokens))
+        yield from _fetch(core, session, session.blocks_to_rewind(turn.cut))
+    Savepoint.begin(session, turn.cut)
+    for start, end in turn.pins:
+        session.pin(start, end)
+
+
+def read(core: EngineCore, session: Session, start: int, end: int) -> Generator[Work, Any, NDArray[np.int32]]:
+    """The ids [start, end) of the history, from the store where they have left memory."""
+    yield from _fetch(core, session, _blocks(session, start, end))
+    return session.tree.ids(start, end)
+
+
+def _blocks(session: Session, start: int, end: int) -> NDArray[np.int64]:
+    size = session.block_size
+    return np.arange(start // size, min(-(-end // size), session.tree.num_blocks))
+
+
+def _fetch(core: EngineCore, session: Session, blocks: NDArray[np.int64]) -> Generator[Work, Any, None]:
+    missing = session.tree.missing(blocks)
+    if not len(missing):
+        return
+    future = core.store.read_spans(session.id, missing)
+    yield Wait(future)
+    batch = future.result()
+    if len(batch.blocks) < len(missing):
+        lost = np.setdiff1d(missing, batch.blocks)
+        raise SpanMissingError(f"the store lost the spans of blocks {lost.tolist()[:8]} of session {session.id}")
+    session.tree.restore(batch.blocks, batch.ids)
 
 
 def rewind(core: EngineCore, session: Session, position: int) -> Generator[Work, Any, int]:
     """Cut the history at a position and store that."""
     if not 0 <= position <= session.tokens:
         raise ConfigError(f"position must lie in [0, {session.tokens}], got {position}")
-    missing = session.tree.missing(session.blocks_to_rewind(position))
-    if len(missing):
-        future = core.store.read_spans(session.id, missing)
-        yield Wait(future)
-        batch = future.result()
-        if len(batch.blocks) < len(missing):
-            lost = np.setdiff1d(missing, batch.blocks)
-            raise SpanMissingError(f"cannot rewind to {position}: the store lost the spans of blocks {lost.tolist()}")
-        session.tree.restore(batch.blocks, batch.ids)
+    yield from _fetch(core, session, session.blocks_to_rewind(position))
     session.rewind(position)
     session.committed_tokens = min(session.committed_tokens, position)
     yield from commit(core, session)

@@ -57,6 +57,7 @@ class _TurnRun:
         context.queue_seconds = started - self.submitted
         core.observer.queued(turn.request_id, context.queue_seconds)
 
+        yield from jobs.begin(core, session, turn)
         history = session.tokens
         for part in _slices(turn.prompt_ids, core.config.ingest_tokens):
             session.append(part)

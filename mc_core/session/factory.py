@@ -74,6 +74,7 @@ class SessionFactory:
         session.fence, session.implicit = stored.fence, record.implicit
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
         session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
+        session.chat = dict(record.state.get("chat", {}))
         session.counters = Counters(**record.state["counters"])
         session.refocuser.restore(record.state["allocator"])
         session.tree = restore_tree(session, record, store)

@@ -19,11 +19,24 @@ from mc_core.focus.lens import Lens, LensView
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens
 from mc_core.kv.session_kv import SessionKV
+from mc_core.session.savepoint import Savepoint
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
 QUESTION_TOKENS = 256
 """The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
+
+
+def pin_room(focus: FocusConfig, gist_cost: int) -> int:
+    """Tokens that can be pinned in all, block 0 among them, so that a history of any length still fits.
+
+    The rest of the budget goes to the tail and its open block, the next block of a reply, one that the focus may open,
+    and the coarsest cover of everything else.
+    """
+    size = focus.block_size
+    cover = 4 * size * gist_cost
+    free = focus.budget - focus.recent_tokens - 2 * size - focus.refocus_interval - cover
+    return max(1, free // size) * size
 
 
 @dataclass
@@ -43,7 +56,9 @@ class Session:
     """Changed by the engine thread alone; the server reads its plain fields.
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
-    rollback. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
+    rollback, which goes back to ``savepoint`` if a turn began one. ``chat``: what the server keeps of a conversation,
+    stored with each commit. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last
+    refocus.
     """
 
     id: str
@@ -60,11 +75,13 @@ class Session:
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
     prefixes: list[tuple[str, int]] = field(default_factory=list)
+    chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
     committed_tokens: int = 0
     counters: Counters = field(default_factory=Counters)
     kv: SessionKV | None = None
+    savepoint: Savepoint | None = None
     staged: dict[int, int] = field(default_factory=dict)
     stored_blocks: int = 0
     sequence: int = 0
@@ -94,6 +111,11 @@ class Session:
         """Keep tokens [start, end) raw for good."""
         self.wc.pin(start, end)
 
+    @property
+    def pin_room(self) -> int:
+        """Tokens that can be pinned."""
+        return pin_room(self.focus_config, self.wc.gist_cost)
+
     def rewind(self, position: int) -> None:
         """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
         if position == self.tokens:
@@ -115,8 +137,9 @@ class Session:
 
     def blocks_to_keep(self) -> NDArray[np.int64]:
         """Blocks that must not be evicted: raw ones, unstored ones, and what a rollback would need."""
-        tail = max(0, self.committed_tokens - self.wc.recent_tokens) // self.block_size
-        rollback = np.arange(tail, min(self.committed_tokens // self.block_size + 1, self.tree.num_blocks))
+        back_to = self.savepoint.position if self.savepoint else self.committed_tokens
+        tail = max(0, back_to - self.wc.recent_tokens) // self.block_size
+        rollback = np.arange(tail, min(back_to // self.block_size + 1, self.tree.num_blocks))
         unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
         return np.concatenate([self.raw_blocks(), rollback, unstored])
 
@@ -203,6 +226,7 @@ class Session:
                 "counters": vars(self.counters).copy(),
                 "budget": self.wc.budget,
                 "gists": self.gist_fingerprint,
+                "chat": self.chat,
             },
             prefixes=tuple(self.prefixes),
             fence=self.fence,
