@@ -98,9 +98,7 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         max_resident=settings.max_resident_sessions,
         max_implicit=settings.max_implicit_sessions,
     )
-    template = None
-    if bundle.tokenizer.chat_template is not None:
-        template = ChatTemplate(bundle.tokenizer, bundle.tokenizer.special_tokens)
+    template = _template(bundle, name)
     return ServerState(
         settings=settings,
         model_name=name,
@@ -114,6 +112,17 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         keys=Keys(settings.api_key),
         telemetry=telemetry,
     )
+
+
+def _template(bundle: Bundle, name: str) -> ChatTemplate | None:
+    """The model's chat template, None if it has none; one that cannot be used fails chat alone."""
+    if bundle.tokenizer.chat_template is None:
+        return None
+    template = ChatTemplate(bundle.tokenizer, bundle.tokenizer.special_tokens)
+    if template.problem is not None:
+        logger.warning("%s: chat is refused: %s", name, template.problem)
+    bundle.tokenizer.also_end_with(template.end_ids)
+    return template
 
 
 def placement(settings: Settings) -> tuple[str, torch.dtype]:

@@ -1,112 +1,155 @@
-"""Messages to token ids by the model's own chat template, so that no text of a user can forge a control token.
-
-The template is rendered with an unguessable mark in place of every content. What stands between the marks is the
-template's own and may name control tokens; the contents are encoded as plain text, whatever they look like.
-"""
+"""Messages to token ids by the model's own chat template, so that no text of a user can forge a control token."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
 
-import jinja2
 import numpy as np
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.models.tokenizer import Tokenizer
+from mc_core.models.tokenizer import Ids, Tokenizer
 from server.errors import ApiError, bad_request
+from server.messages import Message
+from server.template_environment import RefusedError, explain, make_environment
+from server.template_wall import Guarded, Wall, common
 
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a chat: role is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
-    text: str
-    is_content: bool
+__all__ = ["ChatTemplate", "Message"]
 
 
 class ChatTemplate:
-    """Renders new messages after what a session already holds."""
+    """Renders messages as the model's template writes them, at the start of a session or behind what it holds.
+
+    problem: why the template cannot be used, None if it can; ``check`` and ``ids`` raise it.
+    suffix_ids: what closes a reply. end_ids: the control token that does, if there is one.
+    """
 
     def __init__(self, tokenizer: Tokenizer, tokens: Mapping[str, str]) -> None:
-        """tokens: bos_token, eos_token and the like, as the template's variables."""
+        """tokens: bos_token, eos_token and the like, as the template's variables. A broken template is no error yet."""
         if tokenizer.chat_template is None:
             raise ConfigError("the model folder has no chat template (chat_template in tokenizer_config.json)")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise
         self._tokenizer, self._tokens = tokenizer, dict(tokens)
+        self.problem: str | None = None
+        self.suffix_ids, self.end_ids = np.empty(0, np.int32), frozenset[int]()
+        self._wall = Wall(tokenizer, tokenizer.chat_template)
         try:
-            self._template = environment.from_string(tokenizer.chat_template)
-            self._suffix = self._closing()
-        except (jinja2.TemplateError, ApiError) as error:
-            raise ConfigError(f"the model folder's chat template cannot be used: {error}") from error
+            self._template = make_environment().from_string(tokenizer.chat_template)
+            self._learn()
+        except ApiError as error:
+            self.problem = error.message
+        except Exception as error:  # a template is somebody else's program and may be wrong in any way
+            self.problem = _unusable(error).message
 
-    @property
-    def suffix_ids(self) -> NDArray[np.int32]:
-        """The ids that close a reply."""
-        return self._tokenizer.encode_control(self._suffix)
+    def check(self) -> None:
+        """ApiError 400 if the template cannot be used."""
+        if self.problem is not None:
+            raise _broken(self.problem)
 
-    def ids(
-        self, messages: Sequence[Message], *, first: bool, reply: bool, system: Message | None = None
-    ) -> NDArray[np.int32]:
-        """Token ids of messages. first: nothing stands before them; else ``system`` is the conversation's.
-        reply: open the assistant's reply."""
-        parts = self._render(messages, reply) if first else self._render_after(messages, reply, system)
-        pieces = [
-            self._tokenizer.encode(p.text) if p.is_content else self._tokenizer.encode_control(p.text)
-            for p in parts
-            if p.text
-        ]
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int32)
+    def ids(self, messages: Sequence[Message], *, first: bool, reply: bool, system: Message | None = None) -> Ids:
+        """Token ids of messages. reply: open the assistant's reply behind them.
 
-    def _render(self, messages: Sequence[Message], reply: bool) -> list[_Part]:
-        marks = [f"\ue000{secrets.token_hex(16)}\ue001" for _ in messages]
-        text = self._run([{"role": m.role, "content": mark} for m, mark in zip(messages, marks, strict=True)], reply)
-        parts = []
-        for message, mark in zip(messages, marks, strict=True):
-            before, found, text = text.partition(mark)
-            if not found:
-                raise bad_request(f"the model's chat template drops the {message.role} message", "messages")
-            parts += [_Part(before, False), _Part(message.content, True)]
-        return [*parts, _Part(text, False)]
-
-    def _render_after(self, messages: Sequence[Message], reply: bool, system: Message | None) -> list[_Part]:
-        """Render behind an exchange and cut that off again, since templates treat first messages differently.
-
-        The cut lies behind what closes a reply, because some templates write earlier replies unlike the last one.
+        first: the messages are a whole conversation. Else earlier exchanges stand before them, and the ids are those
+        that the messages have in the whole: then ``system`` is the conversation's own system message, for templates
+        that repeat or move it, and a system message among the others stands where the template puts it, or else in
+        front of the user message behind it.
         """
-        exchange = [Message("user", "x"), Message("assistant", "y")]
-        parts = self._render([*([system] if system else []), *exchange, *messages], reply)
-        after_reply, *new = parts[6 if system else 4 :]
-        if not after_reply.text.startswith(self._suffix):
-            raise bad_request("the model's chat template cannot continue a conversation", "messages")
-        return [_Part(after_reply.text[len(self._suffix) :], False), *new]
+        self.check()
+        if first:
+            whole = [*([system] if system else []), *messages]
+            guarded = self._wall.behind(whole)
+            return guarded.ids(self._run(guarded, reply))
+        if not any(message.role == "system" for message in messages):
+            return self._later(messages, reply, system)
+        return self._with_system(messages, reply, system)
 
-    def _run(self, messages: list[dict[str, str]], reply: bool) -> str:
+    def _with_system(self, messages: Sequence[Message], reply: bool, system: Message | None) -> Ids:
         try:
-            return self._template.render(messages=messages, add_generation_prompt=reply, **self._tokens)
-        except Exception as error:  # a template is somebody else's program and may fail in any way
+            return self._later(messages, reply, system)
+        except ApiError:
+            told = next(message for message in messages if message.role == "system")
+            guarded = self._wall.behind([told, Message("user", "x")])
+            self._run(guarded, reply=True)  # what the template does not take even in front is refused
+            return self._later(_folded(messages), reply, system)
+
+    def _later(self, messages: Sequence[Message], reply: bool, system: Message | None) -> Ids:
+        """Render behind an exchange and cut that off again, since templates treat first messages differently."""
+        talk = [*([system] if system else []), *_exchange()]
+        if messages and messages[0].role == "assistant":
+            talk.append(Message("user", secrets.token_hex(16)))
+        guarded = self._wall.behind([*talk, *messages])
+        text = self._run(guarded, reply)
+        place = _behind(text, talk[-1])
+        told = [m["content"].strip() for m in guarded.messages[len(talk) :] if m["role"] == "system"]
+        if not all(content in text[place:] for content in told):
+            raise bad_request("the model's chat template drops a system message in the middle", "messages")
+        ids = guarded.ids_behind(text, place)
+        closing = self.suffix_ids if talk[-1].role == "assistant" else self._closing(talk)
+        return ids[common(ids, closing) :]
+
+    def _learn(self) -> None:
+        """What the template writes around plain messages, which tells how replies end and what they may hold."""
+        ask, answer = _exchange()
+        alone, going_on = self._closing([ask, answer]), self._closing([ask, answer], [Message("user", "x")])
+        self.suffix_ids = alone[: common(alone, going_on)]
+        for at, token in enumerate(self.suffix_ids.tolist()):
+            if token in self._tokenizer.control_ids:
+                if not self._tokenizer.decode(self.suffix_ids[:at]).strip():
+                    self.end_ids = frozenset({token})
+                break
+        frame = self._wall.behind([ask, answer, ask])
+        written = {span.id for span in self._tokenizer.find_control(self._run(frame, reply=False))}
+        spoken = self._tokenizer.control_ids - self._tokenizer.special_ids - written
+        self._wall = Wall(self._tokenizer, self._tokenizer.chat_template or "", frozenset(spoken))
+
+    def _closing(self, talk: Sequence[Message], more: Sequence[Message] = ()) -> Ids:
+        """What the template writes behind the last message of ``talk``."""
+        guarded = self._wall.behind([*talk, *more])
+        text = self._run(guarded, reply=False)
+        return guarded.ids_behind(text, _behind(text, talk[-1]))
+
+    def _run(self, guarded: Guarded, reply: bool) -> str:
+        try:
+            return self._template.render(
+                messages=guarded.messages, tools=None, documents=None, add_generation_prompt=reply, **self._tokens
+            )
+        except RefusedError as error:
             raise bad_request(f"the model's chat template refuses these messages: {error}", "messages") from error
-
-    def _closing(self) -> str:
-        """What the template puts behind a reply, before the next message."""
-        mark = secrets.token_hex(16)
-        text = self._run([{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], False)
-        return text.partition(mark)[2]
+        except Exception as error:
+            raise _unusable(error) from error
 
 
-def _raise(message: str) -> NoReturn:
-    raise ValueError(message)
+def _broken(problem: str) -> ApiError:
+    return bad_request(problem, "messages", "chat_template_error")
+
+
+def _unusable(error: Exception) -> ApiError:
+    return _broken(f"the model's chat template cannot be used: {explain(error)}")
+
+
+def _exchange() -> list[Message]:
+    """A made-up question and its answer, whose texts nobody can know."""
+    return [Message("user", secrets.token_hex(16)), Message("assistant", secrets.token_hex(16))]
+
+
+def _behind(rendered: str, message: Message) -> int:
+    """The place behind a made-up message."""
+    at = rendered.rfind(message.content)
+    if at < 0:
+        raise _broken(f"the model's chat template leaves out earlier {message.role} messages")
+    return at + len(message.content)
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """System messages in front of the user message behind them, a blank line between, as Gemma and Mistral have it."""
+    folded: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            waiting.append(message.content)
+        elif message.role == "user":
+            folded.append(Message("user", "\n\n".join([*waiting, message.content]), message.name))
+            waiting = []
+        else:
+            folded += [*(Message("user", text) for text in waiting), message]
+            waiting = []
+    return [*folded, *(Message("user", text) for text in waiting)]

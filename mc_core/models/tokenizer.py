@@ -6,21 +6,34 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
-from mc_core.models.loading import read_json
 from mc_core.models.pieces import PieceBytes
+from mc_core.models.tokenizer_files import TokenizerFiles, special_tokens
 from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
 ENDS = re.compile(rb"[.!?\n]")
+SEAM = -1
+"""Among the parts of a text: they are tokenized apart here, with nothing between them."""
+_LEADS = ("\n", ".", "a")
+"""Texts that others can be encoded behind; one of them does not melt into what follows."""
+
+
+class ControlSpan(NamedTuple):
+    """A control token in a text: characters [start, end), with the white space that the token takes in."""
+
+    start: int
+    end: int
+    id: int
 
 
 class Tokenizer:
@@ -41,31 +54,28 @@ class Tokenizer:
         self._control, self._plain = _build(parsed), _build(_all_special(parsed))
         self._plain.encode_special_tokens = True
         self.vocab_size = max(self._control.get_vocab(with_added_tokens=True).values()) + 1
+        self._seam, self._seam_id = _add_seam(self._plain, self.vocab_size)
         added = {int(token["id"]): token for token in parsed.get("added_tokens", [])}
         self.special_ids = frozenset(i for i, token in added.items() if token["special"])
-        self.control_ids = frozenset(i for i, token in added.items() if _is_control(token)) - {_unknown_id(parsed)}
+        self._unknown = _unknown_id(parsed)
+        self.control_ids = frozenset(i for i, token in added.items() if _is_control(token)) - {self._unknown}
         self._is_control = np.zeros(max(added, default=0) + 2, bool)  # the last place stands for all higher ids
         self._is_control[list(self.control_ids)] = True
-        self.special_tokens = _special_tokens(settings or {})
+        self.special_tokens = special_tokens(settings or {})
         end = self._control.token_to_id(self.special_tokens.get("eos_token", ""))
         self.eos_ids = frozenset(eos_ids) | (frozenset() if end is None else {end})
+        # The unknown token is one only where its name stands: models give it for any character they do not know.
+        named = [added[i] for i in sorted({*self.control_ids, self._unknown} & set(added))]
+        self.control_texts = frozenset(str(token["content"]) for token in named)
+        self._hint = _hint(named, parsed.get("normalizer"))
+        self._adds_blank = not np.array_equal(self.encode("\na")[len(self.encode("\n")) :], self.encode("a"))
         self.pieces = PieceBytes(parsed.get("decoder"), self._control.id_to_token)
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
         """From a Hugging Face folder: tokenizer.json, and what is there of its companions."""
-        folder = Path(path)
-        try:
-            spec = (folder / "tokenizer.json").read_bytes()
-        except FileNotFoundError:
-            raise ConfigError(f"tokenizer.json is missing in {folder}") from None
-        settings = _optional(folder / "tokenizer_config.json")
-        eos_ids = {
-            token
-            for name in ("generation_config.json", "config.json")
-            for token in _id_list(_optional(folder / name).get("eos_token_id"), name)
-        }
-        return cls(spec, settings, sorted(eos_ids), _template(folder, settings))
+        files = TokenizerFiles.read(Path(path))
+        return cls(files.spec, files.settings, files.eos_ids, files.template)
 
     def encode(self, text: str) -> Ids:
         """Plain text -> ids [n]; never a control token, whatever the text says."""
@@ -73,18 +83,60 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """As ``encode``, for many texts at once, on as many threads as the machine gives the tokenizer."""
-        clean = [_without_surrogates(text) for text in texts]
+        clean = [without_surrogates(text) for text in texts]
         encodings = self._plain.encode_batch_fast(clean, add_special_tokens=False)
         all_ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
         # Some models (unigram, word level) hold control tokens in their vocabulary and may spell text with them.
         return [
-            self._split_controls(text) if self._has_control(ids) else ids
+            self.encode_parts([text]) if self._has_control(ids) else ids
             for text, ids in zip(clean, all_ids, strict=True)
         ]
 
+    def encode_more(self, text: str) -> Ids:
+        """As ``encode``, for text that goes on where other text ends: no blank is put before it."""
+        if not self._adds_blank:
+            return self.encode(text)
+        for lead in _LEADS:
+            head, whole = self.encode_batch([lead, lead + text])
+            if np.array_equal(whole[: len(head)], head):
+                return whole[len(head) :]
+        return self.encode_parts([SEAM, text])
+
     def encode_control(self, text: str) -> Ids:
         """Text of a template -> ids [n], control tokens recognised; nothing is added around it."""
-        return np.array(self._control.encode(_without_surrogates(text), add_special_tokens=False).ids, np.int32)
+        return np.array(self._control.encode(without_surrogates(text), add_special_tokens=False).ids, np.int32)
+
+    def find_control(self, text: str) -> list[ControlSpan]:
+        """The control tokens that ``encode_control`` finds in a text without surrogates, in order."""
+        if self._hint is not None and self._hint.search(text) is None:
+            return []
+        encoding = self._control.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [
+            ControlSpan(start, end, i)
+            for i, (start, end) in pairs
+            if i in self.control_ids or (i == self._unknown and text[start:end].strip() in self.control_texts)
+        ]
+
+    def encode_parts(self, parts: Sequence[str | int]) -> Ids:
+        """Plain text around control tokens (given by id) -> ids [n], as of one text; ``SEAM`` parts text unseen.
+
+        What stands in the text never becomes a control token; blanks are put at starts as the tokenizer does it.
+        """
+        text = "".join(self._seam if isinstance(part, int) else without_surrogates(part) for part in parts)
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        if self._has_control(ids):
+            pieces = [piece for part in parts for piece in self._without_controls(part)]
+            if pieces == list(parts):
+                raise ConfigError("a text can only be encoded with a control token of this tokenizer")
+            return self.encode_parts(pieces)
+        ids[ids == self._seam_id] = [part for part in parts if isinstance(part, int)]
+        return ids[ids != SEAM]
+
+    def also_end_with(self, ids: Iterable[int]) -> None:
+        """Further tokens that end a reply, such as the one that a chat template closes it with."""
+        self.eos_ids |= frozenset(ids)
 
     @property
     def prefix_ids(self) -> Ids:
@@ -122,17 +174,25 @@ class Tokenizer:
     def _has_control(self, ids: Ids) -> bool:
         return bool(self._is_control[np.minimum(ids, len(self._is_control) - 1)].any())
 
-    def _split_controls(self, text: str) -> Ids:
-        """Encode a text apart at every place where it would become a control token."""
-        encoding = self._plain.encode(text, add_special_tokens=False)
+    def _without_controls(self, part: str | int) -> list[str | int]:
+        """A part with a seam at every place where its text would become a control token."""
+        if isinstance(part, int):
+            return [part]
+        text = without_surrogates(part)
+        encoding = self._plain.encode(self._seam + text, add_special_tokens=False)
+        shift = len(self._seam)
         cuts = [
-            start + 1 for i, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if i in self.control_ids
+            start + 1 - shift
+            for i, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
+            if i in self.control_ids
         ]
-        edges = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
-        if len(edges) == 2:
+        if any(cut >= len(text) for cut in cuts):
             raise ConfigError(f"the text {text[:40]!r} can only be encoded as a control token of this tokenizer")
-        parts = [text[a:b] for a, b in itertools.pairwise(edges)]
-        return np.concatenate(self.encode_batch(parts))
+        edges = sorted({0, *cuts, len(text)})
+        pieces: list[str | int] = [SEAM]
+        for a, b in itertools.pairwise(edges):
+            pieces += [text[a:b], SEAM]
+        return pieces[1:-1]
 
 
 def _word(data: bytes) -> bytes:
@@ -174,6 +234,22 @@ def _all_special(parsed: Mapping[str, Any]) -> dict[str, Any]:
     return {**parsed, "added_tokens": added}
 
 
+def _add_seam(built: tokenizers.Tokenizer, above: int) -> tuple[str, int]:
+    """Give a tokenizer a token that no text can spell -> its text and its id, which is none of the vocabulary's."""
+    while True:
+        seam = f"\U0010fffd{secrets.token_hex(16)}"
+        built.add_tokens([tokenizers.AddedToken(seam, normalized=False, special=False)])
+        if (token := built.token_to_id(seam)) is not None and token >= above:
+            return seam, token
+
+
+def _hint(added: Sequence[Mapping[str, Any]], normalizer: Any) -> re.Pattern[str] | None:
+    """A quick pattern that every text with a control token matches; None where a normalizer may make one."""
+    if not added or (normalizer is not None and any(token.get("normalized", True) for token in added)):
+        return None
+    return re.compile("|".join(sorted({re.escape(token["content"][:2]) for token in added})))
+
+
 def _unknown_id(parsed: Mapping[str, Any]) -> int:
     """The id that a model without byte fallback gives to characters it does not know; -1 if there is none."""
     model = parsed["model"]
@@ -183,36 +259,7 @@ def _unknown_id(parsed: Mapping[str, Any]) -> int:
     return int(vocab.get(model.get("unk_token"), -1)) if isinstance(vocab, dict) else -1
 
 
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token and their like, as templates name them."""
-    named = {k: v for k, v in settings.items() if re.fullmatch(r"(bos|eos|pad|unk|sep|cls|mask)_token", k)}
-    texts = {name: value.get("content") if isinstance(value, Mapping) else value for name, value in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-def _template(folder: Path, settings: Mapping[str, Any]) -> str:
-    """chat_template.jinja, or the (default) template of tokenizer_config.json; "" if there is none."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    return template if isinstance(template, str) else ""
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
-
-
-def _id_list(value: Any, name: str) -> list[int]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and token >= 0 for token in ids):
-        raise ConfigError(f"eos_token_id in {name} must be a token id or a list of them, got {value!r}")
-    return ids
-
-
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """JSON may carry half a surrogate pair, which is no character: U+FFFD takes its place."""
     if text.isascii():
         return text

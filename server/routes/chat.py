@@ -29,6 +29,7 @@ async def chat_completions(
     check_request(state, body)
     if state.template is None:
         raise bad_request("this model has no chat template; use /v1/completions", "model")
+    state.template.check()
     if body.session_id and x_session_id and body.session_id != x_session_id:
         raise bad_request("session_id and X-Session-ID name different sessions", "session_id")
     messages = [message.plain() for message in body.messages]

@@ -155,6 +155,7 @@ def prompt_of(bundle: Bundle) -> Prompt:
     if tokenizer.chat_template is None:
         return lambda text: (tokenizer.encode(f"\n{text}\n"), np.empty(0, np.int32))
     template = ChatTemplate(tokenizer, tokenizer.special_tokens)
+    tokenizer.also_end_with(template.end_ids)
     return lambda text: (template.ids([Message("user", text)], first=False, reply=True), template.suffix_ids)
 
 
