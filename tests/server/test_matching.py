@@ -54,7 +54,7 @@ def test_a_conversation_stays_in_one_session(talk):
 
 
 def test_going_back_leaves_a_branch(talk):
-    """A client that goes back to an earlier message shares the history up to there, and can go on with either branch."""
+    """A client that goes back to an earlier message shares the history up to there; either branch can go on."""
     talk.say("One")
     earlier = fork(talk)
     session, _, _ = talk.say("Two")
