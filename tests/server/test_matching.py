@@ -1,11 +1,12 @@
 """Without a session id, the server finds the session that a list of messages continues: a cache, never a guess."""
 
 import concurrent.futures
+import json
 
 import httpx
 import pytest
 
-from support import running, settings_for
+from support import add_lensnet, running, settings_for, write_model
 
 MODEL = "tiny"
 
@@ -137,3 +138,108 @@ def test_implicit_sessions_are_bounded(model_dir, tmp_path):
         left = http.get("/v1/sessions", params={"limit": 1000}).json()["data"]
         assert len([session for session in left if session["implicit"]]) <= 10 + 64
         assert named in [session["id"] for session in left]
+
+
+DOCUMENT = "The keeper of the lighthouse counted the waves, and told nobody about the number 4711. " * 60
+
+
+def test_what_two_chats_have_in_common_is_shared(talk):
+    """Another question in the same long message, a changed last reply, and the first question asked anew: each is a
+    branch of what is there already, to the token, and the older branches stay."""
+    document = f"{talk.messages[0]['content']} {DOCUMENT}"
+    del talk.messages[0]
+    home, cached, size = talk.say(f"{document} How many waves?")
+    assert cached == 0
+    assert size > 1000
+    other = Talk(talk.http)
+    away, cached, _ = other.say(f"{document} Which number?")
+    assert away != home
+    assert size - 32 < cached < size
+    anew = Talk(talk.http)
+    third, cached, again = anew.say(f"{document} How many waves?", seed=2)
+    assert third not in (home, away)
+    # The last token is read: it asks for the reply.
+    assert (cached, again) == (size - 1, size)
+    edited = fork(talk)
+    edited.messages[-1] = {**talk.messages[-1], "content": talk.messages[-1]["content"] + "\n"}
+    assert edited.say("Go on")[1] >= size
+    for client, session in ((talk, home), (other, away)):
+        session_again, cached, _ = client.say("And then?")
+        assert session_again == session
+        assert cached >= size - 32
+
+
+def test_a_branch_lives_alone(talk):
+    """Branches share what the store holds, and go on when the session they came from is deleted."""
+    home, _, _ = talk.say(DOCUMENT)
+    branch = Talk(talk.http)
+    branch.messages = [*talk.messages[:1]]
+    away, cached, _ = branch.say(f"{DOCUMENT} So?")
+    assert away != home
+    assert cached > 1000
+    assert talk.http.delete(f"/v1/sessions/{home}").status_code == 200
+    again, cached, size = branch.say("Really?")
+    assert again == away
+    assert cached > size - 50
+    ingested = talk.http.post(f"/v1/sessions/{away}/ingest", json={"text": DOCUMENT}).json()
+    position = ingested["tokens"] - ingested["tokens_added"] - 500
+    assert talk.http.post(f"/v1/sessions/{away}/rewind", json={"position": position}).json() == {"tokens": position}
+
+
+def test_a_busy_session_is_shared_as_it_was_committed(talk):
+    """While one turn runs, another one that continues the same history shares what was committed before it."""
+    home, _, size = talk.say(DOCUMENT)
+    body = {"model": MODEL, "stream": True, "max_tokens": 400, "ignore_eos": True}
+    body["messages"] = [*talk.messages, {"role": "user", "content": "Write on"}]
+    with talk.http.stream("POST", "/v1/chat/completions", json=body) as running_turn:
+        lines = running_turn.iter_lines()
+        next(lines)
+        away, cached, _ = talk.say("Two")
+    assert away != home
+    assert cached >= size
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A model of the same name and shape, whose tokenizer can't read what the other one wrote."""
+    folder = write_model(tmp_path / "other" / MODEL)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["added_tokens"][0]["lstrip"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_a_session_that_cannot_be_read_is_no_dead_end(model_dir, stranger, tmp_path):
+    """Its chat gets another session, and who names it is told that the server is at fault, not the request."""
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
+        talk = Talk(http)
+        lost, _, _ = talk.say(DOCUMENT)
+    with running(settings_for(stranger, store)) as address, httpx.Client(base_url=address) as http:
+        talk.http = http
+        session, cached, _ = talk.say("Two")
+        assert session != lost
+        assert cached == 0
+        assert talk.say("Three")[0] == session
+        body = {"model": MODEL, "session_id": lost, "messages": [{"role": "user", "content": "Hi"}]}
+        for answer in (http.post("/v1/chat/completions", json=body), http.get(f"/v1/sessions/{lost}/focus")):
+            assert answer.status_code == 500
+            error = answer.json()["error"]
+            assert (error["code"], error["type"]) == ("session_unreadable", "server_error")
+            assert lost in error["message"]
+        assert http.delete(f"/v1/sessions/{lost}").status_code == 200
+
+
+def test_a_short_chat_with_a_lensnet_goes_on_after_a_restart(tmp_path):
+    """A history of less than a block has no gists and no lens keys; its session comes back all the same."""
+    folder = write_model(tmp_path / MODEL)
+    add_lensnet(folder)
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(folder, store, lens="hybrid")) as address, httpx.Client(base_url=address) as http:
+        talk = Talk(http)
+        first, _, size = talk.say("Hi")
+        assert size + 6 < 32
+    with running(settings_for(folder, store, lens="hybrid")) as address, httpx.Client(base_url=address) as http:
+        talk.http = http
+        session, cached, _ = talk.say("Two")
+        assert cached >= size or session != first
