@@ -21,6 +21,7 @@ from mc_core.errors import ConfigError, MegaContextError, StoreError
 Ids = NDArray[np.int32]
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float16] | NDArray[np.float32]
+GistType = Literal["float16", "float32"]
 
 MAX_LEVEL = 15
 MAX_LIST = 1000
@@ -62,9 +63,10 @@ class SessionInfo:
     """The small part of a session record, as listings show it.
 
     ``tokenizer`` is the tokenizer's fingerprint, ``gist_dim`` the width d of a gist (0: no gists are stored),
-    ``gist_keys`` x ``key_dim`` the lens keys stored beside each LOD1 gist (level 1 only). These, the tenant, the model
-    and the block size K are fixed at creation. ``tokens``, ``metadata`` and ``implicit`` follow each commit;
-    ``sequence``, ``created`` and ``updated`` (seconds since the epoch) are the store's own.
+    ``gist_keys`` x ``key_dim`` the lens keys stored beside each LOD1 gist (level 1 only): the shape of the rows, which
+    ``reshape`` alone changes. The tenant, the model, the tokenizer and the block size K are fixed at creation.
+    ``tokens``, ``metadata`` and ``implicit`` follow each commit; ``sequence`` (it counts commits and reshapes),
+    ``created`` and ``updated`` (seconds since the epoch) are the store's own.
     """
 
     session_id: str
@@ -73,7 +75,7 @@ class SessionInfo:
     tokenizer: str
     block_size: int = 32
     gist_dim: int = 0
-    gist_dtype: Literal["float16", "float32"] = "float16"
+    gist_dtype: GistType = "float16"
     gist_keys: int = 0
     key_dim: int = 0
     tokens: int = 0
@@ -274,6 +276,18 @@ class SessionStore(Protocol):
         """
         ...
 
+    def reshape(
+        self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
+    ) -> Future[None]:
+        """Drops every gist row (levels 1 and above) of this session, committed or staged, and sets what such rows look
+        like from now on; durably, at once. Spans stay, staged ones too; forks that share rows keep theirs, as they are.
+
+        From then on no gist counts as written, whatever the committed length: ``write_gists`` begins at index 0, and
+        the next commit needs all rows that its tokens imply, as ever. Until that commit, also after a restart, the
+        record says N tokens while all of its gists read as missing; a fork made in between has no gists either.
+        """
+        ...
+
     def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
         """The spans of any blocks, in one round trip; duplicates are merged."""
         ...
@@ -290,8 +304,18 @@ class SessionStore(Protocol):
         """The committed record, without a lease (its ``fence`` is 0)."""
         ...
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
-        """The tenant's sessions, newest created first; ``limit`` 1..1000; ``after`` = the page before's ``next``."""
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        """The tenant's sessions, newest created first; ``limit`` 1..1000; ``after`` = the page before's ``next``.
+
+        implicit: only those that are, or are not; None: all. The cost is the page's, whatever was left out.
+        """
+        ...
+
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        """Deletes *implicit* sessions of any tenant whose last commit is at least so long ago by the store's clock,
+        the longest unused first, ``limit`` (1..1000) at most -> how many there were. Those with a live lease stay."""
         ...
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:

@@ -34,7 +34,8 @@ def build_app(
         state = await asyncio.to_thread(build, settings, told)
         app.state.server = state
         state.engine.start()
-        work = (state.metrics.watch_loop(), state.metrics.watch_store(state.store), state.host.keep_leases())
+        watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))
+        work = (*watches, state.host.keep_leases(), state.host.expire())
         chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield

@@ -97,6 +97,7 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         model=name,
         max_resident=settings.max_resident_sessions,
         max_implicit=settings.max_implicit_sessions,
+        implicit_ttl=settings.implicit_ttl,
     )
     template = _template(bundle, name)
     return ServerState(

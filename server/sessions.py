@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,7 +22,9 @@ from mc_core.session.factory import SessionFactory
 from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
 from mc_core.store import (
+    MAX_LIST,
     FencedError,
+    LeaseHeldError,
     PrefixMatch,
     SessionPage,
     SessionRecord,
@@ -36,6 +39,10 @@ from server.memory import Leftovers
 logger = logging.getLogger(__name__)
 PRUNE_EVERY = 64
 """Implicit sessions are counted, and the oldest beyond the limit deleted, once in so many creations."""
+EXPIRE_EVERY = 60.0
+"""Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+EXPIRE_AT_ONCE = 50
+"""Sessions deleted in one call, so that others' calls need not wait long behind it."""
 
 
 @dataclass
@@ -80,9 +87,11 @@ class SessionHost:
         model: str,
         max_resident: int,
         max_implicit: int,
+        implicit_ttl: float | None = None,
     ) -> None:
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._max_resident, self._max_implicit = max_resident, max_implicit
+        self._implicit_ttl = implicit_ttl
         self._owner = f"server-{secrets.token_hex(8)}"
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._implicit_created = 0
@@ -129,6 +138,16 @@ class SessionHost:
         self._implicit_created += 1
         if self._implicit_created % PRUNE_EVERY == 0:
             self._spawn(self._prune(tenant))
+
+    @asynccontextmanager
+    async def passing(self, tenant: str) -> AsyncIterator[Lease]:
+        """A session for one request alone, of which nothing goes to the store; it takes no place among the others."""
+        slot = Slot(session=self.factory.create(_new_id(), tenant, model=self.model, durable=False))
+        assert slot.session is not None
+        try:
+            yield Lease(slot.session, "warm", slot)
+        finally:
+            await self._unload(slot)
 
     @asynccontextmanager
     async def use(self, session_id: str, tenant: str) -> AsyncIterator[Lease]:
@@ -185,8 +204,8 @@ class SessionHost:
         if self.peek(session_id, tenant) is None:
             await self.info(session_id, tenant)
 
-    async def list(self, tenant: str, limit: int, after: str | None) -> SessionPage:
-        return await settled(self.store.list(tenant, limit, after))
+    async def list(self, tenant: str, limit: int, after: str | None, implicit: bool | None = None) -> SessionPage:
+        return await settled(self.store.list(tenant, limit, after, implicit))
 
     async def delete(self, session_id: str, tenant: str) -> None:
         """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
@@ -240,13 +259,19 @@ class SessionHost:
             raise unreadable(session_id, error) from error
 
     async def _forget(self, slot: Slot) -> None:
+        if (session := slot.session) is not None:
+            fence = session.id, session.fence
+            del session  # what it holds must be free once it is unloaded
+            await self._unload(slot)
+            await settled(self.store.release(*fence))
+
+    async def _unload(self, slot: Slot) -> None:
         session, slot.session = slot.session, None
-        if session is not None:
-            await settled(self.engine.release(session))
-            await settled(self.store.release(session.id, session.fence))
-            tokens = session.tokens
-            del session  # what it held must be free by then
-            await self.leftovers.passed(tokens)
+        assert session is not None
+        await settled(self.engine.release(session))
+        tokens = session.tokens
+        del session
+        await self.leftovers.passed(tokens)
 
     def _bound(self) -> None:
         if self.resident > self._max_resident and not self._trimming:
@@ -275,14 +300,48 @@ class SessionHost:
         """Delete the oldest implicit sessions beyond the limit: they are a cache of what their clients hold."""
         kept, after = 0, None
         while True:
-            page = await self.list(tenant, 100, after)
-            for info in page.sessions:
-                kept += info.implicit
-                if info.implicit and kept > self._max_implicit and not self.busy(info.session_id, tenant):
-                    await self.delete(info.session_id, tenant)
-            after = page.next
+            page = await self.list(tenant, MAX_LIST, after, implicit=True)
+            for info in page.sessions[max(0, self._max_implicit - kept) :]:
+                await self._delete_idle(info.session_id, tenant)
+            kept, after = kept + len(page.sessions), page.next
             if after is None:
                 return
+
+    async def _delete_idle(self, session_id: str, tenant: str) -> None:
+        """Delete a session unless it is in use, here or at another server."""
+        if self.busy(session_id, tenant):
+            return
+        try:
+            if self.peek(session_id, tenant) is None:
+                await settled(self.store.open(session_id, tenant, self._owner))
+            await self.delete(session_id, tenant)
+        except (LeaseHeldError, UnknownSessionError):
+            pass  # another server uses it, or was faster
+
+    async def expire(self) -> None:
+        """Delete implicit sessions that were not used for ``implicit_ttl``, until cancelled; not at all without one.
+
+        Their rest in memory keeps nobody: here they are unloaded first. Servers that share a store may all do this.
+        """
+        if self._implicit_ttl is None:
+            return
+        while True:
+            try:
+                await self._expire(self._implicit_ttl)
+            except StoreError:
+                logger.warning("unused implicit sessions could not be deleted", exc_info=True)
+            await asyncio.sleep(min(EXPIRE_EVERY, self._implicit_ttl / 4))
+
+    async def _expire(self, ttl: float) -> None:
+        before = time.time() - ttl
+        for slot in list(self._slots.values()):
+            session = slot.session
+            if not slot.users and session is not None and session.implicit and session.updated <= before:
+                del session
+                await self._drop(slot)
+        gone = EXPIRE_AT_ONCE
+        while gone == EXPIRE_AT_ONCE:
+            gone = await settled(self.store.expire(ttl, EXPIRE_AT_ONCE))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     max_implicit_sessions: int = Field(
         1_000, ge=1, description="stored sessions of requests without a session id, per key"
     )
+    implicit_ttl: float | None = Field(
+        None,
+        gt=0,
+        description="seconds after which stored sessions without an id, if unused, are deleted; never by default",
+    )
 
     block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
     budget: int = Field(1024, ge=64, description="W: cost of a working context at most")

@@ -124,7 +124,7 @@ class TurnService:
         try:
             async with lease as held:
                 held.on_delete(stream.cancel)
-                stream.session_id = held.session.id
+                stream.session_id = held.session.id if held.session.durable else None
                 prompt = await prepare(held)
                 turn = Turn(
                     session=held.session,
@@ -209,14 +209,11 @@ class TurnService:
         history is nothing but a beginning of them."""
         assert self.template is not None
         before, system = session.prefixes, system_of(session, new)
-        window = ChatState.of(session).window(session, known) if wanted is None else Window((), 0, True)
-        try:
-            held = await settled(self.engine.read(session, window.start, session.tokens))
-        except SpanMissingError:
-            logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
-            window, held = Window((), session.tokens, False), np.empty(0, np.int32)
         if wanted is None:
+            window, held = await self._window(session, known)
             wanted = await asyncio.to_thread(render, self.template, window, new, system)
+        else:
+            window, held = Window((), 0, True), wanted[: session.tokens]
         went = await asyncio.to_thread(
             reading, self.template, self.engine.core.bundle.tokenizer, session, window, new, system, wanted, held
         )
@@ -227,3 +224,12 @@ class TurnService:
             went.keep if went.keep < session.tokens else None,
             went.pins,
         )
+
+    async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
+        """The messages that are still open, and the ids that the history holds of them."""
+        window = ChatState.of(session).window(session, known)
+        try:
+            return window, await settled(self.engine.read(session, window.start, session.tokens))
+        except SpanMissingError:
+            logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
+            return Window((), session.tokens, False), np.empty(0, np.int32)

@@ -36,6 +36,8 @@ def ingest(core: EngineCore, session: Session, ids: NDArray[np.int32]) -> Genera
 
 def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Write new spans and gists to the store and wait for it; they count only after a commit."""
+    if not session.durable:
+        return
     tree, store, futures = session.tree, core.store, []
     first, blocks = session.staged.get(0, 0), tree.num_blocks
     for at in range(first, blocks, ROWS):
@@ -73,9 +75,10 @@ def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 
 
 def _write(core: EngineCore, session: Session, record: SessionRecord) -> Generator[Work, Any, None]:
-    future = core.store.commit(record)
-    yield Wait(future)
-    session.sequence = future.result()
+    if session.durable:
+        future = core.store.commit(record)
+        yield Wait(future)
+        session.sequence = future.result()
     session.committed_tokens = record.tokens
 
 

@@ -47,12 +47,16 @@ class SessionFactory:
         budget: int | None = None,
         pins: Sequence[tuple[int, int]] = (),
         implicit: bool = False,
+        durable: bool = True,
     ) -> Session:
-        """A session without history. A budget other than the default must not exceed it (ConfigError)."""
+        """A session without history. A budget other than the default must not exceed it (ConfigError).
+
+        durable: False for one that lives in memory alone.
+        """
         focus = self._with_budget(budget)
         wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins, self.bundle.gist_cost)
         session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
-        session.metadata, session.implicit = dict(metadata or {}), implicit
+        session.metadata, session.implicit, session.durable = dict(metadata or {}), implicit, durable
         return session
 
     def load(self, stored: StoredSession, store: SessionStore) -> Session:

@@ -56,9 +56,9 @@ class Session:
     """Changed by the engine thread alone; the server reads its plain fields.
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
-    rollback, which goes back to ``savepoint`` if a turn began one. ``chat``: what the server keeps of a conversation,
-    stored with each commit. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last
-    refocus.
+    rollback, which goes back to ``savepoint`` if a turn began one. Of a session that is not ``durable`` nothing goes to
+    the store, so none of its ids leave memory. ``chat``: what the server keeps of a conversation, stored with each
+    commit. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
     """
 
     id: str
@@ -74,6 +74,7 @@ class Session:
     fence: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
+    durable: bool = True
     prefixes: list[tuple[str, int]] = field(default_factory=list)
     chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)

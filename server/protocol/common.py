@@ -50,6 +50,7 @@ class SamplingFields(StrictModel):
     max_tokens: int | None = Field(None, ge=1)
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
+    store: bool | None = None
 
     @field_validator("top_k")
     @classmethod

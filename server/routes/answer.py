@@ -33,6 +33,14 @@ def check_request(state: ServerState, body: SamplingFields) -> None:
         raise bad_request(f"logit_bias names token {strange[0]}, but the vocabulary has {size}", "logit_bias")
 
 
+def check_store(body: SamplingFields, session_id: str | None) -> None:
+    """ApiError for a request that wants nothing to be kept, in a session that keeps everything."""
+    if body.store is False and session_id is not None:
+        raise bad_request(
+            "store false keeps nothing, but session_id names a session that is kept: give one of them", "store"
+        )
+
+
 async def answer(
     state: ServerState, request: Request, stream: TurnStream, form: Format, body: SamplingFields
 ) -> Response:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from server.errors import bad_request
 from server.protocol.chat import ChatFormat, ChatRequest
 from server.protocol.common import new_id, now
-from server.routes.answer import answer, check_request
+from server.routes.answer import answer, check_request, check_store
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 
@@ -38,9 +38,12 @@ async def chat_completions(
     sampling = body.params(state.settings.max_tokens)
     session_id = body.session_id or x_session_id
     lease: AbstractAsyncContextManager[Lease]
+    check_store(body, session_id)
     if session_id is not None:
         await state.host.known(session_id, tenant)
         lease, prepare = state.host.use(session_id, tenant), state.turns.in_session(messages)
+    elif body.store is False:
+        lease, prepare = state.host.passing(tenant), state.turns.in_session(messages)
     else:
         lease, prepare = state.turns.by_messages(tenant, messages)
     completion_id = new_id("chatcmpl")

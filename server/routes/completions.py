@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from server.errors import bad_request
 from server.protocol.common import new_id, now
 from server.protocol.completions import CompletionFormat, CompletionRequest
-from server.routes.answer import answer, check_request
+from server.routes.answer import answer, check_request, check_store
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.turns import Prompt
@@ -31,12 +29,13 @@ async def completions(
     """Continue a text: at the end of a session's history, or by itself."""
     check_request(state, body)
     session_id = body.session_id or x_session_id
+    check_store(body, session_id)
     ids = _prompt_ids(state, body)
     if session_id is not None:
         await state.host.known(session_id, tenant)
         lease = state.host.use(session_id, tenant)
     else:
-        lease = _passing_session(state, tenant)
+        lease = state.host.passing(tenant)
 
     async def prepare(held: Lease) -> Prompt:
         return Prompt(ids, np.empty(0, np.int32))
@@ -60,14 +59,3 @@ def _prompt_ids(state: ServerState, body: CompletionRequest) -> np.ndarray:
     if not len(ids):
         raise bad_request("prompt must not be empty", "prompt")
     return ids
-
-
-@asynccontextmanager
-async def _passing_session(state: ServerState, tenant: str) -> AsyncIterator[Lease]:
-    """A session for one request alone, deleted behind it."""
-    session = await state.host.create(tenant, metadata={}, implicit=True)
-    try:
-        async with state.host.use(session.id, tenant) as lease:
-            yield lease
-    finally:
-        await state.host.delete(session.id, tenant)

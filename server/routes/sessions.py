@@ -39,9 +39,13 @@ async def list_sessions(
     tenant: Tenant,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     after: Annotated[str | None, Query(max_length=200)] = None,
+    implicit: bool | None = None,
 ) -> dict[str, Any]:
-    """The caller's sessions, newest first; pass ``next`` as ``after`` for the next page."""
-    page = await state.host.list(tenant, limit, after)
+    """The caller's sessions, newest first; pass ``next`` as ``after`` for the next page.
+
+    ``implicit``: false leaves out those that requests without a session id made, true lists these alone.
+    """
+    page = await state.host.list(tenant, limit, after, implicit)
     sessions = [summarize(info) for info in page.sessions]
     return {"object": "list", "data": sessions, "has_more": page.next is not None, "next": page.next}
 

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, MegaContextError
-from mc_core.store import Floats, SessionInfo, SessionRecord
+from mc_core.store import MAX_LIST, Floats, SessionInfo, SessionRecord
 
 MAX_RANGE = 1 << 26
 INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
-FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", "gist_dim", "gist_dtype", "gist_keys", "key_dim")
+SHAPE_FIELDS = ("gist_dim", "gist_dtype", "gist_keys", "key_dim")
+FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", *SHAPE_FIELDS)
 Payload = Mapping[str, NDArray[Any]]
 
 
@@ -81,6 +82,12 @@ def row_range(first: int, count: int) -> range:
     if first < 0 or not 0 <= count <= MAX_RANGE:
         raise ConfigError(f"a range must start at 0 or later and hold 0 to {MAX_RANGE} rows, got {first}, {count}")
     return range(first, first + count)
+
+
+def check_limit(limit: int) -> None:
+    """ConfigError for a number of sessions that no call takes."""
+    if not 1 <= limit <= MAX_LIST:
+        raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
 
 
 def refused(error: MegaContextError) -> Future[Any]:

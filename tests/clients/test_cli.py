@@ -116,12 +116,16 @@ def test_dataclasses_make_options_too() -> None:
         build(Outer, {"data": "d", "rate": "0"})
 
 
-def test_train_base_explains_every_option() -> None:
-    """Law: each field of the trainer's settings has an option with a help text, and no help text is left over."""
+def test_train_explains_every_option() -> None:
+    """Law: each field of a trainer's settings has an option with a help text, and no help text is left over."""
     from mc_core.lab.training.base.base_config import BaseTrainConfig
-    from server.commands.lab.train_base import HELP
+    from mc_core.lab.training.focus.focus_training import FocusTrainConfig
+    from mc_core.lab.training.lens.lens_training import LensTrainConfig
+    from server.commands.lab import train_base, train_focus, train_lens
 
-    assert set(HELP) == {field.name for field in fields_of(BaseTrainConfig)}
+    runs = ((train_base, BaseTrainConfig), (train_focus, FocusTrainConfig), (train_lens, LensTrainConfig))
+    for command, config in runs:
+        assert set(command.HELP) == {field.name for field in fields_of(config)}
     result = RUNNER.invoke(app, ["train", "base", "--help"])
     assert result.exit_code == 0
     assert "--hidden-size" in result.output

@@ -3,8 +3,6 @@
 import openai
 import pytest
 
-from support import wait_until
-
 MODEL = "tiny"
 
 
@@ -41,13 +39,6 @@ def test_a_session_can_be_continued_as_text(client, http, session):
     after = http.get(f"/v1/sessions/{session}").json()["tokens"]
     assert reply.usage.prompt_tokens_details.cached_tokens == before
     assert after == reply.model_extra["x_megacontext"]["tokens"] > before
-
-
-def test_a_completion_alone_leaves_nothing_behind(client, http):
-    """Without a session, a completion's history is deleted behind it."""
-    reply = client.completions.create(model=MODEL, prompt="It was", max_tokens=2)
-    session = reply.model_extra["x_megacontext"]["session_id"]
-    wait_until(lambda: http.get(f"/v1/sessions/{session}").status_code == 404)
 
 
 @pytest.mark.parametrize("prompt", ["", [], [100_000], [-1]])

@@ -48,7 +48,7 @@ class SqliteHarness:
         return sum(self._execute(f"SELECT count(*) FROM {table}")[0][0] for table in tables)
 
     def _key(self, session_id: str, level: int, index: int) -> int:
-        query = "SELECT l.storage FROM lineage l JOIN sessions s ON s.id = l.session WHERE s.session_id = ?"
+        query = "SELECT l.spans FROM lineage l JOIN sessions s ON s.id = l.session WHERE s.session_id = ?"
         storage = self._execute(query, session_id)[0][0]
         return (storage << 36) | (level << 32) | index
 
@@ -103,18 +103,21 @@ class RedisHarness:
                 kind = key.removeprefix(self.namespace).partition(":")[2].partition(":")[0]
                 if kind == "session":
                     lineage, sizes = client.hmget(key, "lineage", "widths")
-                    widths |= {storage: json.loads(sizes) for storage, _ in json.loads(lineage)}
+                    for spans, _, *gists in json.loads(lineage):
+                        widths[spans, 0], widths[(*gists, spans)[0], 1] = json.loads(sizes), json.loads(sizes)
                     total += 1
-                elif kind in ("sessions", "prefix"):
+                elif kind in ("sessions", "prefix", "") and client.type(key) == b"zset":
                     total += client.zcard(key)
                 elif kind == "storage":
-                    total += sum(field.startswith(b"user:") for field in client.hkeys(key)) or 1
+                    users = [field.partition(b":") for field in client.hkeys(key)]
+                    total += len({name for use, _, name in users if use in (b"user", b"spans", b"gists")}) or 1
             for key in self.all_keys():
                 parts = key.removeprefix(self.namespace).split(":")
                 if parts[1:2] == ["rows"]:
                     storage, level = int(parts[2]), int(parts[3])
                     data = client.get(key)
-                    width = widths[storage][level] if storage in widths else len(data)
+                    sizes = widths.get((storage, min(level, 1)))
+                    width = sizes[level] if sizes else len(data)
                     rows = (data[at : at + width] for at in range(0, len(data), width))
                     total += sum(row.strip(b"\0") != b"" for row in rows)
             return total + client.hlen(f"{self.namespace}owners")
@@ -136,14 +139,15 @@ def make_record(session_id: str = "s", **fields: object) -> SessionRecord:
     return SessionRecord(session_id=session_id, **{**defaults, "gist_dtype": "float32", **fields})
 
 
-def make_gists(ids: np.ndarray, block_size: int, level: int, first: int) -> np.ndarray:
-    """Gists [n, 2] of the complete nodes first.. of ``level``: exact in float32, and different for different ids."""
+def make_gists(ids: np.ndarray, block_size: int, level: int, first: int, dim: int = 2) -> np.ndarray:
+    """Gists [n, dim] of the complete nodes first.. of ``level``: exact in float32, and different for different ids."""
     span = block_size**level
     if len(ids) < (first + 1) * span:
-        return np.zeros((0, 2), np.float32)
+        return np.zeros((0, dim), np.float32)
     nodes = ids[first * span : len(ids) // span * span].reshape(-1, span).astype(np.int64)
     weighted = nodes * (1 + np.arange(span) % 97)
-    return np.stack([nodes.sum(1), weighted.sum(1) % (1 << 20)], 1).astype(np.float32)
+    columns = [nodes.sum(1), *(weighted.sum(1) % (1 << 20 - spare) for spare in range(dim - 1))]
+    return np.stack(columns[:dim], 1).astype(np.float32)
 
 
 def fill(store: SessionStore, record: SessionRecord, ids: np.ndarray, commit: bool = True) -> SessionRecord:
@@ -159,6 +163,14 @@ def fill(store: SessionStore, record: SessionRecord, ids: np.ndarray, commit: bo
     if commit:
         store.commit(record).result()
     return record
+
+
+def fill_gists(store: SessionStore, record: SessionRecord, ids: np.ndarray) -> None:
+    """Stages gists for all of ``ids``, from the first on."""
+    for level in range(1, MAX_LEVEL + 1):
+        gists = make_gists(ids, record.block_size, level, 0, record.gist_dim)
+        if len(gists):
+            store.write_gists(record.session_id, record.fence, level, 0, gists)
 
 
 def begin(store: SessionStore, session_id: str = "s", owner: str = "me", **fields: object) -> SessionRecord:

@@ -7,19 +7,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mc_core.errors import StoreError
 from store_harness import HARNESSES, make_gists, make_record
 
 SIZE, LEVELS = 4, 4
-STEPS = ("create", "append", "append", "commit", "rewind", "retry", "reopen", "restart", "fork", "delete")
+STEPS = (
+    *("create", "append", "append", "commit", "rewind", "retry", "reopen", "restart"),
+    *("fork", "fork", "reshape", "reshape", "write_gists", "delete"),
+)
 
 
 @dataclass
 class Expected:
-    """One session as it should be: ids committed, ids staged since (all of them), fence of the live lease or 0."""
+    """One session as it should be: ids committed, ids staged since (all of them), fence of the live lease or 0.
+
+    ``dim``: width of its gists. Whether they are there: of what is committed (``whole``), and of what is staged.
+    """
 
     committed: np.ndarray
     written: np.ndarray
     fence: int = 0
+    dim: int = 2
+    whole: bool = True
+    staged_whole: bool = True
 
 
 class World:
@@ -53,11 +63,11 @@ class World:
         self.store.close()
         self.store = self.harness.open()
         for session in self.sessions.values():
-            session.fence, session.written = 0, session.committed
+            session.fence, session.written, session.staged_whole = 0, session.committed, session.whole
 
     def reopen(self, name, session, rng):
         session.fence = self.store.open(name, "alice", "me").result().fence
-        session.written = session.committed
+        session.written, session.staged_whole = session.committed, session.whole
 
     def append(self, name, session, rng):
         if not session.fence:
@@ -73,46 +83,69 @@ class World:
 
     def write(self, name, session, first):
         ids, blocks = session.written, len(session.written) // SIZE
+        first_gist = first if session.staged_whole else 0
+        session.staged_whole = True
         self.store.write_spans(name, session.fence, first, ids[first * SIZE : blocks * SIZE].reshape(-1, SIZE))
         for level in range(1, LEVELS + 1):
-            node = first // SIZE ** (level - 1)
-            self.store.write_gists(name, session.fence, level, node, make_gists(ids, SIZE, level, node))
+            node = first_gist // SIZE ** (level - 1)
+            self.store.write_gists(name, session.fence, level, node, make_gists(ids, SIZE, level, node, session.dim))
 
     def commit(self, name, session, rng):
         if session.fence:
-            self.store.commit(self.record(name, session.written, fence=session.fence)).result()
-            session.committed = session.written
+            commit = self.store.commit(self.record(name, session.written, session.dim, fence=session.fence))
+            if session.staged_whole or len(session.written) < SIZE:
+                commit.result()
+                session.committed, session.whole, session.staged_whole = session.written, True, True
+            else:
+                with pytest.raises(StoreError, match="level 1"):
+                    commit.result()
 
     def rewind(self, name, session, rng):
         if session.fence:
-            session.written = session.committed[: rng.integers(len(session.committed) + 1)]
+            kept, session.written = session.written, session.committed[: rng.integers(len(session.committed) + 1)]
             self.commit(name, session, rng)
+            if session.committed is not session.written:
+                session.written = kept
+
+    def reshape(self, name, session, rng):
+        """Drops the gists, for others of any width, and makes them anew or not."""
+        if session.fence:
+            session.dim = int(rng.integers(1, 5))
+            shape = {"gist_dim": session.dim, "gist_dtype": "float32", "gist_keys": 0, "key_dim": 0}
+            self.store.reshape(name, session.fence, **shape).result()
+            session.whole = session.staged_whole = False
+
+    def write_gists(self, name, session, rng):
+        if session.fence and not session.staged_whole:
+            self.write(name, session, len(session.written) // SIZE)
 
     def fork(self, name, session, rng):
         child, ids = self.new_name(), session.committed[: rng.integers(len(session.committed) + 1)]
-        self.store.fork(name, "alice", self.record(child, ids))
-        self.sessions[child] = Expected(ids, ids)
+        self.store.fork(name, "alice", self.record(child, ids, session.dim))
+        self.sessions[child] = Expected(ids, ids, 0, session.dim, session.whole, session.whole)
 
     def delete(self, name, session, rng):
         self.store.delete(name, "alice").result()
         del self.sessions[name]
 
-    def record(self, name, ids, **fields):
+    def record(self, name, ids, dim, **fields):
         state = {"sum": int(ids.sum())}
         tail = ids[len(ids) // SIZE * SIZE :]
-        return replace(make_record(name, block_size=SIZE), tokens=len(ids), tail=tail, state=state, **fields)
+        return replace(
+            make_record(name, block_size=SIZE, gist_dim=dim), tokens=len(ids), tail=tail, state=state, **fields
+        )
 
     def check(self):
         for name, session in self.sessions.items():
-            self.check_rows(name, session.written)
+            self.check_rows(name, session)
             record = self.store.record(name, "alice").result()
             assert record.tokens == len(session.committed)
             assert record.state.get("sum", 0) == session.committed.sum()
             assert np.array_equal(record.tail, session.committed[len(session.committed) // SIZE * SIZE :])
         assert {info.session_id for info in self.store.list("alice", 1000).result().sessions} == set(self.sessions)
 
-    def check_rows(self, name, ids):
-        blocks = len(ids) // SIZE
+    def check_rows(self, name, session):
+        ids, blocks = session.written, len(session.written) // SIZE
         whole = self.store.read_span_range(name, 0, blocks + 3).result()
         assert np.array_equal(whole.ids.ravel(), ids[: blocks * SIZE])
         assert whole.missing.tolist() == [blocks, blocks + 1, blocks + 2]
@@ -120,7 +153,7 @@ class World:
         assert np.array_equal(some.ids, whole.ids[some.blocks])
         assert len(some.blocks) + len(some.missing) == (blocks + 4) // 2
         for level in range(1, LEVELS + 1):
-            expected = make_gists(ids, SIZE, level, 0)
+            expected = make_gists(ids if session.staged_whole else ids[:0], SIZE, level, 0, session.dim)
             batch = self.store.read_gist_range(name, level, 0, len(expected) + 1).result()
             assert np.array_equal(batch.gists, expected)
             assert batch.missing.tolist() == [len(expected)]

@@ -281,12 +281,32 @@ def test_a_redis_that_forgot_its_scripts_or_is_full_loses_nothing(server):
     store.close()
 
 
+def test_keys_of_format_1_are_upgraded(place):
+    """Law: sessions of an older server are listed by kind and expire, once a new server has opened the store."""
+    store = place.open()
+    for number in range(5):
+        store.create(make_record(f"s{number}", implicit=number > 1)).result()
+    store.close()
+    with place.server.client() as client:
+        for key in place.all_keys():
+            if key.endswith(("implicit", "explicit")):
+                client.delete(key)
+        client.hset(f"{place.namespace}meta", "format", 1)
+    store = place.open()
+    pages = [store.list("alice", implicit=implicit).result().sessions for implicit in (False, True)]
+    assert [[info.session_id for info in page] for page in pages] == [["s1", "s0"], ["s4", "s3", "s2"]]
+    assert store.expire(0, 2).result() == 2
+    store.close()
+    with place.server.client() as client:
+        assert client.hget(f"{place.namespace}meta", "format") == b"2"
+
+
 def test_newer_formats_are_refused(place):
     """Law: keys of a newer server are left alone."""
     place.open().close()
     with place.server.client() as client:
-        client.hset(f"{place.namespace}meta", "format", 2)
-    with pytest.raises(StoreError, match="format 2"):
+        client.hset(f"{place.namespace}meta", "format", 3)
+    with pytest.raises(StoreError, match="format 3"):
         place.open()
 
 

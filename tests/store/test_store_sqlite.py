@@ -39,8 +39,8 @@ def test_one_file_serves_one_process(place):
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
     place.open().close()
-    place._execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreError, match="schema 2"):
+    place._execute("PRAGMA user_version = 3")
+    with pytest.raises(StoreError, match="schema 3"):
         place.open()
     for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
@@ -53,6 +53,34 @@ def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     sqlite3.connect(other).execute("CREATE TABLE notes (x)").connection.close()
     with pytest.raises(StoreError, match="no MegaContext store"):
         SqliteStore(other)
+
+
+def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
+    """Law: a file from before reshapes opens with its sessions, forks and rows, and can be reshaped."""
+    store, ids = place.open(), some_ids(4 * 40)
+    fill(store, begin(store), ids)
+    store.fork("s", "alice", make_record("c", tokens=80)).result()
+    store.close()
+    for statement in (
+        *(f"DROP INDEX {name}" for name in ("lineage_gists", "sessions_newest_of_kind", "sessions_oldest_implicit")),
+        "DROP INDEX lineage_spans",
+        "ALTER TABLE lineage DROP COLUMN gists",
+        "ALTER TABLE lineage RENAME COLUMN spans TO storage",
+        "CREATE INDEX lineage_storage ON lineage (storage)",
+        "ALTER TABLE sessions DROP COLUMN reshaped",
+        "PRAGMA user_version = 1",
+    ):
+        place._execute(statement)
+    store = place.open()
+    record = store.open("s", "alice", "me").result().record
+    store.reshape("s", record.fence, gist_dim=0, gist_dtype="float32", gist_keys=0, key_dim=0).result()
+    assert np.array_equal(store.read_span_range("s", 0, 40).result().ids.ravel(), ids)
+    assert len(store.read_gist_range("c", 1, 0, 20).result().gists) == 20
+    for name in ("s", "c"):
+        store.delete(name, "alice").result()
+    store.close()
+    assert place.count_everything() == 0
+    assert place._execute("PRAGMA user_version")[0][0] == 2
 
 
 def test_a_full_disk_fails_the_turn_and_heals(place):

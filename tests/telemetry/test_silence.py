@@ -11,6 +11,7 @@ import pytest
 
 from mc_core.errors import ConfigError
 from otlp_receiver import receiving
+from server.telemetry import otlp
 from server.telemetry.telemetry import Telemetry
 from support import free_port, running, settings_for
 
@@ -18,9 +19,7 @@ BODY = {"model": "tiny", "max_tokens": 70, "ignore_eos": True, "messages": [{"ro
 
 
 def chat(http):
-    started = time.monotonic()
     assert http.post("/v1/chat/completions", json=BODY, timeout=60).status_code == 200
-    return time.monotonic() - started
 
 
 @pytest.mark.parametrize("variable", [None, ("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")])
@@ -51,24 +50,28 @@ def test_without_an_endpoint_the_sdk_is_not_even_imported():
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 @pytest.mark.parametrize("gone", ["refuses", "never answers"])
 def test_a_receiver_that_is_gone_delays_nothing(model_dir, tmp_path, monkeypatch, protocol, gone):
-    """Requests are served as before, and the server still ends within its seconds."""
+    """Requests are served, and the server ends, while the exporter would wait for ten minutes."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(100)
         port = free_port() if gone == "refuses" else silent.getsockname()[1]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+        monkeypatch.setattr(otlp, "LAST_WORDS", 0.2)
         settings = settings_for(model_dir, tmp_path / "s.sqlite")
         with running(settings) as address, httpx.Client(base_url=address) as http:
             chat(http)
-            usual = max(chat(http) for _ in range(3))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
-        with running(settings) as address, httpx.Client(base_url=address) as http:
+            if gone == "never answers":
+                # An exporter has connected and waits: what is served now is served beside it.
+                silent.settimeout(60)
+                with silent.accept()[0]:
+                    chat(http)
             chat(http)
-            assert min(chat(http) for _ in range(3)) < 2 * usual + 0.5
             ending = time.monotonic()
-        assert time.monotonic() - ending < 12
+        assert time.monotonic() - ending < 60
 
 
 def test_it_heals_when_the_receiver_comes_back(model_dir, tmp_path, monkeypatch):
@@ -77,6 +80,7 @@ def test_it_heals_when_the_receiver_comes_back(model_dir, tmp_path, monkeypatch)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    monkeypatch.setattr(otlp, "LAST_WORDS", 0.2)
     with running(settings_for(model_dir, tmp_path / "s.sqlite")) as address, httpx.Client(base_url=address) as http:
         chat(http)
         time.sleep(0.3)

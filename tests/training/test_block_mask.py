@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mc_core.lab.training.base.decode import greedy
 from mc_core.lab.training.base.model import BaseModel, BaseShape, initialise
-from mc_core.lab.training.samples import BLOCK
+from mc_core.lab.training.sample import BLOCK
 from mc_core.models.attention import BlockMaskAttention, attend
 from mc_core.models.decoder import Decoder
 from mc_core.models.rotary import rotate

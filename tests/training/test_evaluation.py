@@ -17,10 +17,11 @@ from mc_core.lab.training.base.evaluate import KINDS, Serving, evaluate_base, ma
 from mc_core.lab.training.base.export import export_run
 from mc_core.lab.training.base.model import BaseModel, BaseShape, initialise
 from mc_core.lab.training.base.trainer import train_base
-from mc_core.lab.training.samples import BLOCK, SampleMaker
+from mc_core.lab.training.sample import BLOCK
+from mc_core.lab.training.sample_maker import SampleMaker
 from mc_core.models.decoder import Decoder
 from server.cli import app
-from tests.training.conftest import TINY
+from training_lab import TINY
 
 SERVINGS = (Serving(512), Serving(512, segment=32), Serving(512, block_mask=False))
 

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from conftest import Corpus
 from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
@@ -24,12 +23,13 @@ from mc_core.lab.training.focus.export import export_focus
 from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig, GistShape, LossWeights
 from mc_core.lab.training.focus.passages import PassageMaker
 from mc_core.lab.training.focus.summary import mc_summary
-from mc_core.lab.training.focus.trainer import FocusTrainer, TrainedFocus, train_focus
+from mc_core.lab.training.focus.trainer import FocusTrainer, train_focus
 from mc_core.lab.training.haystack import ANSWER_WEIGHT
 from mc_core.lab.training.lens.lens_training import LensTrainConfig
-from mc_core.lab.training.samples import SampleMaker
+from mc_core.lab.training.sample_maker import SampleMaker
 from server.cli import app
 from server.commands.lab.preset import load_preset, names, runs_of
+from training_lab import Corpus
 
 STAGES = (
     FocusStage(0.5, (200, 500), (400, 440), views=2, kinds={"lod1": 0.5, "mixed": 0.5}),
@@ -50,10 +50,10 @@ def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusT
         "recent_tokens": 64,
         **others,
     }
-    return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
+    return FocusTrainConfig(data=corpus.data, model=model, out=out, **chosen)  # type: ignore[arg-type]
 
 
-def run(config: FocusTrainConfig, stop: Event | None = None) -> TrainedFocus:
+def run(config: FocusTrainConfig, stop: Event | None = None) -> FocusTrainer:
     return train_focus(config, lambda _: None, stop or Event())
 
 

@@ -24,7 +24,7 @@ from mc_core.lab.training.lens.lens_training import EntryWeights
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
 from mc_core.nets.lensnet import LensNet, LensNetConfig
-from tests.training.conftest import TINY, Corpus
+from training_lab import TINY, Corpus
 
 SHAPE = ContextShape(320, 64, 32, 4)
 

@@ -27,7 +27,7 @@ from mc_core.lab.training.lens.samples import concept_episode, episode_sample, r
 from mc_core.lab.training.lens.trainer import open_run, train_lens, validate
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
-from tests.training.conftest import TINY, Corpus
+from training_lab import TINY, Corpus
 
 STEPS = 4
 NET = LensShape(width=32, heads=2, layers=1, keys=2, key_dim=16, key_width=24)
@@ -57,7 +57,7 @@ def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LensTrai
     small = {"pairs": 4, "bank": 64, "fresh": 16, "hard": 8, "concepts": 8, "validation_blocks": 96, "labels": 5}
     times = {"steps": STEPS, "log_steps": 1, "validation_steps": 3, "glances": 1, "histories": 1, "warmup_steps": 1}
     tasks = ("needle", "paraphrase", "tracking")
-    return LensTrainConfig(corpus.data, model, root / "run", net=NET, tasks=tasks, **small, **times)  # type: ignore[arg-type]
+    return LensTrainConfig(data=corpus.data, model=model, out=root / "run", net=NET, tasks=tasks, **small, **times)  # type: ignore[arg-type]
 
 
 def weights(config: LensTrainConfig) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ def test_a_step_moves_the_weights_and_a_bundle_keeps_them(config: LensTrainConfi
     """Key and query weights change in every step, and what a bundle loads is what was trained."""
     trainer = open_run(replace(config, out=tmp_path / "run"), ignore)
     before = {name: p.detach().clone() for name, p in trainer.net.named_parameters()}
-    trainer.learn(trainer.batch(trainer.done))
+    trainer.learn([trainer.batch(trainer.step)])
     for name, parameter in trainer.net.named_parameters():
         if name.startswith(("key_net", "query_net")):
             assert not torch.equal(parameter, before[name]), name
@@ -104,8 +104,8 @@ def test_training_lowers_the_loss(config: LensTrainConfig, tmp_path: Path) -> No
     trainer = open_run(replace(config, out=tmp_path / "run", steps=150, rate=5e-3), ignore)
     losses = []
     for _ in range(150):
-        trainer.learn(trainer.batch(trainer.done))
-        losses.append(trainer.figures()["loss"])
+        trainer.learn([trainer.batch(trainer.step)])
+        losses.append(trainer.take_figures()["loss"])
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 

@@ -9,10 +9,11 @@ import pytest
 from mc_core.lab.data.train_tokenizer import train_tokenizer
 from mc_core.lab.tasks.facts import KINDS, PERSONAL, held_out_key, make_fact
 from mc_core.lab.training.base.batches import TASKS, Stage, make_batch, stage_of, thinned
+from mc_core.lab.training.base.curriculum import CURRICULUM
 from mc_core.lab.training.haystack import VALUE_WEIGHT
-from mc_core.lab.training.samples import BLOCK, Difficulty, Layout, SampleMaker
-from mc_core.lab.training.schedule import CURRICULUM
-from tests.training.conftest import STAGES
+from mc_core.lab.training.sample import BLOCK, Difficulty, Layout
+from mc_core.lab.training.sample_maker import SampleMaker
+from training_lab import STAGES
 
 LAYOUT = Layout(640, 320)
 

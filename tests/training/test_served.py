@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY, Corpus
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.refocus import refocus
 from mc_core.engine.requests import ContextReport
@@ -23,8 +22,9 @@ from mc_core.lab.training.focus.export import blend
 from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig
 from mc_core.lab.training.focus.served import Seen, ServedQuestions
 from mc_core.lab.training.focus.trainer import FocusTrainer, train_focus
-from mc_core.lab.training.samples import SampleMaker
+from mc_core.lab.training.sample_maker import SampleMaker
 from support import add_lensnet
+from training_lab import TINY, Corpus
 
 BUDGET, RECENT, TOKENS = 576, 64, 6000
 ASKED = {"needle": 3, "absent": 4, "tracking": 6}
@@ -74,7 +74,7 @@ def settings(corpus: Corpus, model: Path, out: Path, **others: object) -> FocusT
         "recent_tokens": RECENT,
         **others,
     }
-    return FocusTrainConfig(corpus.data, model, out, **chosen)  # type: ignore[arg-type]
+    return FocusTrainConfig(data=corpus.data, model=model, out=out, **chosen)  # type: ignore[arg-type]
 
 
 def test_a_context_is_the_one_that_the_engine_makes(asked: Watched, bundle: Bundle) -> None:

@@ -11,14 +11,15 @@ import torch
 from mc_core.errors import ConfigError
 from mc_core.lab.data.train_tokenizer import train_tokenizer
 from mc_core.lab.training.base.batches import Batch, Stage, make_batch, thinned
+from mc_core.lab.training.base.curriculum import CURRICULUM
 from mc_core.lab.training.base.model import BaseModel, initialise
-from mc_core.lab.training.base.trainer import Trainer, train_base
+from mc_core.lab.training.base.trainer import BaseTrainer, train_base
 from mc_core.lab.training.checkpoint import checkpoints
 from mc_core.lab.training.optim import AdamW, Muon, orthogonalised
-from mc_core.lab.training.samples import SampleMaker
-from mc_core.lab.training.schedule import CURRICULUM, rate_at
+from mc_core.lab.training.sample_maker import SampleMaker
+from mc_core.lab.training.schedule import rate_at
 from mc_core.models.decoder import Decoder
-from tests.training.conftest import STAGES, TINY
+from training_lab import STAGES, TINY
 
 STEPS = 6
 
@@ -63,12 +64,12 @@ def test_a_run_learns(corpus, whole_run):
     """Even a few steps lower the loss of a batch that was not trained on, and move every parameter from its start."""
     config, trained = whole_run
     batch = make_batch(SampleMaker(corpus.train, corpus.encoder), STAGES[0], 2048, 0.5, 99, 0)
-    fresh = Decoder(config.shape.config(trained.tokenizer.get_vocab_size()))
+    fresh = Decoder(config.shape.config(corpus.tokenizer.get_vocab_size()))
     initialise(fresh, config.seed)
     with torch.no_grad():
         before, after = (BaseModel(decoder).token_losses(batch)[0].mean() for decoder in (fresh, trained.decoder))
     assert after < before - 0.05
-    assert before < 1.2 * np.log(trained.tokenizer.get_vocab_size())
+    assert before < 1.2 * np.log(corpus.tokenizer.get_vocab_size())
     for (name, a), (_, b) in zip(trained.decoder.named_parameters(), fresh.named_parameters(), strict=True):
         assert not torch.equal(a, b), name
 
@@ -236,7 +237,7 @@ def test_nothing_of_a_step_depends_on_the_past(corpus):
 def test_tied_weights_are_saved_once(corpus, tmp_path):
     """A checkpoint holds each parameter and its optimizer state, and no second copy of the tied embeddings."""
     config = corpus.config(tmp_path)
-    trainer = Trainer(config, SampleMaker(corpus.train, corpus.encoder), corpus.tokenizer.get_vocab_size())
+    trainer = BaseTrainer(config, SampleMaker(corpus.train, corpus.encoder), corpus.tokenizer.get_vocab_size())
     names = set(trainer.tensors())
     weights = {name for name in names if name.startswith("model.")}
     assert "model.lm_head.weight" not in weights

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mc_core.errors import ConfigError
-from mc_core.models.loading import read_json, write_json
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.data.corpus import HELD_OUT_IN, Document, corpus_files, read_documents
+from mc_core.models.loading import read_json, write_json
 
 FORMAT = 1
 SPLITS = ("train", "held_out")
@@ -29,7 +30,7 @@ class Stream:
 
     name: str
     ids: NDArray[np.uint16] | NDArray[np.uint32]
-    offsets: NDArray[np.int64]
+    offsets: Ints
     chat: bool
 
     def __len__(self) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mc_core.errors import ConfigError
-from mc_core.models.loading import write_json
 from mc_core.lab.data.chat_format import CHAT_TEMPLATE, CONTROL_TOKENS, END_OF_TEXT, TURN_END
 from mc_core.lab.data.corpus import Document, corpus_files, read_documents
+from mc_core.models.loading import write_json
 
 SLICE_CHARS = 20_000
 MIN_VOCABULARY = 256 + len(CONTROL_TOKENS)

@@ -13,10 +13,11 @@ from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens_oracle import OracleLens
+from mc_core.lab.data.arrays import Ids, Range
 from mc_core.lab.evaluation.driver import Answer
 from mc_core.lab.evaluation.methods import BASELINES, Lenses, check_methods, plain_lens, reading_focus
 from mc_core.lab.evaluation.seat import Prompt, Seat
-from mc_core.lab.tasks.history import History, Ids, Question, Span, blocks_of
+from mc_core.lab.tasks.history import History, Question, blocks_of
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
@@ -104,7 +105,7 @@ class EngineDriver:
         newest = max(first, len(history) - (room - first))
         ids = np.concatenate([history.ids[:first], history.ids[newest:]])
 
-        def shift(span: Span) -> Span | None:
+        def shift(span: Range) -> Range | None:
             start, end = span
             if end <= first:
                 return span

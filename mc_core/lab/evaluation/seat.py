@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mc_core.context.working_context import WorkingContext
 from mc_core.engine.engine import Engine
@@ -17,12 +16,12 @@ from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
+from mc_core.lab.data.arrays import Ids, Ints, Range
 from mc_core.lab.evaluation.driver import Answer
-from mc_core.lab.tasks.history import Span, all_open
+from mc_core.lab.tasks.history import all_open
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.session.session import Session
 
-Ids = NDArray[np.int32]
 Prompt = Callable[[str], tuple[Ids, Ids]]
 """A question -> the ids of its turn, up to where the reply begins, and the ids that close the reply."""
 
@@ -35,7 +34,7 @@ class Seat:
     session: Session
     focus: FocusConfig
     lens: Lens
-    shift: Callable[[Span], Span | None]
+    shift: Callable[[Range], Range | None]
     context: WorkingContext = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +43,7 @@ class Seat:
         self.context = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, gist_cost=gist_cost)
         self.context.extend(session.tokens, reserve=focus.refocus_interval)
 
-    def ask(self, prompt: Ids, suffix: Ids, gold: list[Span], max_tokens: int) -> Answer:
+    def ask(self, prompt: Ids, suffix: Ids, gold: list[Range], max_tokens: int) -> Answer:
         """One turn from ``context``, and back; gold: spans of the history."""
         session, tokens = self.session, self.session.tokens
         self.engine.call(self._take).result()
@@ -76,7 +75,7 @@ class _Watched:
         self.session, self.done = session, threading.Event()
         self.text = ""
         self.error: Exception | None = None
-        self.raw: NDArray[np.int64] = np.empty(0, np.int64)
+        self.raw: Ints = np.empty(0, np.int64)
         self._seen = False
 
     def __call__(self, event: Event) -> None:

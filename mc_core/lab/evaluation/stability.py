@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.refocuser import RefocusReport
 from mc_core.lab.controller import MCController
+from mc_core.lab.data.arrays import Ids
 from mc_core.lab.data.cache import Stream
 from mc_core.lab.evaluation.suites import Told
 
 ASKINGS = 3
 """Times that the lens is asked in the timed decoding: so many times ``lens_interval`` blocks, token by token."""
-Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ids, Ints
 from mc_core.lab.data.cache import Stream
 from mc_core.models.tokenizer import Tokenizer
 
-Ids = NDArray[np.int32]
 PIECE = 65_536
 """Characters of a file that are encoded at a time; each piece is a document."""
 
@@ -62,7 +61,7 @@ class Filler:
                     break
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
-    def borders(self, ids: Ids) -> NDArray[np.int64]:
+    def borders(self, ids: Ids) -> Ints:
         """Offsets in ``ids`` at which a statement breaks no word, the start and the end among them, ascending."""
         inside = np.flatnonzero(np.isin(ids, self._begins))
         return np.unique(np.concatenate([[0], inside, [len(ids)]]).astype(np.int64))

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mc_core.lab.data.arrays import Ids, Ints, Range
 from mc_core.lab.tasks.episode import Asked
-
-Ids = NDArray[np.int32]
-Span = tuple[int, int]
-"""First token and one past the last."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class History:
     """Token ids [N]; spans of the planted statements, in order of the episodes; what is asked about them."""
 
     ids: Ids
-    spans: tuple[Span, ...]
+    spans: tuple[Range, ...]
     questions: tuple[Question, ...]
 
     def __len__(self) -> int:
@@ -56,12 +52,12 @@ class History:
         return found
 
 
-def blocks_of(spans: tuple[Span, ...] | list[Span], block_size: int) -> NDArray[np.int64]:
+def blocks_of(spans: tuple[Range, ...] | list[Range], block_size: int) -> Ints:
     """Every block that the spans touch, ascending."""
     parts = [np.arange(start // block_size, (end - 1) // block_size + 1) for start, end in spans]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
 
-def all_open(spans: list[Span], raw: NDArray[np.int64], block_size: int) -> bool:
+def all_open(spans: list[Range], raw: Ints, block_size: int) -> bool:
     """Whether every token of the spans stands raw, given the raw blocks."""
     return bool(np.isin(blocks_of(spans, block_size), raw).all())

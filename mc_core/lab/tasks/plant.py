@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ids, Ints, Range
 from mc_core.lab.data.interleave import interleaved
 from mc_core.lab.tasks.episode import Episode
 from mc_core.lab.tasks.filler import Filler
-from mc_core.lab.tasks.history import History, Ids, Question, Span
+from mc_core.lab.tasks.history import History, Question
 from mc_core.lab.tasks.keys import keys_of
 from mc_core.lab.tasks.make import make_episode
 from mc_core.models.tokenizer import Tokenizer
@@ -112,8 +112,8 @@ def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, dra
 def _history(rng: Generator, filler: Filler, plan: PlantPlan, draft: _Draft) -> History:
     hay = filler.take(rng, plan.length - draft.tokens)
     borders = filler.borders(hay)
-    stated: list[NDArray[np.int64]] = []
-    offsets: list[NDArray[np.int64]] = []
+    stated: list[Ints] = []
+    offsets: list[Ints] = []
     for _, _, ids, _, cell in draft.planted:
         depths = np.sort(rng.random(len(ids))) if cell is None else np.array([(cell + rng.random()) / plan.depths])
         stated += [each.astype(np.int64) for each in ids]
@@ -138,7 +138,7 @@ def _placed(draft: _Draft) -> list[tuple[str, Episode, int, int]]:
 
 
 def _questions(
-    number: int, suite: str, episode: Episode, asked: int, first: int, spans: Sequence[Span], length: int
+    number: int, suite: str, episode: Episode, asked: int, first: int, spans: Sequence[Range], length: int
 ) -> list[Question]:
     found = []
     for one in episode.asked[:asked]:

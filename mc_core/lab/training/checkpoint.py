@@ -39,15 +39,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").exists())
 
 
-def load_checkpoint(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Copy the newest checkpoint into ``tensors`` and return its state; None if there is no checkpoint.
+def load_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Copy a checkpoint into ``tensors`` and return its state.
 
     ConfigError names tensors that are missing or have another shape.
     """
-    found = checkpoints(folder)
-    if not found:
-        return None
-    path = found[-1]
     try:
         saved = load_file(path / "tensors.safetensors")
     except (OSError, SafetensorError) as error:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.random import Generator
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ints, Range
 from mc_core.lab.data.cache import Stream
 from mc_core.lab.data.chat_format import ChatEncoder
-from mc_core.lab.data.interleave import Range, interleaved
-from mc_core.lab.training.sample import BLOCK, Ids, Layout, Sample
+from mc_core.lab.data.interleave import interleaved
+from mc_core.lab.training.sample import BLOCK, Layout, Sample
 
 STATED_WEIGHT, QUESTION_WEIGHT, ANSWER_WEIGHT, VALUE_WEIGHT = 0.3, 0.2, 2.0, 4.0
 ACKNOWLEDGED = ("Okay.", "Okay, I will remember that.", "Got it.", "Noted.", "Thank you, I will keep that in mind.")
@@ -57,7 +58,7 @@ class Haystack:
             sample.weights[inside], sample.marks[inside] = VALUE_WEIGHT, mark
         return sample
 
-    def statement(self, rng: Generator, text: str, chat: bool) -> tuple[Ids, Range]:
+    def statement(self, rng: Generator, text: str, chat: bool) -> tuple[Ints, Range]:
         """A statement as a sentence of prose, or as a turn and what it is answered; where in the ids it stands."""
         if not chat:
             ids = self.encoder.text(("\n" if rng.random() < 0.3 else " ") + text)
@@ -74,7 +75,7 @@ class Haystack:
         reply = max(len(self.encoder.turn("assistant", text)) for text in ACKNOWLEDGED)
         return sum(len(self.encoder.turn("user", text)) + reply for text in statements)
 
-    def offsets(self, rng: Generator, filler: Ids, count: int, chat: bool) -> Ids:
+    def offsets(self, rng: Generator, filler: Ints, count: int, chat: bool) -> Ints:
         """Where in the filler each fact goes: anywhere in prose, between turns in a dialogue."""
         places = np.flatnonzero(filler == self.encoder.turn_start) if chat else np.arange(len(filler) + 1)
         if not len(places):
@@ -82,8 +83,8 @@ class Haystack:
         return places[rng.integers(0, len(places), count)]
 
     def lay(
-        self, rng: Generator, stated: Sequence[Ids], span: int, chat: bool, ordered: bool = False
-    ) -> tuple[Ids, list[Range]]:
+        self, rng: Generator, stated: Sequence[Ints], span: int, chat: bool, ordered: bool = False
+    ) -> tuple[Ints, list[Range]]:
         """Text with the statements at random places in it, ``span`` tokens in all, and where each stands.
 
         chat: text of a dialogue. ordered: statements keep their order. Statements may fill the span, not exceed it.
@@ -127,7 +128,7 @@ class Haystack:
         shares = shares if shares.sum() else self.shares
         return self.streams[int(rng.choice(len(self.streams), p=shares / shares.sum()))]
 
-    def window(self, rng: Generator, stream: Stream, count: int) -> Ids:
+    def window(self, rng: Generator, stream: Stream, count: int) -> Ints:
         """Tokens of one stream, a dialogue from its start on, a text from anywhere; repeated if it is too short."""
         if stream.chat or rng.random() < 0.1:
             start = int(stream.offsets[int(rng.integers(len(stream.offsets) - 1))])

@@ -22,6 +22,12 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
     return matrices, {name: p for name, p in named.items() if name not in matrices}
 
 
+def decoder_optimizers(decoder: nn.Module, weight_decay: float, dtype: torch.dtype) -> tuple[Muon, AdamW]:
+    """For what is trained of a decoder: Muon for its matrices, AdamW for all else."""
+    matrices, rest = split_parameters(decoder)
+    return Muon(matrices, weight_decay, dtype), AdamW(rest)
+
+
 class Muon:
     """Momentum whose update is made orthogonal by Newton-Schulz steps (Jordan et al. 2024, kellerjordan.github.io).
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ints
 
-Ids = NDArray[np.int64]
 Weights = NDArray[np.float32]
 
 BLOCK = 32
@@ -42,12 +42,12 @@ class Difficulty:
 class Sample:
     """ids [n]; weights [n] of predicting each token; marks [n]: j > 0 on the value tokens of answer j."""
 
-    ids: Ids
+    ids: Ints
     weights: Weights
-    marks: NDArray[np.int64]
+    marks: Ints
 
     @classmethod
-    def plain(cls, ids: Sequence[int] | Ids, weight: float = 1.0) -> Sample:
+    def plain(cls, ids: Sequence[int] | Ints, weight: float = 1.0) -> Sample:
         """Tokens of one weight without marks."""
         n = len(ids)
         return cls(np.asarray(ids, np.int64), np.full(n, weight, np.float32), np.zeros(n, np.int64))
@@ -60,5 +60,5 @@ class Sample:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: slice | Ids) -> Sample:
+    def __getitem__(self, index: slice | Ints) -> Sample:
         return Sample(self.ids[index], self.weights[index], self.marks[index])

@@ -17,7 +17,7 @@ from mc_core.lab.training.focus.summary import mc_summary
 from mc_core.lab.training.focus.trainer import train_focus
 from server.commands.lab.preset import load_preset, runs_of
 from server.commands.lab.tables import print_summaries
-from server.commands.lab.train_base import progress_bars, reporter
+from server.commands.lab.training import run_shown
 
 SUMMARY = "summary.json"
 
@@ -56,11 +56,7 @@ def _run(console: Console, name: str, config: FocusTrainConfig, samples: int) ->
     _share_cache(config)
     console.print(name, style="bold", markup=False)
     started = time.monotonic()
-    with progress_bars(console) as bars:
-        trained = train_focus(config, reporter(bars))
-    if not trained.finished:
-        console.print("stopped; the same command goes on from here")
-        raise typer.Exit(3)
+    trained = run_shown(console, train_focus, config)
     seconds = time.monotonic() - started
     summary = {
         **mc_summary(config, trained.model, samples),

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 
 from mc_core.errors import MegaContextError
+from mc_core.lab.data.arrays import Ids, Range
 from mc_core.lab.evaluation.driver import Answer
-from mc_core.lab.tasks.history import History, Ids, Question, Span
+from mc_core.lab.tasks.history import History, Question
 
 METHOD = "server"
 """Over HTTP there is one method of focusing: the server's own."""
@@ -30,7 +31,7 @@ class HttpDriver:
         self._budget, self._decode = budget, decode
         self._session: str | None = None
         self._tokens = 0
-        self._spans: dict[int, Span] = {}
+        self._spans: dict[int, Range] = {}
         self.model: Mapping[str, Any] = self._call("GET", "/v1/models")["data"][0]
 
     def __enter__(self) -> HttpDriver:
@@ -78,7 +79,7 @@ class HttpDriver:
         }
         return str(self._call("POST", "/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
-    def _all_open(self, spans: list[Span]) -> bool:
+    def _all_open(self, spans: list[Range]) -> bool:
         entries = self._call("GET", f"/v1/sessions/{self._session}/focus")["entries"]
         hidden = [(entry["start"], entry["end"]) for entry in entries if entry["level"] > 0]
         return not any(first < end and start < last for start, end in spans for first, last in hidden)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -16,13 +15,12 @@ from mc_core.lab.training.focus.trainer import train_focus
 from server.commands.common import plain_errors
 from server.commands.lab.preset import load_preset
 from server.commands.lab.tables import print_summaries
-from server.commands.lab.train_base import progress_bars, reporter
+from server.commands.lab.training import DECODER_HELP, bundle_field, bundle_folder, run_shown
 from server.commands.options import Field, with_options
 
 HELP = {
-    "data": "folder of .jsonl or .jsonl.xz files with a text or with messages a row",
+    **DECODER_HELP,
     "model": "bundle or Hugging Face folder to start from",
-    "out": "the run's folder; a run that is in it is gone on with",
     "mode": "frozen (GistNet alone) or joint (the base too)",
     "kind": "of GistNet: mean or transformer",
     "layers": "of a transformer GistNet: 2 or 4",
@@ -33,35 +31,19 @@ HELP = {
     "lod1": "weight of the LOD1 gist regression",
     "lod2": "weight of the LOD2 gist regression",
     "separation": "weight of keeping neighbouring gists apart",
-    "mix": "share of a corpus file, by its name under the data folder, repeatable; by square root of size by default",
     "block_size": "K: 16, 32 or 64",
     "recent_tokens": "newest tokens that are always raw",
     "steps": "of the whole run",
     "accumulate": "batches whose gradients are added up for a step",
     "base_share": "joint: share of batches that are the base's own training",
-    "batch_tokens": "joint: tokens of such a batch, about",
     "text_share": "joint: share of the plain tokens of such a batch that count; answers always do",
     "gist_rate": "learning rate of GistNet",
-    "muon_rate": "joint: learning rate of the base's matrices",
-    "adam_rate": "joint: learning rate of the base's embeddings and norms",
     "train_embeddings": "joint: train the base's embeddings too; without them a LensNet stays right",
     "blend": "joint: how far the base that is written lies from the one begun with to the one ended with",
-    "weight_decay": "of the base's matrices",
-    "warmup_steps": "steps until the full rate",
-    "decay": "share of the run in which the rate falls",
-    "floor": "share of the rate that is left at the end",
-    "clip": "longest gradient",
-    "seed": "of weights and batches; the same seed makes the same run",
-    "device": "cpu, cuda, ...",
-    "precision": "float32, bfloat16 or auto (bfloat16 on CUDA alone)",
-    "compile": "compile the base's layers (torch.compile)",
-    "checkpoint_minutes": "minutes between checkpoints",
-    "log_steps": "steps between reports",
-    "workers": "processes that make batches ahead; 0: none, batches are made between steps",
 }
 """Help for each option of FocusTrainConfig."""
 BUNDLE = (
-    Field("bundle", Path, None, False, "where the bundle with its GistNet goes; OUT/bundle by default"),
+    bundle_field("the bundle with its GistNet"),
     Field("samples", int, None, False, "held-out passages of the summary, a source; 64 by default"),
 )
 
@@ -83,14 +65,9 @@ def joint(config: FocusTrainConfig, bundle: str | None, samples: str | None) -> 
 
 def focus(config: FocusTrainConfig, bundle: str | None, samples: str | None) -> None:
     """Train GistNet for a base. Run the same command again to go on after a stop."""
-    target = Path(bundle) if bundle else config.out / "bundle"
-    console = Console(stderr=True)
+    target, console = bundle_folder(config, bundle), Console(stderr=True)
     with plain_errors():
-        with progress_bars(console) as bars:
-            trained = train_focus(config, reporter(bars))
-        if not trained.finished:
-            console.print(f"stopped at step {trained.step} of {config.steps}; the same command goes on from here")
-            raise typer.Exit(3)
+        trained = run_shown(console, train_focus, config)
         blend(config, trained.model)
         summary = mc_summary(config, trained.model, int(samples or 64))
         export_focus(config, trained.model, target, summary)

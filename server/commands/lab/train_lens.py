@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -15,13 +14,12 @@ from mc_core.lab.training.lens.trainer import train_lens
 from server.commands.common import plain_errors
 from server.commands.lab.preset import load_preset
 from server.commands.lab.tables import print_recall
-from server.commands.lab.train_base import progress_bars, reporter
-from server.commands.options import Field, with_options
+from server.commands.lab.training import RUN_HELP, bundle_field, bundle_folder, run_shown
+from server.commands.options import with_options
 
 HELP = {
-    "data": "folder of .jsonl or .jsonl.xz files with a text or with messages a row",
+    **RUN_HELP,
     "model": "bundle or Hugging Face folder to train for",
-    "out": "the run's folder; a run that is in it is gone on with",
     "kind": "of LensNet: cross or transformer",
     "width": "of LensNet",
     "heads": "attention heads of LensNet",
@@ -37,7 +35,6 @@ HELP = {
     "preference": "weight of preferences between working contexts",
     "tasks": "of the episodes, repeatable",
     "shares": "weight of a kind of samples (a task, text or reply) in the loss, repeatable",
-    "mix": "share of a corpus file, by its name under the data folder, repeatable; by square root of size by default",
     "block_size": "K: 16, 32 or 64",
     "steps": "of the whole run",
     "growth": "share of the run in which samples grow from dense pieces, and scores from means",
@@ -52,22 +49,13 @@ HELP = {
     "labels": "working contexts with counterfactual labels; 0 leaves entry scores untrained",
     "entry_contexts": "of these a step",
     "rate": "learning rate",
-    "warmup_steps": "steps until the full rate",
-    "decay": "share of the run in which the rate falls",
-    "floor": "share of the rate that is left at the end",
-    "clip": "longest gradient",
-    "seed": "of weights and batches; the same seed makes the same run",
-    "device": "cpu, cuda, ...",
-    "workers": "processes that make samples ahead; 0: none, they are made between steps",
-    "checkpoint_minutes": "minutes between checkpoints",
-    "log_steps": "steps between reports",
     "validation_steps": "steps between short measurements of recall",
     "validation_blocks": "blocks of the histories that recall is measured in",
     "histories": "histories of the measurement at the end",
     "glances": "histories of the short measurements",
 }
 """Help for each option of LensTrainConfig."""
-BUNDLE = (Field("bundle", Path, None, False, "where the bundle with its LensNet goes; OUT/bundle by default"),)
+BUNDLE = (bundle_field("the bundle with its LensNet"),)
 
 
 def lens_command() -> Callable[..., None]:
@@ -77,15 +65,10 @@ def lens_command() -> Callable[..., None]:
 
 def lens(config: LensTrainConfig, bundle: str | None) -> None:
     """Train LensNet for a base. Run the same command again to go on after a stop."""
-    target = Path(bundle) if bundle else config.out / "bundle"
-    console = Console(stderr=True)
+    target, console = bundle_folder(config, bundle), Console(stderr=True)
     with plain_errors():
-        with progress_bars(console) as bars:
-            trained = train_lens(config, reporter(bars))
-        if not trained.finished:
-            console.print(f"stopped at step {trained.step} of {config.steps}; the same command goes on from here")
-            raise typer.Exit(3)
-        summary = lens_summary(config, trained)
+        trained = run_shown(console, train_lens, config)
+        summary = lens_summary(trained)
         export_lens(config, trained.net, target, summary)
     print_recall(console, summary["recall"])
     console.print(f"serve it with: megacontext serve --model {target} --lens hybrid", markup=False)

@@ -25,6 +25,7 @@ end
 
 local FIELDS = {
   'fence', 'lease', 'tokens', 'block_size', 'sequence', 'widths', 'lineage', 'staged', 'owner', 'until', 'op', 'result',
+  'reshaped',
 }
 
 -- The session, without its big fields. tenant '': any.
@@ -61,9 +62,14 @@ local function rows_at(s, level, blocks)
   return math.floor(blocks / s.block_size ^ (level - 1))
 end
 
+-- Rows at a level that are committed: after a reshape none of the gists, until the next commit.
+local function committed(s, level)
+  return level > 0 and s.reshaped == '1' and 0 or rows_at(s, level, s.blocks)
+end
+
 -- Rows at a level that are committed or staged.
 local function seen(s, level)
-  return s.staged[tostring(level)] or rows_at(s, level, s.blocks)
+  return s.staged[tostring(level)] or committed(s, level)
 end
 
 local function renew_until(s, seconds)

@@ -27,7 +27,8 @@ from mc_core.store import StoreDownError
 from server.stores.redis.place import Place
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
+"""1: gists always lay in the storage of their spans, and sessions were not listed by kind."""
 SCRIPT = "".join(
     (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "sessions", "queries")
 )
@@ -69,6 +70,10 @@ class Link:
 
         try:
             found = int(await retrying().call_with_retry(greet, failed))
+            if found < FORMAT:
+                (reply,) = await self.send([("upgrade", "", "", FORMAT)])
+                if isinstance(reply, ResponseError):
+                    raise reply
         except (RedisError, OSError, EOFError) as error:
             raise StoreError(f"can't open the store at {self.place.shown}: {error}") from None
         if found > FORMAT:

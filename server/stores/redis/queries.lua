@@ -17,7 +17,8 @@ end
 function commands.rows(id, lease, level, ...)
   local s, runs, parts = find(id, ''), {...}, {}
   level = tonumber(level)
-  local limit = lease ~= '' and lease == s.lease and seen(s, level) or rows_at(s, level, s.blocks)
+  local limit = lease ~= '' and lease == s.lease and seen(s, level) or committed(s, level)
+  if not s.widths[level + 1] then limit = 0 end -- a session without gists
   for i = 1, #runs, 2 do
     local first = tonumber(runs[i])
     parts[#parts + 1] = read_rows(s, level, first, math.min(first + tonumber(runs[i + 1]), limit))
@@ -26,9 +27,10 @@ function commands.rows(id, lease, level, ...)
   return {'ok', version, redis.call('HMGET', s.key, unpack(INFO)), tostring(limit), table.concat(parts)}
 end
 
--- Newest first; (created, id) is where the page before ended, '' for the first page.
-function commands.list(tenant, limit, created, id)
-  local key, found, start = tenant_key(tenant, 'sessions'), {}, '+inf'
+-- Newest first; kind: implicit, explicit or '' for all; (created, id) is where the page before ended, '' for the first.
+function commands.list(tenant, kind, limit, created, id)
+  local key = kind == '' and tenant_key(tenant, 'sessions') or tenant_key(tenant, 'sessions', kind)
+  local found, start = {}, '+inf'
   limit = tonumber(limit)
   if created ~= '' then
     start = '(' .. created
@@ -40,8 +42,9 @@ function commands.list(tenant, limit, created, id)
     found[#found + 1] = member
   end
   local page = {'ok'}
-  for i, member in ipairs(found) do
-    page[i + 1] = redis.call('HMGET', tenant_key(tenant, 'session', member), unpack(INFO))
+  for _, member in ipairs(found) do
+    local values = redis.call('HMGET', tenant_key(tenant, 'session', member), unpack(INFO))
+    if values[1] then page[#page + 1] = values end -- else a server of an older format deleted it
   end
   return page
 end

@@ -19,7 +19,7 @@ from mc_core.store import (
     UnknownSessionError,
 )
 from server.stores.codec import RowFormat
-from server.stores.drafts import INFO_FIELDS, Draft
+from server.stores.drafts import INFO_FIELDS, SHAPE_FIELDS, Draft
 from server.stores.redis.link import Reply
 
 NUMBERS = {"block_size": int, "gist_dim": int, "gist_keys": int, "key_dim": int, "tokens": int, "sequence": int}
@@ -96,7 +96,15 @@ def changing_fields(draft: Draft) -> list[Any]:
 
 def new_fields(draft: Draft) -> list[Any]:
     """All that the script doesn't fill in by itself when it creates a session."""
-    record = draft.record
-    levels = range(MAX_LEVEL + 1) if record.gist_dim else range(1)
-    widths = [RowFormat.of(record, level).dtype.itemsize for level in levels]
-    return [*changing_fields(draft), "widths", json.dumps(widths), "model_key", key_part(record.model)]
+    return [*changing_fields(draft), "widths", _widths(draft.record), "model_key", key_part(draft.record.model)]
+
+
+def shape_fields(info: SessionInfo) -> list[Any]:
+    """What a reshape replaces, as (name, value, name, value, ...)."""
+    return [part for name in SHAPE_FIELDS for part in (name, getattr(info, name))] + ["widths", _widths(info)]
+
+
+def _widths(info: SessionInfo) -> str:
+    """Bytes of a row at each level that the session has, as JSON."""
+    levels = range(MAX_LEVEL + 1) if info.gist_dim else range(1)
+    return json.dumps([RowFormat.of(info, level).dtype.itemsize for level in levels])

@@ -1,13 +1,17 @@
 -- Rows lie in pages of PAGE rows of fixed width, one string a page. They belong to storages; a session's lineage lists
--- {storage, end block}: a fork shares its parent's storages up to the fork. A storage begins at block `base`, which is
--- the end of the segment before it, so its pages hold no room for rows that lie elsewhere.
+-- {storage, end block, storage of the gists}: a fork shares its parent's storages up to the fork. Gists lie in the
+-- storage of their spans (then the third is left out) until the session is reshaped. A storage begins at block `base`,
+-- where the first segment that uses it begins, so its pages hold no room for rows that lie elsewhere.
 local HEADER, RESIDUE = 20, 0x2144DF1C -- see codec.py: bytes before the payload; CRC-32 of a sound row
+
+local function gists_of(segment) return segment[3] or segment[1] end
 
 -- Calls visit(page key, offset in the page, rows, distance from first) for each part of rows [first, stop).
 local function each_part(s, level, first, stop, visit)
-  local at, base = first, 0
+  local at, begins, base, before = first, 0, 0, nil
   for _, segment in ipairs(s.lineage) do
-    local storage, last = segment[1], segment[2]
+    local storage, last = level == 0 and segment[1] or gists_of(segment), segment[2]
+    if storage ~= before then base, before = begins, storage end
     local bound = last == ACTIVE and math.huge or rows_at(s, level, last)
     local start = rows_at(s, level, base)
     while at < stop and at < bound do
@@ -16,7 +20,7 @@ local function each_part(s, level, first, stop, visit)
       visit(storage, page, inside, count, at - first)
       at = at + count
     end
-    base = last
+    begins = last
   end
 end
 
@@ -86,30 +90,43 @@ function commands.stage(id, fence, lease, known, level, first, width, seconds, b
   local s = held(id, fence, lease, known)
   level, first, width = tonumber(level), tonumber(first), tonumber(width)
   if width ~= s.widths[level + 1] then fail('refused', 'rows of level ' .. level .. ' have another width') end
-  local there, committed, stop = seen(s, level), rows_at(s, level, s.blocks), first + #blob / width
+  local there, known_rows, stop = seen(s, level), committed(s, level), first + #blob / width
   if first > there then
     fail('refused', string.format('rows of level %d must be written without gaps: next is %d, got %d',
       level, there, first))
   end
-  check_committed(s, level, first, math.min(stop, committed), blob)
+  check_committed(s, level, first, math.min(stop, known_rows), blob)
   write_rows(s, level, first, stop, blob)
-  s.staged[tostring(level)] = math.max(committed, stop)
+  s.staged[tostring(level)] = math.max(known_rows, stop)
   redis.call('HSET', s.key, 'staged', cjson.encode(s.staged))
   renew_until(s, seconds)
   return {'ok'}
 end
 
--- A new storage that the session writes to from block `base` on.
+-- A new storage that begins at block `base`.
 local function new_storage(s, base)
   local storage = counter('storage')
-  redis.call('HSET', storage_key(s, storage), 'base', base, 'user:' .. s.id, ACTIVE)
+  redis.call('HSET', storage_key(s, storage), 'base', base)
   return storage
 end
 
-local function save_lineage(s, lineage)
-  for _, segment in ipairs(s.lineage) do redis.call('HDEL', storage_key(s, segment[1]), 'user:' .. s.id) end
+-- Who uses a storage, and up to which block: field user:ID for spans and gists, spans:ID and gists:ID for one of them.
+local function leave(s, lineage)
   for _, segment in ipairs(lineage) do
-    redis.call('HSET', storage_key(s, segment[1]), 'user:' .. s.id, segment[2])
+    redis.call('HDEL', storage_key(s, segment[1]), 'user:' .. s.id, 'spans:' .. s.id)
+    redis.call('HDEL', storage_key(s, gists_of(segment)), 'gists:' .. s.id)
+  end
+end
+
+local function save_lineage(s, lineage)
+  leave(s, s.lineage)
+  for _, segment in ipairs(lineage) do
+    if segment[3] then
+      redis.call('HSET', storage_key(s, segment[1]), 'spans:' .. s.id, segment[2])
+      redis.call('HSET', storage_key(s, segment[3]), 'gists:' .. s.id, segment[2])
+    else
+      redis.call('HSET', storage_key(s, segment[1]), 'user:' .. s.id, segment[2])
+    end
   end
   redis.call('HSET', s.key, 'lineage', cjson.encode(lineage))
 end
@@ -119,23 +136,35 @@ local function cut(lineage, blocks)
   local parts, start = {}, 0
   for _, segment in ipairs(lineage) do
     local last = segment[2] == ACTIVE and blocks or math.min(segment[2], blocks)
-    if last > start then parts[#parts + 1] = {segment[1], last} end
+    if last > start then parts[#parts + 1] = {segment[1], last, segment[3]} end
     start = math.max(start, last)
   end
   return parts
 end
 
--- Blocks of a storage that other sessions need: all if one of them still writes there. Second: whether there are any.
-local function shared_blocks(s, storage)
-  local most, others = 0, false
+-- The lineage with the gists of all of its segments in a fresh storage.
+local function with_own_gists(s, lineage)
+  local parts, gists = {}, new_storage(s, 0)
+  for i, segment in ipairs(lineage) do parts[i] = {segment[1], segment[2], gists} end
+  return parts
+end
+
+-- Blocks of a storage whose `kind` (spans, gists) other sessions need: all if one of them still writes there.
+-- Second: whether this session uses it; third: whether anyone does, for any kind.
+local function shared_blocks(s, storage, kind)
+  local most, own, any = 0, false, false
   local flat = redis.call('HGETALL', storage_key(s, storage))
   for i = 1, #flat, 2 do
-    if string.sub(flat[i], 1, 5) == 'user:' and flat[i] ~= 'user:' .. s.id then
-      local last = tonumber(flat[i + 1])
-      most, others = math.max(most, last == ACTIVE and math.huge or last), true
+    local use, id = string.match(flat[i], '^(%l+):(.*)$')
+    if use and use ~= 'pages' then
+      any = true
+      if use == 'user' or use == kind then
+        local last = tonumber(flat[i + 1])
+        if id == s.id then own = true else most = math.max(most, last == ACTIVE and math.huge or last) end
+      end
     end
   end
-  return most, others
+  return most, own, any
 end
 
 -- The lineage after a rewind to `blocks`: a new storage if a fork needs rows that would be written anew, or if the
@@ -143,23 +172,25 @@ end
 local function rewound(s, blocks)
   local closed, active = cut(s.lineage, blocks), s.lineage[#s.lineage]
   local base = tonumber(redis.call('HGET', storage_key(s, active[1]), 'base'))
-  if blocks < base or shared_blocks(s, active[1]) > blocks then
+  local shared = math.max((shared_blocks(s, active[1], 'spans')), (shared_blocks(s, gists_of(active), 'gists')))
+  if blocks < base or shared > blocks then
     closed[#closed + 1] = {new_storage(s, blocks), ACTIVE}
   elseif #closed > 0 and closed[#closed][1] == active[1] then
-    closed[#closed][2] = ACTIVE
+    closed[#closed] = active
   else
-    closed[#closed + 1] = {active[1], ACTIVE}
+    closed[#closed + 1] = active
   end
   return closed
 end
 
--- Drops the rows of a storage beyond `blocks` blocks, at all levels; the storage itself if nobody uses it.
-local function drop_rows(s, storage, blocks, used)
+-- Drops the rows of a storage beyond `blocks` blocks, at levels low to high.
+local function drop_rows(s, storage, low, high, blocks)
   local key = storage_key(s, storage)
-  local base = tonumber(redis.call('HGET', key, 'base'))
-  for level = 0, MAX_LEVEL do
+  local base = tonumber(redis.call('HGET', key, 'base') or nil)
+  if not base then return end -- gone with an earlier segment
+  for level = low, high do
     local pages = tonumber(redis.call('HGET', key, 'pages:' .. level) or 0)
-    local keep = used and math.max(0, rows_at(s, level, blocks) - rows_at(s, level, base)) or 0
+    local keep = math.max(0, rows_at(s, level, blocks) - rows_at(s, level, base))
     local kept_pages, rest = math.ceil(keep / PAGE), keep % PAGE
     for page = kept_pages, pages - 1 do redis.call('UNLINK', page_key(s, storage, level, page)) end
     if rest > 0 and kept_pages <= pages then
@@ -169,15 +200,23 @@ local function drop_rows(s, storage, blocks, used)
     if kept_pages == 0 then redis.call('HDEL', key, 'pages:' .. level)
     elseif kept_pages < pages then redis.call('HSET', key, 'pages:' .. level, kept_pages) end
   end
-  if not used then redis.call('DEL', key) end
 end
 
--- Drops the rows of these segments that neither the session, which has `blocks` now, nor a fork needs.
-local function tidy(s, lineage, blocks)
+-- Drops the rows of one kind that neither the session, which has `blocks` of them now, nor a fork needs.
+-- Whether anybody uses the storage, for any kind.
+local function trim(s, storage, kind, low, high, blocks)
+  local shared, own, any = shared_blocks(s, storage, kind)
+  local needed = own and math.max(blocks, shared) or shared
+  if needed < math.huge then drop_rows(s, storage, low, high, needed) end
+  return any
+end
+
+-- Drops what nobody needs of these segments; the session has spans of `spans` blocks now, and gists of `gists` blocks.
+local function tidy(s, lineage, spans, gists)
   for _, segment in ipairs(lineage) do
-    local shared, others = shared_blocks(s, segment[1])
-    local own = redis.call('HEXISTS', storage_key(s, segment[1]), 'user:' .. s.id) == 1
-    local needed = own and math.max(blocks, shared) or shared
-    if needed < math.huge then drop_rows(s, segment[1], needed, own or others) end
+    local span_use = trim(s, segment[1], 'spans', 0, 0, spans)
+    local gist_use = trim(s, gists_of(segment), 'gists', 1, MAX_LEVEL, gists)
+    if not span_use then redis.call('DEL', storage_key(s, segment[1])) end
+    if not gist_use then redis.call('DEL', storage_key(s, gists_of(segment))) end
   end
 end

@@ -4,6 +4,18 @@ local FIXED = {'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_d
 
 local function prefix_key(tenant, model, hash) return tenant_key(tenant, 'prefix', model, hash) end
 
+-- Where sessions are listed beside all: by kind and creation, and implicit ones of all tenants by their last commit.
+local function list_kind(s, implicit, created, updated)
+  local kinds = {['0'] = 'explicit', ['1'] = 'implicit'}
+  for value, kind in pairs(kinds) do
+    local key = tenant_key(s.tenant, 'sessions', kind)
+    if value == implicit then redis.call('ZADD', key, created, s.id) else redis.call('ZREM', key, s.id) end
+  end
+  local member = s.tenant .. ':' .. s.id
+  if implicit == '1' then redis.call('ZADD', ns .. 'implicit', updated, member)
+  else redis.call('ZREM', ns .. 'implicit', member) end
+end
+
 local function pairs_of(s, text)
   local found = {}
   for _, pair in ipairs(text ~= '' and cjson.decode(text) or {}) do
@@ -49,8 +61,9 @@ local function fields_of(flat)
   return fields
 end
 
--- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET.
-local function create(op, tenant, flat, closed, base)
+-- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET; reshaped: '1' if their
+-- gists are of no use to it.
+local function create(op, tenant, flat, closed, base, reshaped)
   local fields = fields_of(flat)
   local id = fields.session_id
   local s = {id = id, tenant = tenant, key = tenant_key(tenant, 'session', id), lineage = {}}
@@ -63,16 +76,17 @@ local function create(op, tenant, flat, closed, base)
   local created = fields.created ~= '' and fields.created or updated
   redis.call('HSET', ns .. 'owners', id, tenant)
   redis.call('ZADD', tenant_key(tenant, 'sessions'), created, id)
+  list_kind(s, fields.implicit, created, updated)
   redis.call('HSET', s.key, unpack(flat))
   redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
-    'until', 0, 'staged', '{}', 'op', op, 'result', '')
+    'until', 0, 'staged', '{}', 'op', op, 'result', '', 'reshaped', reshaped)
   index_prefixes(s, fields.model_key, '', fields.implicit == '1' and fields.prefixes or '')
   closed[#closed + 1] = {new_storage(s, base), ACTIVE}
-  save_lineage(s, closed)
+  save_lineage(s, reshaped == '1' and with_own_gists(s, closed) or closed)
   return {'ok', created, updated}
 end
 
-function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0) end
+function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0, '') end
 
 function commands.fork(op, parent, tenant, ...)
   local flat = {...}
@@ -82,7 +96,7 @@ function commands.fork(op, parent, tenant, ...)
     fail('config', string.format("a fork's tokens must be at most %d, got %s", s.tokens, fields.tokens))
   end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
-  return create(op, tenant, flat, cut(s.lineage, blocks), blocks)
+  return create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.reshaped or '')
 end
 
 function commands.open(op, id, tenant, owner, seconds)
@@ -91,7 +105,9 @@ function commands.open(op, id, tenant, owner, seconds)
     local left = s['until'] - now()
     if s.owner ~= '' and s.owner ~= owner and left > 0 then fail('held', number_text(left)) end
     redis.call('HSET', s.key, 'fence', counter('fence'), 'lease', op, 'owner', owner, 'staged', '{}')
-    if next(s.staged) then tidy(s, {s.lineage[#s.lineage]}, s.blocks) end
+    if next(s.staged) then
+      tidy(s, {s.lineage[#s.lineage]}, s.blocks, s.reshaped == '1' and 0 or s.blocks)
+    end
   end
   renew_until(s, seconds)
   return {'ok', redis.call('HGETALL', s.key)}
@@ -134,24 +150,74 @@ function commands.commit(op, id, fence, lease, known, seconds, ...)
   local sequence, time = s.sequence + 1, now()
   redis.call('HSET', s.key, 'tokens', fields.tokens, 'metadata', fields.metadata, 'implicit', fields.implicit,
     'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
-    'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence)
+    'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
+    'reshaped', '')
+  list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'), number_text(time))
   local shrank, beyond, lineage = blocks < s.blocks, false, s.lineage
   for level, count in pairs(s.staged) do beyond = beyond or count > rows_at(s, tonumber(level), blocks) end
   if shrank then save_lineage(s, rewound(s, blocks)) end
-  if shrank or beyond then tidy(s, lineage, blocks) end
+  if shrank or beyond then tidy(s, lineage, blocks, blocks) end
   return {'ok', tostring(sequence)}
+end
+
+-- Drops the gists; from now on they look as the fields (name, value, ...) and the rows' widths say.
+function commands.reshape(op, id, fence, lease, known, seconds, ...)
+  local s = held(id, fence, lease, known)
+  if s.op == op then return {'ok', s.result} end
+  local lineage, sequence = s.lineage, s.sequence + 1
+  save_lineage(s, with_own_gists(s, lineage))
+  tidy(s, lineage, math.huge, 0)
+  redis.call('HSET', s.key, 'sequence', sequence, 'op', op, 'result', sequence, 'reshaped', '1',
+    'staged', cjson.encode({['0'] = s.staged['0']}), ...)
+  renew_until(s, seconds)
+  return {'ok', tostring(sequence)}
+end
+
+local function remove(s)
+  local old, model = indexed(s.key)
+  index_prefixes(s, model, old, '')
+  leave(s, s.lineage)
+  tidy(s, s.lineage, 0, 0)
+  list_kind(s, '', '', '')
+  redis.call('ZREM', tenant_key(s.tenant, 'sessions'), s.id)
+  redis.call('HDEL', ns .. 'owners', s.id)
+  redis.call('UNLINK', s.key)
 end
 
 -- again: '1' if the call may have been made already.
 function commands.delete(id, tenant, again)
   if again == '1' and redis.call('HEXISTS', ns .. 'owners', id) == 0 then return {'ok'} end
-  local s = find(id, tenant)
-  local old, model = indexed(s.key)
-  index_prefixes(s, model, old, '')
-  for _, segment in ipairs(s.lineage) do redis.call('HDEL', storage_key(s, segment[1]), 'user:' .. id) end
-  tidy(s, s.lineage, 0)
-  redis.call('ZREM', tenant_key(s.tenant, 'sessions'), id)
-  redis.call('HDEL', ns .. 'owners', id)
-  redis.call('UNLINK', s.key)
+  remove(find(id, tenant))
+  return {'ok'}
+end
+
+-- Deletes implicit sessions, the longest unused first, without those that are leased.
+function commands.expire(seconds, limit)
+  local time, found, at = now(), {}, 0
+  limit = tonumber(limit)
+  repeat
+    local members = redis.call('ZRANGEBYSCORE', ns .. 'implicit', '-inf', number_text(time - tonumber(seconds)),
+      'LIMIT', at, limit)
+    for _, member in ipairs(members) do
+      local tenant, id = string.match(member, '^([^:]*):(.*)$')
+      local known, s = pcall(find, id, tenant)
+      if not known then redis.call('ZREM', ns .. 'implicit', member)
+      elseif #found < limit and (s.owner == '' or s['until'] <= time) then found[#found + 1] = s end
+    end
+    at = at + limit
+  until #found >= limit or #members < limit
+  for _, s in ipairs(found) do remove(s) end
+  return {'ok', #found}
+end
+
+-- From format 1, where sessions were listed all together: lists each by its kind.
+function commands.upgrade(format)
+  local owners = redis.call('HGETALL', ns .. 'owners')
+  for i = 1, #owners, 2 do
+    local s = {id = owners[i], tenant = owners[i + 1]}
+    local values = redis.call('HMGET', tenant_key(s.tenant, 'session', s.id), 'implicit', 'created', 'updated')
+    if values[1] then list_kind(s, unpack(values)) end
+  end
+  redis.call('HSET', ns .. 'meta', 'format', format)
   return {'ok'}
 end

@@ -12,7 +12,9 @@ it (the sequence went back) and opens the session again as Redis has it.
     meta               hash     counters (fence, storage, serial, probe) and the format; stays for good
     owners             hash     session id -> T
     writer:NAME        string   number of the last batch of one server; leaves with it
+    implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
     T:sessions         zset     session ids by creation
+    T:sessions:KIND    zset     those that are implicit, or explicit, by creation
     T:session:ID       hash     the record, its lease, its lineage and what is staged
     T:storage:N        hash     who uses a storage and up to which block, and how many pages it has at each level
     T:rows:N:LEVEL:P   string   page P of a storage's rows at a level: 1024 rows of fixed width
@@ -32,15 +34,16 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import (
-    MAX_LIST,
+    FencedError,
     Floats,
     GistBatch,
+    GistType,
     Ids,
     Indices,
     PrefixMatch,
@@ -53,13 +56,21 @@ from mc_core.store import (
     encode_cursor,
 )
 from server.stores.codec import RowFormat
-from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
 from server.stores.redis import reader
 from server.stores.redis.calls import Calls
 from server.stores.redis.leases import Lease
 from server.stores.redis.link import Reply
 from server.stores.redis.place import Place
-from server.stores.redis.replies import changing_fields, info_of, key_part, new_fields, record_of, value_of
+from server.stores.redis.replies import (
+    changing_fields,
+    info_of,
+    key_part,
+    new_fields,
+    record_of,
+    shape_fields,
+    value_of,
+)
 from server.stores.redis.writer import Sending
 
 
@@ -149,13 +160,33 @@ class RedisStore:
             known = (lease.token, lease.sequence) if lease else ("", "")
             return ("commit", op, name, fence, *known, self.lease_seconds, *fields)
 
-        def take(reply: Reply) -> int:
-            lease, sequence = self._calls.leases.get(name, fence), int(reply[0])
-            if lease is not None:
-                lease.sequence = sequence
-            return sequence
+        return self._calls.write(
+            command, name, lambda reply: self._acknowledge(name, fence, reply), fence=fence, size=_size(draft)
+        )
 
-        return self._calls.write(command, name, take, fence=fence, size=_size(draft))
+    def reshape(
+        self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
+    ) -> Future[None]:
+        op = _op()
+        shape = {"gist_dim": gist_dim, "gist_dtype": gist_dtype, "gist_keys": gist_keys, "key_dim": key_dim}
+
+        def command(sending: Sending) -> Sequence[Any]:
+            lease = _needed(sending, session_id)
+            fields = shape_fields(info := replace(lease.info, **cast(dict[str, Any], shape)))
+            lease.info = info  # now: gists of the new shape may go out together with this
+            return ("reshape", op, session_id, fence, lease.token, lease.sequence, self.lease_seconds, *fields)
+
+        def take(reply: Reply) -> None:
+            self._acknowledge(session_id, fence, reply)
+
+        return self._calls.write(command, session_id, take, fence=fence)
+
+    def _acknowledge(self, session_id: str, fence: int, reply: Reply) -> int:
+        """Notes the sequence that Redis counts now."""
+        lease, sequence = self._calls.leases.get(session_id, fence), int(reply[0])
+        if lease is not None:
+            lease.sequence = sequence
+        return sequence
 
     def delete(self, session_id: str, tenant: str) -> Future[None]:
         def take(_: Reply) -> None:
@@ -166,11 +197,17 @@ class RedisStore:
 
         return self._calls.write(command, session_id, take, patience=self.place.patience)
 
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        try:
+            check_limit(limit)
+        except ConfigError as error:
+            return refused(error)
+        command = ("expire", unused_seconds, limit)
+        return self._calls.write(lambda _: command, None, lambda reply: int(reply[0]), patience=self.place.patience)
+
     def _stage(self, rows: Staging) -> Future[None]:
         def command(sending: Sending) -> Sequence[Any]:
-            lease = sending.lease
-            if lease is None:
-                raise StoreError(f"session {rows.session_id!r}: a write needs a lease")
+            lease = _needed(sending, rows.session_id)
             form = RowFormat.of(lease.info, rows.level)
             if set(rows.payload) != set(form.payload):
                 raise ConfigError(f"level {rows.level} of this session keeps {form.payload}, got {tuple(rows.payload)}")
@@ -208,12 +245,15 @@ class RedisStore:
 
         return self._calls.read(run, session_id)
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        kind = "" if implicit is None else "implicit" if implicit else "explicit"
+
         async def run(send: reader.Send) -> SessionPage:
-            if not 1 <= limit <= MAX_LIST:
-                raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
+            check_limit(limit)
             created, session_id = decode_cursor(after) if after is not None else ("", "")
-            command = ("list", "", "", key_part(tenant), limit + 1, _exact(created), session_id)
+            command = ("list", "", "", key_part(tenant), kind, limit + 1, _exact(created), session_id)
             found = [info_of(values) for values in value_of((await send([command]))[0], "")]
             return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
 
@@ -243,6 +283,12 @@ class RedisStore:
 
     def _source(self, send: reader.Send, session_id: str) -> reader.Source:
         return reader.Source(send, session_id, self._calls.leases.token(session_id))
+
+
+def _needed(sending: Sending, session_id: str) -> Lease:
+    if sending.lease is None:
+        raise FencedError(f"session {session_id!r}: a write needs a lease")
+    return sending.lease
 
 
 def _op() -> str:

@@ -18,7 +18,7 @@ def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float
     """Writes the rows; see SessionStore on which rows may be written."""
     row = held(connection, staging.session_id, staging.fence)
     level, first = staging.level, staging.first
-    form, committed = RowFormat.of(row.info, level), row.info.rows(level)
+    form, committed = RowFormat.of(row.info, level), row.committed(level)
     if not 0 <= first <= row.rows(level):
         raise StoreError(f"rows of level {level} must be written without gaps: next is {row.rows(level)}, got {first}")
     if set(staging.payload) != set(form.payload):

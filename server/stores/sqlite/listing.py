@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 
-from mc_core.errors import ConfigError
-from mc_core.store import MAX_LIST, SessionPage, decode_cursor, encode_cursor
-from server.stores.drafts import INFO_FIELDS
+from mc_core.store import SessionPage, decode_cursor, encode_cursor
+from server.stores.drafts import INFO_FIELDS, check_limit
 from server.stores.sqlite.sessions import info_of
 
 
-def page(connection: sqlite3.Connection, tenant: str, limit: int, after: str | None) -> SessionPage:
+def page(
+    connection: sqlite3.Connection, tenant: str, limit: int, after: str | None, implicit: bool | None
+) -> SessionPage:
     """See SessionStore.list."""
-    if not 1 <= limit <= MAX_LIST:
-        raise ConfigError(f"limit must lie in [1, {MAX_LIST}], got {limit}")
+    check_limit(limit)
     query = f"SELECT {', '.join(INFO_FIELDS)} FROM sessions WHERE tenant = ?"
     values: list[object] = [tenant]
+    if implicit is not None:
+        query += " AND implicit = ?"
+        values.append(int(implicit))
     if after is not None:
         query += " AND (created, session_id) < (?, ?)"
         values.extend(decode_cursor(after))

@@ -3,14 +3,16 @@
 Rows belong to *storages*; a session's *lineage* lists the storages that hold its history, each up to an end block, the
 last one (active, no end) taking new rows. A fork shares its parent's storages up to the fork and adds its own, so
 nothing is copied. A session that rewinds below what a fork shares leaves the shared rows and goes on in a new storage.
+Gists lie beside the spans, in the same storages, until the session is reshaped: then in one storage of their own.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +28,19 @@ MAX_STORAGES = 1 << (63 - INDEX_BITS - LEVEL_BITS)
 
 @dataclass(frozen=True)
 class Segment:
-    """The part of a history that lies in ``storage``, up to ``end`` blocks (None: the active one, open-ended)."""
+    """The part of a history up to ``end`` blocks (None: the active one, open-ended).
 
-    storage: int
+    Its spans lie in the storage ``spans``, its gists of all levels in the storage ``gists``.
+    """
+
+    spans: int
+    gists: int
     end: int | None
 
 
 Lineage = Sequence[Segment]
+Kind = Literal["spans", "gists"]
+LEVELS: dict[Kind, range] = {"spans": range(1), "gists": range(1, MAX_LEVEL + 1)}
 
 
 def row_key(storage: int, level: int, index: int) -> int:
@@ -56,15 +64,16 @@ def new_storage(connection: sqlite3.Connection) -> int:
 
 def load_lineage(connection: sqlite3.Connection, session: int) -> list[Segment]:
     """The session's segments in order; ``session`` is the row id."""
-    query = "SELECT storage, end_block FROM lineage WHERE session = ? ORDER BY ordinal"
+    query = "SELECT spans, gists, end_block FROM lineage WHERE session = ? ORDER BY ordinal"
     return [Segment(*row) for row in connection.execute(query, (session,))]
 
 
 def save_lineage(connection: sqlite3.Connection, session: int, lineage: Lineage) -> None:
     """Replaces the session's segments."""
     connection.execute("DELETE FROM lineage WHERE session = ?", (session,))
-    rows = [(session, ordinal, part.storage, part.end) for ordinal, part in enumerate(lineage)]
-    connection.executemany("INSERT INTO lineage VALUES (?, ?, ?, ?)", rows)
+    rows = [(session, ordinal, part.spans, part.gists, part.end) for ordinal, part in enumerate(lineage)]
+    insert = "INSERT INTO lineage (session, ordinal, spans, gists, end_block) VALUES (?, ?, ?, ?, ?)"
+    connection.executemany(insert, rows)
 
 
 def cut(lineage: Lineage, blocks: int) -> list[Segment]:
@@ -73,35 +82,41 @@ def cut(lineage: Lineage, blocks: int) -> list[Segment]:
     for part in lineage:
         end = blocks if part.end is None else min(part.end, blocks)
         if end > start:
-            parts.append(Segment(part.storage, end))
+            parts.append(replace(part, end=end))
         start = max(start, end)
     return parts
 
 
-def shared_blocks(connection: sqlite3.Connection, storage: int, session: int) -> int:
-    """Blocks of ``storage`` that sessions other than ``session`` need: all if one of them still writes there."""
-    query = "SELECT max(coalesce(end_block, ?)) FROM lineage WHERE storage = ? AND session != ?"
+def with_own_gists(connection: sqlite3.Connection, lineage: Lineage) -> list[Segment]:
+    """The lineage with the gists of all of its segments in a fresh storage."""
+    gists = new_storage(connection)
+    return [replace(part, gists=gists) for part in lineage]
+
+
+def shared_blocks(connection: sqlite3.Connection, kind: Kind, storage: int, session: int) -> int:
+    """Blocks whose ``kind`` sessions other than ``session`` need of ``storage``: all if one of them writes there."""
+    query = f"SELECT max(coalesce(end_block, ?)) FROM lineage WHERE {kind} = ? AND session != ?"
     return int(connection.execute(query, (MAX_ROWS, storage, session)).fetchone()[0] or 0)
 
 
 def rewind_lineage(connection: sqlite3.Connection, session: int, lineage: Lineage, blocks: int) -> list[Segment]:
     """The lineage after a rewind to ``blocks``: as it was, unless a fork needs rows that would be written anew."""
     closed, active = cut(lineage, blocks), lineage[-1]
-    if shared_blocks(connection, active.storage, session) > blocks:
-        return [*closed, Segment(new_storage(connection), None)]
-    kept = [part for part in closed if part.storage != active.storage]
-    return [*kept, Segment(active.storage, None)]
+    if any(shared_blocks(connection, kind, getattr(active, kind), session) > blocks for kind in LEVELS):
+        storage = new_storage(connection)
+        return [*closed, Segment(storage, storage, None)]
+    kept = [part for part in closed if part.spans != active.spans]
+    return [*kept, active]
 
 
-def drop_rows(connection: sqlite3.Connection, storage: int, blocks: int, block_size: int) -> None:
-    """Deletes the rows of ``storage`` beyond ``blocks`` blocks, at all levels."""
+def drop_rows(connection: sqlite3.Connection, kind: Kind, storage: int, blocks: int, block_size: int) -> None:
+    """Deletes the rows of ``storage`` beyond ``blocks`` blocks, at the levels of ``kind``."""
     if blocks >= MAX_ROWS:
         return
+    firsts = [(level, rows_at(level, blocks, block_size)) for level in LEVELS[kind]]
+    bounds = [(row_key(storage, level, first), row_key(storage, level, MAX_ROWS - 1)) for level, first in firsts]
     if not blocks:
-        bounds = [(row_key(storage, 0, 0), row_key(storage + 1, 0, 0) - 1)]
-    else:
-        firsts = [(level, rows_at(level, blocks, block_size)) for level in range(MAX_LEVEL + 1)]
-        bounds = [(row_key(storage, level, first), row_key(storage, level + 1, 0) - 1) for level, first in firsts]
+        bounds = [(bounds[0][0], bounds[-1][1])]
     connection.executemany("DELETE FROM rows WHERE key BETWEEN ? AND ?", bounds)
 
 
@@ -113,7 +128,8 @@ class RowReader:
         self._format = RowFormat.of(info, level)
         bounds = [rows_at(level, part.end, info.block_size) for part in lineage[:-1] if part.end is not None]
         self._bounds = np.array(bounds, np.int64)
-        self._storages = np.array([row_key(part.storage, level, 0) for part in lineage], np.int64)
+        storages = [part.gists if level else part.spans for part in lineage]
+        self._storages = np.array([row_key(storage, level, 0) for storage in storages], np.int64)
 
     def keys(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Primary keys of rows: the first storage whose end lies past the row."""

@@ -11,7 +11,7 @@ from typing import IO
 from mc_core.errors import StoreError
 
 APPLICATION_ID = 0x4D435458  # "MCTX"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # One table holds the rows of all sessions and levels. The key packs (storage, level, index), so that a range of rows is
 # a range of the primary key and a row costs no second index.
@@ -22,8 +22,11 @@ CREATE TABLE sessions (
     tokenizer TEXT NOT NULL, block_size INTEGER NOT NULL, gist_dim INTEGER NOT NULL, gist_dtype TEXT NOT NULL,
     gist_keys INTEGER NOT NULL, key_dim INTEGER NOT NULL, tokens INTEGER NOT NULL, metadata TEXT NOT NULL,
     implicit INTEGER NOT NULL, sequence INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
-    fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, staged TEXT);
+    fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, staged TEXT,
+    reshaped INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX sessions_newest ON sessions (tenant, created, session_id);
+CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
+CREATE INDEX sessions_oldest_implicit ON sessions (updated) WHERE implicit;
 CREATE TABLE states (session INTEGER PRIMARY KEY, tail BLOB NOT NULL, state TEXT NOT NULL);
 CREATE TABLE prefixes (
     serial INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
@@ -31,11 +34,25 @@ CREATE TABLE prefixes (
 CREATE UNIQUE INDEX prefixes_own ON prefixes (session, hash, position);
 CREATE INDEX prefixes_find ON prefixes (tenant, model, hash) WHERE implicit;
 CREATE TABLE lineage (
-    session INTEGER NOT NULL, ordinal INTEGER NOT NULL, storage INTEGER NOT NULL, end_block INTEGER,
-    PRIMARY KEY (session, ordinal)) WITHOUT ROWID;
-CREATE INDEX lineage_storage ON lineage (storage);
+    session INTEGER NOT NULL, ordinal INTEGER NOT NULL, spans INTEGER NOT NULL, end_block INTEGER,
+    gists INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (session, ordinal)) WITHOUT ROWID;
+CREATE INDEX lineage_spans ON lineage (spans);
+CREATE INDEX lineage_gists ON lineage (gists);
 CREATE TABLE rows (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
 INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
+"""
+
+# From version 1, where gists always lay in the storage of their spans, and listings were never of one kind alone.
+UPGRADE = """
+CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
+CREATE INDEX sessions_oldest_implicit ON sessions (updated) WHERE implicit;
+ALTER TABLE sessions ADD COLUMN reshaped INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE lineage RENAME COLUMN storage TO spans;
+ALTER TABLE lineage ADD COLUMN gists INTEGER NOT NULL DEFAULT 0;
+UPDATE lineage SET gists = spans;
+DROP INDEX lineage_storage;
+CREATE INDEX lineage_spans ON lineage (spans);
+CREATE INDEX lineage_gists ON lineage (gists);
 """
 
 
@@ -66,7 +83,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Creates the schema in a new file, refuses a file that is not ours or newer, and ends all leases.
+    """Creates or upgrades the schema, refuses a file that is not ours or newer, and ends all leases.
 
     The file lock says that no other server is alive, so every lease and staged row on record is a dead server's.
     """
@@ -83,9 +100,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA synchronous = FULL")
-    if not tables:
+    if not tables or version < SCHEMA_VERSION:
         setup = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {setup} COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE; {UPGRADE if tables else SCHEMA} {setup} COMMIT;")
     connection.execute("UPDATE sessions SET owner = '', lease_until = 0, staged = NULL")
 
 

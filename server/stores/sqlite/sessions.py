@@ -1,4 +1,4 @@
-"""Session records of the SQLite store: create, open, commit, fork, delete; each inside the writer's transaction."""
+"""Session records of the SQLite store: each function inside a transaction of the writer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from mc_core.store import (
     StoredSession,
     UnknownSessionError,
 )
-from server.stores.drafts import FIXED_FIELDS, INFO_FIELDS, Draft
+from server.stores.drafts import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, Draft
 from server.stores.sqlite import prefixes
 from server.stores.sqlite.rows import (
+    MAX_ROWS,
+    Kind,
     Lineage,
     Segment,
     cut,
@@ -34,14 +36,18 @@ from server.stores.sqlite.rows import (
     rewind_lineage,
     save_lineage,
     shared_blocks,
+    with_own_gists,
 )
 
-_SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged FROM sessions "
+_SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
 
 
 @dataclass(frozen=True)
 class Row:
-    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit."""
+    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit.
+
+    ``reshaped``: since the last commit, so that none of its gists is committed.
+    """
 
     info: SessionInfo
     id: int
@@ -49,10 +55,15 @@ class Row:
     owner: str
     lease_until: float
     staged: Mapping[int, int]
+    reshaped: bool
+
+    def committed(self, level: int) -> int:
+        """Rows at ``level`` that are committed."""
+        return 0 if level and self.reshaped else self.info.rows(level)
 
     def rows(self, level: int) -> int:
         """Rows at ``level`` that are committed or staged."""
-        return self.staged.get(level, self.info.rows(level))
+        return self.staged.get(level, self.committed(level))
 
 
 def info_of(values: tuple[Any, ...]) -> SessionInfo:
@@ -63,9 +74,9 @@ def info_of(values: tuple[Any, ...]) -> SessionInfo:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    number, fence, owner, until, staged = values[len(INFO_FIELDS) :]
+    number, fence, owner, until, staged, reshaped = values[len(INFO_FIELDS) :]
     levels = {int(level): count for level, count in json.loads(staged).items()} if staged else {}
-    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels)
+    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels, bool(reshaped))
 
 
 def find(connection: sqlite3.Connection, session_id: str, tenant: str | None = None) -> Row:
@@ -98,21 +109,25 @@ def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> Ses
     )
 
 
-def create(connection: sqlite3.Connection, draft: Draft, lineage: Lineage = ()) -> SessionRecord:
-    """Stores a new session over ``lineage`` (closed segments) and a storage of its own."""
+def create(
+    connection: sqlite3.Connection, draft: Draft, lineage: Lineage = (), reshaped: bool = False
+) -> SessionRecord:
+    """Stores a new session over ``lineage`` (closed segments; of no use for gists if ``reshaped``) and a storage."""
     now = time.time()
     record = replace(draft.record, created=draft.record.created or now, updated=now, sequence=0, fence=0)
     columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": draft.metadata}
     names, marks = ", ".join(INFO_FIELDS), ", ".join("?" * len(INFO_FIELDS))
-    insert = f"INSERT INTO sessions ({names}, fence, owner, lease_until) VALUES ({marks}, 0, '', 0)"
+    insert = f"INSERT INTO sessions ({names}, reshaped, fence, owner, lease_until) VALUES ({marks}, ?, 0, '', 0)"
     try:
-        session = connection.execute(insert, tuple(columns.values())).lastrowid
+        session = connection.execute(insert, (*columns.values(), reshaped)).lastrowid
     except sqlite3.IntegrityError as error:
         raise StoreError(f"session id {record.session_id!r} is taken") from error
     assert session is not None
     _save_state(connection, session, draft)
     prefixes.save(connection, session, record)
-    save_lineage(connection, session, [*lineage, Segment(new_storage(connection), None)])
+    storage = new_storage(connection)
+    lineage = [*lineage, Segment(storage, storage, None)]
+    save_lineage(connection, session, with_own_gists(connection, lineage) if reshaped else lineage)
     return record
 
 
@@ -131,7 +146,8 @@ def open_session(
     fence = next_number(connection, "fence")
     update = "UPDATE sessions SET fence = ?, owner = ?, lease_until = ?, staged = NULL WHERE id = ?"
     connection.execute(update, (fence, owner, now + lease_seconds, row.id))
-    _tidy(connection, row, load_lineage(connection, row.id)[-1:], row.info.blocks)
+    blocks = row.info.blocks
+    _tidy(connection, row, load_lineage(connection, row.id)[-1:], blocks, 0 if row.reshaped else blocks)
     return StoredSession(load_record(connection, row, fence), fence)
 
 
@@ -165,7 +181,7 @@ def commit(connection: sqlite3.Connection, draft: Draft, lease_seconds: float) -
     _check_complete(row, record)
     now, sequence = time.time(), row.info.sequence + 1
     update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, sequence = ?, updated = ?, lease_until = ?,
-                staged = NULL WHERE id = ?"""
+                staged = NULL, reshaped = 0 WHERE id = ?"""
     values = (record.tokens, draft.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
     connection.execute(update, values)
     _save_state(connection, row.id, draft)
@@ -175,8 +191,24 @@ def commit(connection: sqlite3.Connection, draft: Draft, lease_seconds: float) -
         lineage = load_lineage(connection, row.id)
         if shrank:
             save_lineage(connection, row.id, rewind_lineage(connection, row.id, lineage, record.blocks))
-        _tidy(connection, row, lineage, record.blocks)
+        _tidy(connection, row, lineage, record.blocks, record.blocks)
     return sequence
+
+
+def reshape(
+    connection: sqlite3.Connection, session_id: str, fence: int, shape: Mapping[str, Any], lease_seconds: float
+) -> None:
+    """Drops the session's gists and changes their shape; see SessionStore.reshape."""
+    row = held(connection, session_id, fence)
+    info = replace(row.info, **shape)
+    lineage = load_lineage(connection, row.id)
+    save_lineage(connection, row.id, with_own_gists(connection, lineage))
+    _tidy(connection, row, lineage, MAX_ROWS, 0)
+    staged = json.dumps({level: count for level, count in row.staged.items() if not level})
+    update = f"""UPDATE sessions SET {", ".join(f"{name} = ?" for name in SHAPE_FIELDS)}, reshaped = 1, staged = ?,
+                 sequence = sequence + 1, lease_until = ? WHERE id = ?"""
+    values = [getattr(info, name) for name in SHAPE_FIELDS]
+    connection.execute(update, (*values, staged, time.time() + lease_seconds, row.id))
 
 
 def _check_fixed(info: SessionInfo, record: SessionRecord) -> None:
@@ -202,27 +234,45 @@ def fork(connection: sqlite3.Connection, session_id: str, tenant: str, draft: Dr
     _check_fixed(row.info, draft.record)
     if draft.record.tokens > row.info.tokens:
         raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {draft.record.tokens}")
-    return create(connection, draft, cut(load_lineage(connection, row.id), draft.record.blocks))
+    return create(connection, draft, cut(load_lineage(connection, row.id), draft.record.blocks), row.reshaped)
 
 
 def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:
     """Deletes the session, and the rows that no fork shares."""
-    row = find(connection, session_id, tenant)
+    _remove(connection, find(connection, session_id, tenant))
+
+
+def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) -> int:
+    """Deletes implicit sessions that nobody used or leases; see SessionStore.expire."""
+    now = time.time()
+    query = "WHERE implicit AND updated <= ? AND (owner = '' OR lease_until <= ?) ORDER BY updated LIMIT ?"
+    found = connection.execute(_SELECT + query, (now - unused_seconds, now, limit)).fetchall()
+    for values in found:
+        _remove(connection, _row(values))
+    return len(found)
+
+
+def _remove(connection: sqlite3.Connection, row: Row) -> None:
+    """Deletes the session of ``row``."""
     lineage = load_lineage(connection, row.id)
     for table in ("states", "prefixes", "lineage"):
         connection.execute(f"DELETE FROM {table} WHERE session = ?", (row.id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
-    _tidy(connection, row, lineage, 0)
+    _tidy(connection, row, lineage, 0, 0)
 
 
-def _tidy(connection: sqlite3.Connection, row: Row, lineage: Lineage, blocks: int) -> None:
-    """Drops the rows of these storages that neither the session, which has ``blocks`` now, nor a fork needs.
+def _tidy(connection: sqlite3.Connection, row: Row, lineage: Lineage, spans: int, gists: int) -> None:
+    """Drops the rows of these storages that neither the session nor a fork needs.
 
-    Another session may still write to one of them; then its rows, also those it has only staged, stay.
+    The session has spans of ``spans`` blocks now, and gists of ``gists`` blocks. Another session may still write to
+    one of the storages; then its rows, also those it has only staged, stay.
     """
+    own: dict[Kind, int] = {"spans": spans, "gists": gists}
     for part in lineage:
-        needed = max(blocks, shared_blocks(connection, part.storage, row.id))
-        drop_rows(connection, part.storage, needed, row.info.block_size)
+        for kind, blocks in own.items():
+            storage = getattr(part, kind)
+            needed = max(blocks, shared_blocks(connection, kind, storage, row.id))
+            drop_rows(connection, kind, storage, needed, row.info.block_size)
 
 
 def probe(connection: sqlite3.Connection) -> int:

@@ -16,6 +16,7 @@ from mc_core.errors import ConfigError
 from mc_core.store import (
     Floats,
     GistBatch,
+    GistType,
     Ids,
     Indices,
     PrefixMatch,
@@ -25,7 +26,7 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
-from server.stores.drafts import Draft, Staging, refused, row_range
+from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
 from server.stores.sqlite import history, listing, prefixes, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
@@ -97,6 +98,16 @@ class SqliteStore:
 
         return self._write(prepared, record.session_id, durable=True)
 
+    def reshape(
+        self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
+    ) -> Future[None]:
+        shape = {"gist_dim": gist_dim, "gist_dtype": gist_dtype, "gist_keys": gist_keys, "key_dim": key_dim}
+
+        def run(connection: Connection) -> None:
+            sessions.reshape(connection, session_id, fence, shape, self.lease_seconds)
+
+        return self._write(lambda: run, session_id, durable=True)
+
     def read_spans(self, session_id: str, blocks: Indices) -> Future[SpanBatch]:
         wanted = np.unique(np.asarray(blocks, np.int64))
         return self._read(lambda connection: history.read_spans(connection, session_id, wanted), session_id)
@@ -117,8 +128,17 @@ class SqliteStore:
 
         return self._read(run, session_id)
 
-    def list(self, tenant: str, limit: int = 20, after: str | None = None) -> Future[SessionPage]:
-        return self._read(lambda connection: listing.page(connection, tenant, limit, after), None)
+    def list(
+        self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
+    ) -> Future[SessionPage]:
+        return self._read(lambda connection: listing.page(connection, tenant, limit, after, implicit), None)
+
+    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+        def prepared() -> Callable[[Connection], int]:
+            check_limit(limit)
+            return lambda connection: sessions.expire(connection, unused_seconds, limit)
+
+        return self._write(prepared, None, durable=True)
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.make import TASKS as MEMORY_TASKS
-from mc_core.lab.training.episode_samples import memory_drill, memory_sample
-from mc_core.lab.training.samples import BLOCK, Difficulty, Layout, Sample, SampleMaker
+from mc_core.lab.training.memory_samples import memory_drill, memory_sample
+from mc_core.lab.training.sample import BLOCK, Difficulty, Layout, Sample
+from mc_core.lab.training.sample_maker import SampleMaker
 
 TASKS = ("text", "recall", "copy", "drill", "memory")
 """What a sequence may be; a "memory" sequence is an episode of one of ``MEMORY_TASKS``."""

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.lab.training.base.base_config import BaseTrainConfig
 from mc_core.lab.training.base.model import BaseShape
-from mc_core.lab.training.samples import BLOCK
+from mc_core.lab.training.sample import BLOCK
 from mc_core.models.decoder_config import DecoderConfig
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"

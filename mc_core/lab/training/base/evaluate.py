@@ -13,13 +13,15 @@ from tokenizers import Tokenizer
 
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.data.cache import Stream
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.tasks.facts import KINDS, MAGIC, Fact, FactKind
 from mc_core.lab.training.base.batches import Batch
 from mc_core.lab.training.base.decode import greedy
 from mc_core.lab.training.base.model import BaseModel
-from mc_core.lab.training.samples import BLOCK, Difficulty, Ids, Layout, SampleMaker
+from mc_core.lab.training.sample import BLOCK, Difficulty, Layout
+from mc_core.lab.training.sample_maker import SampleMaker
 from mc_core.models.decoder import Decoder
 
 CONTEXTS, TAIL = (512, 1024), 128
@@ -53,7 +55,7 @@ class RecallResult:
 class Question:
     """A prompt of a full working context, and what is asked for; across: the fact lies in more than one segment."""
 
-    prompt: Ids
+    prompt: Ints
     fact: Fact
     across: bool
 
@@ -208,7 +210,7 @@ def _share(right: Sequence[bool]) -> float | None:
     return round(sum(right) / len(right), 4) if right else None
 
 
-def _find(ids: Ids, wanted: Ids) -> int | None:
+def _find(ids: Ints, wanted: Ints) -> int | None:
     if len(wanted) > len(ids):
         return None
     hits = np.flatnonzero((np.lib.stride_tricks.sliding_window_view(ids, len(wanted)) == wanted).all(1))

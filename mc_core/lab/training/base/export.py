@@ -19,7 +19,7 @@ from mc_core.lab.data.train_tokenizer import generation_settings
 from mc_core.lab.training.base.card import Card, with_figures
 from mc_core.lab.training.base.model import BaseShape
 from mc_core.lab.training.checkpoint import checkpoints
-from mc_core.lab.training.samples import BLOCK
+from mc_core.lab.training.sample import BLOCK
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import read_json, save_decoder, write_json
 

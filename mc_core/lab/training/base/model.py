@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
 from mc_core.lab.training.base.batches import Batch
-from mc_core.lab.training.samples import BLOCK
+from mc_core.lab.training.sample import BLOCK
 from mc_core.models.attention import Attention, BlockMaskAttention, FullAttention
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig

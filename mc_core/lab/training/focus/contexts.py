@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS, layout_of
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.focus.view import View
 
-Ints = NDArray[np.int64]
 ContextKind = Literal["full", "lod1", "coarse", "mixed", "recent"]
 KINDS: tuple[ContextKind, ...] = ("full", "lod1", "coarse", "mixed", "recent")
 RUN = 4

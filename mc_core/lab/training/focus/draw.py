@@ -12,7 +12,7 @@ from mc_core.lab.training.focus.contexts import ContextKind, ContextShape, Passa
 from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig
 from mc_core.lab.training.focus.passages import PassageMaker
 from mc_core.lab.training.focus.served import ServedQuestions
-from mc_core.lab.training.samples import SampleMaker
+from mc_core.lab.training.sample_maker import SampleMaker
 
 HISTORY_WEIGHT = 0.5
 """Of history tokens in the base's own batches under the block mask, as in ``BaseTrainConfig``."""

@@ -53,10 +53,7 @@ def export_focus(
             shutil.copyfile(file, out / file.name)
     if joint:
         known = read_json(out / "config.json")
-        extra: dict[str, Any] = {
-            key: known[key] for key in ("eos_token_id", "bos_token_id", "pad_token_id") if key in known
-        }
-        save_decoder(out, model.decoder, dtype, extra)
+        save_decoder(out, model.decoder, dtype, {key: known[key] for key in SPECIAL if key in known})
     path = config.model / MANIFEST
     before = Manifest.from_json(read_json(path)) if path.exists() else Manifest()
     kept = None if joint and config.train_embeddings else load_bundle(config.model).lensnet

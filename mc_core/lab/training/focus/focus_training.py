@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.plant import SUITES
 from mc_core.lab.training.base.batches import Stage
 from mc_core.lab.training.focus.contexts import KINDS
+from mc_core.lab.training.run_config import DecoderRunConfig
 from mc_core.nets.gistnet import GistKind, Head, Pooling
 
-FIXED = ("mode", "train_embeddings", "gist", "block_size", "seed")
-"""What a resumed run may not change; rates, weights and the curriculum may."""
 MODES = ("frozen", "joint")
 LEAST_SERVED = 2048
 """Tokens of a history in which an episode of every suite has room."""
@@ -110,28 +109,26 @@ CURRICULUM = (
 """Budgets and depth grow: LOD1 first, then LOD2, and LOD3 in the histories beyond K^3 = 32,768 tokens."""
 
 
-@dataclass(frozen=True)
-class FocusTrainConfig:
-    """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to start from; out: the run's folder, resumed.
+@dataclass(frozen=True, kw_only=True)
+class FocusTrainConfig(DecoderRunConfig):
+    """model: the bundle to start from.
 
     mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
     are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
-    share of their plain tokens that count. gist_rate: AdamW rate of the GistNet; muon_rate, adam_rate: of the base in a
-    joint run. train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them,
-    stays right. blend: how far what a joint run writes lies from the base that it began with towards the one that it
-    ended with (1: the latter; Wortsman et al. 2022, WiSE-FT, section 3). precision, compile and workers as in
-    ``BaseTrainConfig``. recent_tokens: of the working contexts.
+    share of their plain tokens that count. accumulate: batches a step. gist_rate: AdamW rate of the GistNet.
+    train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them, stays right.
+    blend: how far what a joint run writes lies from the base that it began with towards the one that it ended with (1:
+    the latter; Wortsman et al. 2022, WiSE-FT, section 3). recent_tokens: of the working contexts.
     """
 
-    data: Path
+    FIXED: ClassVar[tuple[str, ...]] = ("mode", "train_embeddings", "gist", "block_size", "seed")
+
     model: Path
-    out: Path
     mode: str = "frozen"
     gist: GistShape = field(default_factory=GistShape)
     weights: LossWeights = field(default_factory=LossWeights)
     stages: tuple[FocusStage, ...] = CURRICULUM
     base_stages: tuple[Stage, ...] = BASE_STAGES
-    mix: dict[str, float] | None = None
     block_size: int = 32
     recent_tokens: int = 128
     steps: int = 2000
@@ -144,53 +141,17 @@ class FocusTrainConfig:
     adam_rate: float = 1.5e-3
     train_embeddings: bool = True
     blend: float = 1.0
-    weight_decay: float = 0.01
-    warmup_steps: int = 40
-    decay: float = 0.6
-    floor: float = 0.02
-    clip: float = 1.0
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "auto"
-    compile: bool = False
-    checkpoint_minutes: float = 5.0
-    log_steps: int = 20
-    workers: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mode not in MODES:
             raise ConfigError(f"mode must be one of {MODES}, got {self.mode!r}")
-        positive = ("steps", "accumulate", "batch_tokens", "gist_rate", "muon_rate", "adam_rate", "clip")
-        for name in (*positive, "checkpoint_minutes", "log_steps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ConfigError(f"workers must be at least 0, got {self.workers}")
-        for name in ("decay", "floor", "base_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        self.check_positive("steps", "accumulate", "gist_rate")
+        self.check_shares("base_share")
         for name in ("text_share", "blend"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if not self.stages or not self.base_stages:
             raise ConfigError("stages and base_stages must name at least one stage each")
         if self.mode == "joint" and self.train_embeddings and any(stage.served for stage in self.stages):
             raise ConfigError("train_embeddings must be false where stages are served: their lens reads the embeddings")
-
-    @property
-    def bfloat16(self) -> bool:
-        """Are matrix products computed in bfloat16?"""
-        return self.precision == "bfloat16" or (self.precision == "auto" and self.device.startswith("cuda"))
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able settings, without this machine's paths."""
-        return {key: value for key, value in asdict(self).items() if key not in ("data", "out", "model")}
-
-    def check_resumes(self, saved: dict[str, Any]) -> None:
-        """ConfigError if a run with these settings cannot go on from one with ``saved`` (a ``summary``)."""
-        now = self.summary()
-        for name in FIXED:
-            if now[name] != saved.get(name):
-                raise ConfigError(f"{name} cannot change when a run is resumed: {saved.get(name)} -> {now[name]}")

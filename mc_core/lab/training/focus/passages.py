@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.data.cache import Stream
 from mc_core.lab.tasks.make import TASKS, make_episode
-from mc_core.lab.training.episode_samples import episode_document
 from mc_core.lab.training.focus.contexts import Passage
 from mc_core.lab.training.haystack import QUESTION_WEIGHT, Haystack
+from mc_core.lab.training.memory_samples import episode_document
 
 TAIL_WEIGHT = 0.25
 """Of foretelling a token that the working context already holds, beside 1 for one after it."""
@@ -69,7 +69,7 @@ def cut(rng: Generator, stream: Stream, history: int, future: int) -> Passage:
     return Passage(ids, history, weights)
 
 
-def passage_of(row: NDArray[np.int64], horizon: int) -> Passage:
+def passage_of(row: Ints, horizon: int) -> Passage:
     """A row of token ids, padded at the end with -1, as a passage whose last ``horizon`` tokens are to be foretold."""
     padding = row < 0
     length = int(np.argmax(padding)) if padding.any() else len(row)

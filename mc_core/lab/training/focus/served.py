@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
@@ -21,6 +20,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens_oracle import OracleLens
 from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
+from mc_core.lab.data.arrays import Ids
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History, Question, all_open, blocks_of
 from mc_core.lab.tasks.plant import PlantPlan, plant
@@ -118,7 +118,7 @@ class ServedQuestions:
         ids, weights = np.concatenate([before, answer.ids]), np.concatenate([weights, answer.weights])
         return Seen(Passage(ids, len(before), weights), session.wc.copy(), tuple(then), mended)
 
-    def _pieces(self, rng: Generator, tokens: int) -> list[NDArray[np.int32]]:
+    def _pieces(self, rng: Generator, tokens: int) -> list[Ids]:
         """Text of the corpus, a little more than is needed, as control tokens are left out of it."""
         count = tokens // PIECE + 2
         streams = [self.haystack.stream(rng) for _ in range(count)]
@@ -129,6 +129,6 @@ def _is_open(session: Session, history: History, question: Question) -> bool:
     return all_open([history.spans[i] for i in question.gold], session.raw_blocks(), session.block_size)
 
 
-def _refocus(session: Session, lens: Lens, focus: FocusConfig, prompt: NDArray[np.int32]) -> None:
+def _refocus(session: Session, lens: Lens, focus: FocusConfig, prompt: Ids) -> None:
     session.refocuser = Refocuser(focus, lens, make_allocator(focus))
     session.commit_focus(session.propose(prompt))

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import Layout
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.focus.losses import IGNORED
 from mc_core.models.rotary import Rotary, Rotation
 from mc_core.positions.policies import Policy
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

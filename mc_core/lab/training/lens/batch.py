@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.lens.samples import LensSample
-from mc_core.lab.training.sample import Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def collate(samples: Sequence[LensSample]) -> LensBatch:
     )
 
 
-def padded(tails: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+def padded(tails: Sequence[Ints]) -> tuple[Tensor, Tensor]:
     """Tails as one array [Q, t], padded in front, and what of it is real."""
     longest = max(1, *(len(tail) for tail in tails)) if tails else 1
     ids, mask = np.zeros((len(tails), longest), np.int64), np.zeros((len(tails), longest), bool)

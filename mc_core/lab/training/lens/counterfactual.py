@@ -14,9 +14,9 @@ from torch import Tensor
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.groups import groups_of
 from mc_core.context.working_context import Edit, Plan, WorkingContext
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.focus.contexts import ContextShape, Passage, view_of
 from mc_core.lab.training.focus.model import FocusModel
-from mc_core.lab.training.sample import Ids
 from mc_core.positions.policies import make_policy
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
@@ -103,7 +103,7 @@ class Counterfactuals:
         view = output.where.nonzero()[:, 0]
         return losses.new_zeros(len(views)).index_add_(0, view, losses)
 
-    def labels(self, rng: Generator, passage: Passage, wc: WorkingContext, actions: int, wanted: Ids) -> Labels:
+    def labels(self, rng: Generator, passage: Passage, wc: WorkingContext, actions: int, wanted: Ints) -> Labels:
         """Measure up to ``actions`` of the legal edits, those of blocks ``wanted`` first, others at random."""
         legal = legal_actions(wc)
         chosen = _chosen(rng, wc, legal, actions, wanted)
@@ -122,7 +122,7 @@ class Counterfactuals:
         return labels
 
 
-def _chosen(rng: Generator, wc: WorkingContext, legal: Sequence[Action], most: int, wanted: Ids) -> list[int]:
+def _chosen(rng: Generator, wc: WorkingContext, legal: Sequence[Action], most: int, wanted: Ints) -> list[int]:
     size = wc.block_size
 
     def covers(edit: Edit) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
+from mc_core.lab.data.arrays import Ints, Range
 from mc_core.lab.data.cache import Stream
-from mc_core.lab.data.interleave import Range, interleaved
+from mc_core.lab.data.interleave import interleaved
 from mc_core.lab.tasks.make import make_episode
 from mc_core.lab.training.haystack import Haystack
 from mc_core.lab.training.lens.samples import CHAT, touched
-from mc_core.lab.training.sample import Ids
 
 KEPT = 30
 """One part in so many of each file, its end, is kept from lens training: held-out documents alone are too few."""
@@ -24,7 +24,7 @@ class Question:
     """tail: the turn's ids; gold: the blocks of each statement that the answer needs."""
 
     task: str
-    tail: Ids
+    tail: Ints
     gold: tuple[tuple[int, ...], ...]
 
 
@@ -32,11 +32,11 @@ class Question:
 class History:
     """blocks [n, K], and what is asked about them."""
 
-    blocks: Ids
+    blocks: Ints
     questions: tuple[Question, ...]
 
 
-def make_history(rng: Generator, maker: Haystack, text: Ids, tasks: Sequence[str]) -> History:
+def make_history(rng: Generator, maker: Haystack, text: Ints, tasks: Sequence[str]) -> History:
     """``text`` [n, K] with one held-out episode of each task in it: statements anywhere, in their order.
 
     A statement stands in a few blocks of other real text, at any offset.
@@ -57,7 +57,7 @@ def make_history(rng: Generator, maker: Haystack, text: Ids, tasks: Sequence[str
     return History(blocks.reshape(-1, size), tuple(questions))
 
 
-def _piece(rng: Generator, maker: Haystack, statement: str, block_size: int) -> tuple[Ids, Range]:
+def _piece(rng: Generator, maker: Haystack, statement: str, block_size: int) -> tuple[Ints, Range]:
     """A statement in whole blocks of text, and where in them its own tokens stand."""
     chat = bool(rng.random() < CHAT)
     ids, (a, b) = maker.statement(rng, statement, chat)

@@ -15,14 +15,14 @@ from torch import Tensor
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.tasks.make import make_episode
-from mc_core.lab.training.episode_samples import episode_document
 from mc_core.lab.training.focus.contexts import ContextShape, Passage, open_blocks, sample_context
 from mc_core.lab.training.focus.passages import PassageMaker
 from mc_core.lab.training.haystack import Haystack
 from mc_core.lab.training.lens.counterfactual import Counterfactuals, Labels
 from mc_core.lab.training.lens.samples import CHAT, tail_of, touched
-from mc_core.lab.training.sample import Ids
+from mc_core.lab.training.memory_samples import episode_document
 from mc_core.models.loading import save_tensors
 from mc_core.nets.lensnet import LensInput
 from mc_core.session.session import QUESTION_TOKENS
@@ -81,8 +81,8 @@ class Case:
 
     passage: Passage
     wc: WorkingContext
-    tail: Ids
-    gold: Ids
+    tail: Ints
+    gold: Ints
 
 
 def text_case(rng: Generator, passages: PassageMaker, shape: ContextShape) -> Case:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.make import TASKS
+from mc_core.lab.training.run_config import RunConfig
 from mc_core.nets.lensnet import LensKind
 
-FIXED = ("net", "block_size", "seed", "bank", "labels")
-"""What a resumed run may not change; rates, weights and amounts may."""
 SOFTNESS = (0.5, 0.02)
 
 
@@ -45,9 +44,9 @@ class EntryWeights:
                 raise ConfigError(f"weights.{name} must be at least 0, got {value}")
 
 
-@dataclass(frozen=True)
-class LensTrainConfig:
-    """data: a folder of .jsonl or .jsonl.xz files; model: the bundle to train for; out: the run's folder, resumed.
+@dataclass(frozen=True, kw_only=True)
+class LensTrainConfig(RunConfig):
+    """model: the bundle to train for.
 
     A step: ``episodes`` of the tasks but paraphrases, one of those with ``concepts`` statements, and ``pairs`` passages
     and dialogue turns of the corpus. growth: share of the run in which the text around statements grows to its length,
@@ -56,17 +55,16 @@ class LensTrainConfig:
     working contexts with counterfactual labels that entry scores are trained on, made once; 0 leaves entry scores
     untrained. entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the
     loss, 1 by default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks``
-    blocks, at the end in ``histories``. workers as in ``BaseTrainConfig``.
+    blocks, at the end in ``histories``.
     """
 
-    data: Path
+    FIXED: ClassVar[tuple[str, ...]] = ("net", "block_size", "seed", "bank", "labels")
+
     model: Path
-    out: Path
     net: LensShape = field(default_factory=LensShape)
     weights: EntryWeights = field(default_factory=EntryWeights)
     tasks: tuple[str, ...] = tuple(task for task in TASKS if task != "absent")
     shares: dict[str, float] = field(default_factory=lambda: {"paraphrase": 3.0})
-    mix: dict[str, float] | None = None
     block_size: int = 32
     steps: int = 3000
     growth: float = 0.5
@@ -82,35 +80,19 @@ class LensTrainConfig:
     entry_contexts: int = 8
     rate: float = 2e-3
     warmup_steps: int = 50
-    decay: float = 0.6
-    floor: float = 0.02
-    clip: float = 1.0
-    seed: int = 0
-    device: str = "cpu"
-    workers: int = 0
-    checkpoint_minutes: float = 5.0
-    log_steps: int = 20
     validation_steps: int = 500
     validation_blocks: int = 31_250
     histories: int = 40
     glances: int = 6
 
     def __post_init__(self) -> None:
-        positive = ("steps", "episodes", "pairs", "bank", "fresh", "hard", "temperature", "rate", "clip")
-        for name in (*positive, "checkpoint_minutes", "log_steps", "validation_steps", "histories", "glances"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ConfigError(f"workers must be at least 0, got {self.workers}")
-        for name in ("decay", "floor", "growth"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("distractors", "labels"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        super().__post_init__()
+        self.check_positive("steps", "episodes", "pairs", "bank", "fresh", "hard", "temperature", "rate")
+        self.check_positive("validation_steps", "histories", "glances")
+        self.check_shares("growth")
+        self.check_least(0, "distractors", "labels")
         for name, least in (("concepts", 4), ("entry_contexts", 1), ("validation_blocks", 64)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            self.check_least(least, name)
         if self.block_size not in (16, 32, 64):
             raise ConfigError(f"block_size must be 16, 32 or 64, got {self.block_size}")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
@@ -124,14 +106,3 @@ class LensTrainConfig:
         """Of the scores in training: falls by a constant factor a step, to 0 when all has grown."""
         grown = self.grown(step)
         return 0.0 if grown >= 1 else SOFTNESS[0] * (SOFTNESS[1] / SOFTNESS[0]) ** grown
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able settings, without this machine's paths."""
-        return {key: value for key, value in asdict(self).items() if key not in ("data", "out", "model")}
-
-    def check_resumes(self, saved: dict[str, Any]) -> None:
-        """ConfigError if a run with these settings cannot go on from one with ``saved`` (a ``summary``)."""
-        now = self.summary()
-        for name in FIXED:
-            if now[name] != saved.get(name):
-                raise ConfigError(f"{name} cannot change when a run is resumed: {saved.get(name)} -> {now[name]}")

@@ -18,11 +18,11 @@ from mc_core.focus.lexical import FULL_EVIDENCE, LexicalIndex
 from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.scores import Scores
 from mc_core.focus.targets import apart, with_neighbours
+from mc_core.lab.data.arrays import Ints
 from mc_core.lab.training.haystack import Haystack
 from mc_core.lab.training.lens.history import History, make_history
 from mc_core.lab.training.lens.keys import KeyModel
 from mc_core.lab.training.lens.samples import random_blocks
-from mc_core.lab.training.sample import Ids
 from mc_core.models.words import Words
 
 PLACES, NEIGHBOURS = 8, 1
@@ -75,7 +75,7 @@ def _shares(lens: str, rows: list[list[bool]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def learned_targets(model: KeyModel, tail: Ids, keys: Tensor) -> tuple[Asked, NDArray[np.int64]]:
+def learned_targets(model: KeyModel, tail: Ints, keys: Tensor) -> tuple[Asked, Ints]:
     """What the learned lens would open, and its best places themselves; keys [n, S, D] of the whole history."""
     ids = torch.from_numpy(tail)[None].to(model.device)
     queries = model.queries(ids, torch.ones_like(ids, dtype=torch.bool))[0]
@@ -86,7 +86,7 @@ def learned_targets(model: KeyModel, tail: Ids, keys: Tensor) -> tuple[Asked, ND
     return Asked(_scores(targets, scores), distinct(nodes, above)), nodes[chosen]
 
 
-def lexical_targets(index: LexicalIndex, tail: Ids) -> Scores:
+def lexical_targets(index: LexicalIndex, tail: Ints) -> Scores:
     """What the lexical lens would open."""
     found = index.evidence(tail.astype(np.int32))
     full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
@@ -95,13 +95,13 @@ def lexical_targets(index: LexicalIndex, tail: Ids) -> Scores:
     return _scores(targets, worth / np.float32(full))
 
 
-def _scores(targets: NDArray[np.int64], worth: NDArray[np.float32]) -> Scores:
+def _scores(targets: Ints, worth: NDArray[np.float32]) -> Scores:
     nothing = np.empty(0, np.float32)
     return Scores(nothing, nothing, targets, worth.astype(np.float32))
 
 
 @torch.no_grad()
-def _keys(model: KeyModel, blocks: Ids) -> Tensor:
+def _keys(model: KeyModel, blocks: Ints) -> Tensor:
     """Keys of blocks [n, K] in the precision that a session keeps them in."""
     parts = [
         model.keys(torch.from_numpy(blocks[at : at + AT_ONCE].astype(np.int64)).to(model.device)).half()
@@ -110,7 +110,7 @@ def _keys(model: KeyModel, blocks: Ids) -> Tensor:
     return torch.cat(parts)
 
 
-def _keys_of(model: KeyModel, history: History, text: Ids, known: Tensor) -> Tensor:
+def _keys_of(model: KeyModel, history: History, text: Ints, known: Tensor) -> Tensor:
     """Keys of a history's blocks; those of the text that it was made of are known."""
     rows = np.empty(len(history.blocks), np.int64)
     at = 0

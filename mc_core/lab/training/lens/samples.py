@@ -11,16 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from mc_core.lab.data.interleave import Range
+from mc_core.lab.data.arrays import Ints, Range
 from mc_core.lab.tasks.build import fill
 from mc_core.lab.tasks.concepts import CONCEPTS, Concept
 from mc_core.lab.tasks.concepts.values import concept_value
 from mc_core.lab.tasks.episode import Asked, Episode
 from mc_core.lab.tasks.make import make_episode
 from mc_core.lab.tasks.paraphrase import pairs
-from mc_core.lab.training.episode_samples import EpisodeDocument, episode_document
 from mc_core.lab.training.haystack import Haystack
-from mc_core.lab.training.sample import Ids
+from mc_core.lab.training.memory_samples import EpisodeDocument, episode_document
 from mc_core.session.session import QUESTION_TOKENS
 
 LINKED = ("chain", "combine")
@@ -45,8 +44,8 @@ class LensSample:
     """
 
     kind: str
-    blocks: Ids
-    tails: tuple[Ids, ...]
+    blocks: Ints
+    tails: tuple[Ints, ...]
     wanted: tuple[Wanted, ...]
 
 
@@ -106,7 +105,7 @@ def concept_episode(rng: Generator, distractors: int) -> Episode:
     return Episode("paraphrase", tuple(statements), tuple(asked))
 
 
-def tail_of(rng: Generator, maker: Haystack, prompt: Ids, answer: Ids) -> Ids:
+def tail_of(rng: Generator, maker: Haystack, prompt: Ints, answer: Ints) -> Ints:
     """The turn as the lens gets it: alone, at the end of a longer prompt, or with the reply's first tokens."""
     tail = prompt
     if rng.random() < AMONG_TEXT:
@@ -158,15 +157,15 @@ def reply_sample(rng: Generator, maker: Haystack, block_size: int) -> LensSample
     return LensSample("reply", blocks.reshape(-1, block_size), (tail[-REPLY_TAIL:],), (wanted,))
 
 
-def _framed(maker: Haystack, words: Ids) -> Ids:
+def _framed(maker: Haystack, words: Ints) -> Ints:
     encoder = maker.encoder
     opening, closing = encoder.opening("user"), [*encoder.closing(), *encoder.opening("assistant")]
     return np.concatenate([np.array(opening, np.int64), words, np.array(closing, np.int64)])
 
 
-def random_blocks(rng: Generator, maker: Haystack, count: int, block_size: int, run: int = 16) -> Ids:
+def random_blocks(rng: Generator, maker: Haystack, count: int, block_size: int, run: int = 16) -> Ints:
     """``count`` blocks of real text [count, K], in runs of neighbours."""
-    runs: Sequence[Ids] = [
+    runs: Sequence[Ints] = [
         maker.window(rng, maker.stream(rng), run * block_size).reshape(run, block_size) for _ in range(-(-count // run))
     ]
     return np.concatenate(runs)[:count]

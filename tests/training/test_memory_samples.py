@@ -14,19 +14,20 @@ from mc_core.lab.data.cache import held_out_streams
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.tasks.make import TASKS as MEMORY_TASKS
 from mc_core.lab.tasks.make import make_episode
-from mc_core.lab.training import episode_samples
+from mc_core.lab.training import memory_samples
 from mc_core.lab.training.base.batches import TASKS, Stage, check_stages, make_batch
 from mc_core.lab.training.base.trainer import train_base
-from mc_core.lab.training.episode_samples import (
+from mc_core.lab.training.haystack import VALUE_WEIGHT
+from mc_core.lab.training.memory_samples import (
     MAX_TURNS,
     episode_document,
     episode_sample,
     memory_drill,
     memory_sample,
 )
-from mc_core.lab.training.haystack import VALUE_WEIGHT
-from mc_core.lab.training.samples import Layout, SampleMaker
-from tests.training.conftest import STAGES
+from mc_core.lab.training.sample import Layout
+from mc_core.lab.training.sample_maker import SampleMaker
+from training_lab import STAGES
 
 BUNDLED = Path(__file__).parents[2] / "models" / "megacontext-tiny" / "tokenizer.json"
 LAYOUT = Layout(1056, 32 * 27)
@@ -143,7 +144,7 @@ def test_the_newest_text_often_holds_a_wrong_value_in_the_right_words(maker, tas
     """In a third of the samples at least, a number of another key or person, said in the very words of the one asked
     for, stands in the tail before the questions."""
     drawn, found, rng = [], 0, np.random.default_rng(12)
-    monkeypatch.setattr(episode_samples, "make_episode", lambda *a: drawn.append(make_episode(*a)) or drawn[-1])
+    monkeypatch.setattr(memory_samples, "make_episode", lambda *a: drawn.append(make_episode(*a)) or drawn[-1])
     for _ in range(60):
         drawn.clear()
         sample = memory_sample(rng, maker, LAYOUT, (task,), 4)

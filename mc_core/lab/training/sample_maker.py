@@ -10,12 +10,10 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from mc_core.lab.data.interleave import Range
+from mc_core.lab.data.arrays import Ints, Range
 from mc_core.lab.tasks.facts import KINDS, MAGIC, PERSONAL, Fact, FactKind, make_fact, pick
 from mc_core.lab.training.haystack import QUESTION_WEIGHT, STATED_WEIGHT, Haystack
-from mc_core.lab.training.sample import BLOCK, Difficulty, Ids, Layout, Sample
-
-__all__ = ["BLOCK", "Difficulty", "Ids", "Layout", "Sample", "SampleMaker"]
+from mc_core.lab.training.sample import Difficulty, Layout, Sample
 
 COPY_WEIGHT = 2.0
 REPEAT = ("Repeat this: ", "Repeat after me: ", "Say this again: ", "Copy this text: ")
@@ -161,7 +159,7 @@ class SampleMaker(Haystack):
         body, ranges = self.lay(rng, stated, span, chat)
         return Sample.plain(body), ranges[:asked]
 
-    def _distractors(self, rng: Generator, facts: list[Fact], room: int) -> list[Ids]:
+    def _distractors(self, rng: Generator, facts: list[Fact], room: int) -> list[Ints]:
         """More facts of the same kinds, other keys, as many as fit into ``room`` tokens."""
         kinds = [kind for kind in KINDS if kind.name != "pass_key" and any(kind.name == fact.kind for fact in facts)]
         taken, stated = {fact.about for fact in facts}, []

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.random import Generator
 
 from mc_core.errors import ConfigError
-from mc_core.lab.data.interleave import Range
+from mc_core.lab.data.arrays import Ints, Range
 from mc_core.lab.tasks.build import MAX_DISTRACTORS
 from mc_core.lab.tasks.episode import Asked, Episode
 from mc_core.lab.tasks.make import make_episode
 from mc_core.lab.training.haystack import STATED_WEIGHT, Haystack
-from mc_core.lab.training.sample import BLOCK, Ids, Layout, Sample
+from mc_core.lab.training.sample import BLOCK, Layout, Sample
 
 MAX_TURNS = 4
 CHAT, OTHERS_SHOWN, LATE = 0.4, 0.7, 0.6
@@ -34,10 +34,10 @@ class EpisodeDocument:
     turns: for each question the ids of its turn up to where the answer begins, and the answer with the end of its turn.
     """
 
-    ids: Ids
+    ids: Ints
     places: tuple[Range, ...]
     gold: tuple[tuple[Range, ...], ...]
-    turns: tuple[tuple[Ids, Sample], ...]
+    turns: tuple[tuple[Ints, Sample], ...]
 
 
 def episode_document(
@@ -127,8 +127,8 @@ def _drawn(rng: Generator, maker: Haystack, tasks: Sequence[str], distractors: i
 
 
 def _laid(
-    rng: Generator, maker: Haystack, stated: Sequence[tuple[Ids, Range]], span: int, chat: bool
-) -> tuple[Ids, list[Range]]:
+    rng: Generator, maker: Haystack, stated: Sequence[tuple[Ints, Range]], span: int, chat: bool
+) -> tuple[Ints, list[Range]]:
     """The text with the statements in order, and where their own tokens stand in it."""
     ids, ranges = maker.lay(rng, [ids for ids, _ in stated], span, chat, ordered=True)
     return ids, [(at + a, at + b) for (at, _), (_, (a, b)) in zip(ranges, stated, strict=True)]
@@ -150,7 +150,7 @@ def _dialogue(
     return chosen, Sample.joined(parts) if parts else Sample.plain([])
 
 
-def _newest(rng: Generator, maker: Haystack, episode: Episode, room: int, chat: bool) -> tuple[list[int], Ids]:
+def _newest(rng: Generator, maker: Haystack, episode: Episode, room: int, chat: bool) -> tuple[list[int], Ints]:
     """The newest text before the questions, if statements that nobody asks for stand there, else no text.
 
     They are distractors of the episode if it has any, whose indices are returned, and statements of other tasks, as far

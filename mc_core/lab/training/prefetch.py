@@ -21,7 +21,7 @@ class _Numbered(Dataset[T], Generic[T]):
         return self.make(number)
 
 
-def made_ahead(make: Callable[[int], T], first: int, end: int, workers: int) -> Iterator[T]:
+def prefetched(make: Callable[[int], T], first: int, end: int, workers: int) -> Iterator[T]:
     """``make(first)`` .. ``make(end - 1)`` in order, by ``workers`` processes; by this one if that is 0.
 
     What is made must depend on its number alone, so that the number of processes changes nothing. It must hold no

@@ -1,0 +1,1 @@
+"""Text to learn from: corpora, token streams, the chat format of the bundled base."""
