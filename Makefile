@@ -11,7 +11,7 @@ BENCHES ?= flat ingest recall repair telemetry
 export OMP_NUM_THREADS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help serve chat test test-slow lint format bench docs clean
+.PHONY: help serve chat test test-slow lint format bench client docs clean
 
 help:
 	@echo "make serve      serve the bundled model (ARGS: options of megacontext serve)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       all quick tests; make test-slow: the long ones"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
 	@echo "make bench      the benchmarks' figures"
+	@echo "make client     write the synchronous client from the asynchronous one"
 	@echo "make docs       bring the table of settings in docs/operations.md up to date"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -49,6 +50,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name $(ARGS) || exit 1; done
+
+client: $(STAMP)
+	$(BIN)/python -m clients.sync_from_async
 
 docs: $(STAMP)
 	@$(BIN)/megacontext settings --into docs/operations.md

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import tempfile
 import threading
 import time
@@ -32,11 +31,6 @@ from server.stores.sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "megacontext-tiny"
-
-
-def peak_memory() -> int:
-    """Peak resident bytes of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resident_memory() -> int:

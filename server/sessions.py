@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -37,8 +37,8 @@ from server.futures import settled
 from server.memory import Leftovers
 
 logger = logging.getLogger(__name__)
-PRUNE_EVERY = 64
-"""Implicit sessions are counted, and the oldest beyond the limit deleted, once in so many creations."""
+PRUNE_SHARE = 16
+"""A tenant's oldest implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
 EXPIRE_EVERY = 60.0
 """Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
 EXPIRE_AT_ONCE = 50
@@ -94,7 +94,7 @@ class SessionHost:
         self._implicit_ttl = implicit_ttl
         self._owner = f"server-{secrets.token_hex(8)}"
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._implicit_created = 0
+        self._unpruned: Counter[str] = Counter()
         self._trimming = False
         self.leftovers = Leftovers()
         self._background: set[asyncio.Task[None]] = set()
@@ -135,8 +135,9 @@ class SessionHost:
         return session.id
 
     def _count_implicit(self, tenant: str) -> None:
-        self._implicit_created += 1
-        if self._implicit_created % PRUNE_EVERY == 0:
+        self._unpruned[tenant] += 1
+        if self._unpruned[tenant] > self._max_implicit // PRUNE_SHARE:
+            del self._unpruned[tenant]
             self._spawn(self._prune(tenant))
 
     @asynccontextmanager

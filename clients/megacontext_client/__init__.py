@@ -8,9 +8,10 @@ with MegaContext("http://127.0.0.1:8000") as server:
 """
 
 from .async_client import AsyncMegaContext
+from .async_stream import AsyncChatStream
 from .client import MegaContext
 from .errors import APIConnectionError, APIError, ClientError, StreamEndedError
-from .stream import AsyncChatStream, ChatStream
+from .stream import ChatStream
 from .types import (
     ChatResult,
     Delta,

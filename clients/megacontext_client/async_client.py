@@ -1,27 +1,33 @@
-"""The asynchronous client: as ``MegaContext``, awaited."""
+"""The client of one server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
 from . import calls
+from .assembly import broken
+from .async_stream import AsyncChatStream
 from .calls import Call, Messages
 from .errors import APIError
 from .retries import Retries
-from .stream import AsyncChatStream, broken
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
 from .types import ChatResult, Focus, Ingested, Model, Session
-from .upload import Progress, Source, async_pieces
+from .upload import AsyncSource, Progress, async_pieces
 
 T = TypeVar("T")
 
 
 class AsyncMegaContext:
-    """One server; for asyncio. See ``MegaContext`` for the arguments, the errors and what each method does."""
+    """One server. ``timeout`` is the longest silence in seconds; streams are kept alive by the server's comments.
+
+    What the server has not begun (no connection, queue full, draining) is sent again, ``retries`` times at most; what
+    it may have begun never is, so a turn never counts twice. ``connections``: how many at a time; None: any number.
+    Every method raises APIError when the server refuses and APIConnectionError when it can't be reached or breaks off.
+    """
 
     def __init__(
         self,
@@ -48,12 +54,17 @@ class AsyncMegaContext:
     async def create_session(
         self, metadata: Mapping[str, Any] | None = None, system: str | None = None, budget: int | None = None
     ) -> Session:
+        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
         return await self._send(calls.create_session(metadata, system, budget))
 
-    async def sessions(self, page_size: int = 100) -> AsyncIterator[Session]:
+    async def sessions(self, page_size: int = 100, implicit: bool | None = None) -> AsyncIterator[Session]:
+        """All sessions of this key, fetched page by page while you iterate.
+
+        implicit: only those that requests without a session id made, or only the others.
+        """
         after: str | None = None
         while True:
-            page = await self._send(calls.list_sessions(page_size, after))
+            page = await self._send(calls.list_sessions(page_size, after, implicit))
             for session in page.data:
                 yield session
             if page.next is None:
@@ -66,15 +77,16 @@ class AsyncMegaContext:
     async def delete(self, session_id: str) -> None:
         await self._send(calls.delete_session(session_id))
 
-    async def ingest(
-        self, session_id: str, source: Source | AsyncIterable[str | bytes], progress: Progress | None = None
-    ) -> Ingested:
+    async def ingest(self, session_id: str, source: AsyncSource, progress: Progress | None = None) -> Ingested:
+        """Append a document of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path."""
         return await self._send(calls.ingest(session_id), content=async_pieces(source, progress))
 
     async def focus(self, session_id: str) -> Focus:
+        """What the model has in view."""
         return await self._send(calls.focus(session_id))
 
     async def rewind(self, session_id: str, position: int) -> int:
+        """Forget everything from token ``position`` on; returns the tokens that are left."""
         return await self._send(calls.rewind(session_id, position))
 
     async def models(self) -> list[Model]:
@@ -109,6 +121,7 @@ class AsyncMegaContext:
         model: str | None = None,
         **options: Any,
     ) -> ChatResult | AsyncChatStream:
+        """One turn. With a session, ``messages`` are the new ones only; ``options`` as OpenAI's (max_tokens, ...)."""
         call = calls.chat(session_id, messages, model or await self._default_model(), stream, options)
         if not stream:
             return await self._send(call)
@@ -117,7 +130,8 @@ class AsyncMegaContext:
 
     async def _default_model(self) -> str:
         if self._model is None:
-            self._model = (await self.models())[0].id
+            models = await self.models()
+            self._model = models[0].id
         return self._model
 
     async def _send(self, call: Call[T], content: AsyncIterator[bytes] | None = None) -> T:

@@ -31,8 +31,10 @@ def create_session(metadata: Mapping[str, Any] | None, system: str | None, budge
     return Call("POST", "/v1/sessions", Session.parse, json={k: v for k, v in given.items() if v is not None})
 
 
-def list_sessions(limit: int, after: str | None) -> Call[SessionPage]:
+def list_sessions(limit: int, after: str | None, implicit: bool | None) -> Call[SessionPage]:
     params: dict[str, str | int] = {"limit": limit}
+    if implicit is not None:
+        params["implicit"] = "true" if implicit else "false"
     if after is not None:
         params["after"] = after
     return Call("GET", "/v1/sessions", SessionPage.parse, params=params)

@@ -1,4 +1,5 @@
-"""The synchronous client."""
+# Written by python -m clients.sync_from_async from async_client.py: change that file.
+"""The client of one server."""
 
 from __future__ import annotations
 
@@ -9,13 +10,14 @@ from typing import Any, Literal, Self, TypeVar, overload
 import httpx
 
 from . import calls
+from .assembly import broken
+from .stream import ChatStream
 from .calls import Call, Messages
 from .errors import APIError
 from .retries import Retries
-from .stream import ChatStream, broken
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
 from .types import ChatResult, Focus, Ingested, Model, Session
-from .upload import Progress, Source, pieces
+from .upload import Source, Progress, pieces
 
 T = TypeVar("T")
 
@@ -56,12 +58,16 @@ class MegaContext:
         """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
         return self._send(calls.create_session(metadata, system, budget))
 
-    def sessions(self, page_size: int = 100) -> Iterator[Session]:
-        """All sessions of this key, fetched page by page while you iterate."""
+    def sessions(self, page_size: int = 100, implicit: bool | None = None) -> Iterator[Session]:
+        """All sessions of this key, fetched page by page while you iterate.
+
+        implicit: only those that requests without a session id made, or only the others.
+        """
         after: str | None = None
         while True:
-            page = self._send(calls.list_sessions(page_size, after))
-            yield from page.data
+            page = self._send(calls.list_sessions(page_size, after, implicit))
+            for session in page.data:
+                yield session
             if page.next is None:
                 return
             after = page.next
@@ -125,7 +131,8 @@ class MegaContext:
 
     def _default_model(self) -> str:
         if self._model is None:
-            self._model = self.models()[0].id
+            models = self.models()
+            self._model = models[0].id
         return self._model
 
     def _send(self, call: Call[T], content: Iterator[bytes] | None = None) -> T:

@@ -1,83 +1,15 @@
+# Written by python -m clients.sync_from_async from async_stream.py: change that file.
 """A streamed reply: deltas as they come, the whole result at the end."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any, Self
 
 import httpx
 
-from .errors import APIConnectionError, StreamEndedError, api_error
-from .sse import DONE, Event, EventDecoder
-from .types import JSON, ChatResult, Delta, Usage
-
-
-class Assembly:
-    """Reads the events of one stream; knows when it is done and what the reply came to."""
-
-    def __init__(self, session_id: str | None) -> None:
-        self.done = False
-        self._decoder = EventDecoder()
-        self._session_id = session_id
-        self._content: list[str] = []
-        self._finish_reason: str | None = None
-        self._usage: Usage | None = None
-        self._extra: JSON = {}
-        self._head: JSON = {}
-
-    def feed(self, piece: bytes) -> Iterator[Delta]:
-        """The deltas in a piece of the body; raises APIError on an error event, as soon as it is reached."""
-        for event in self._decoder.feed(piece):
-            if self.done:
-                return
-            if event.data == DONE and event.name == "message":
-                self.done = True
-            elif delta := self._chunk(_decode(event)):
-                yield delta
-
-    def result(self) -> ChatResult:
-        """The whole reply; StreamEndedError unless the stream has ended as it should."""
-        if not self.done:
-            raise StreamEndedError("the stream ended before the reply was complete")
-        return ChatResult(
-            id=str(self._head.get("id", "")),
-            model=str(self._head.get("model", "")),
-            content="".join(self._content),
-            finish_reason=self._finish_reason,
-            usage=self._usage,
-            x_megacontext=self._extra,
-            session_id=self._extra.get("session_id") or self._session_id,
-        )
-
-    def _chunk(self, chunk: JSON) -> Delta | None:
-        self._head = self._head or chunk
-        self._extra = {**self._extra, **(chunk.get("x_megacontext") or {})}
-        if chunk.get("usage"):
-            self._usage = Usage.parse(chunk["usage"])
-        if not chunk.get("choices"):
-            return None
-        choice = chunk["choices"][0]
-        content = (choice.get("delta") or {}).get("content") or ""
-        reason = choice.get("finish_reason")
-        self._finish_reason = reason or self._finish_reason
-        self._content.append(content)
-        if not content and reason is None:
-            return None
-        return Delta(content, reason, choice.get("logprobs"))
-
-
-def _decode(event: Event) -> JSON:
-    try:
-        body = json.loads(event.data)
-    except ValueError:
-        body = event.data
-    if event.name == "error" or not isinstance(body, dict) or body.get("error"):
-        # A bare {"message": ...} after `event: error` says the same as {"error": {...}}.
-        wrapped = body if isinstance(body, dict) and "error" in body else {"error": body}
-        raise api_error(200, wrapped)
-    return body
+from .assembly import Assembly, broken
+from .types import ChatResult, Delta
 
 
 class ChatStream:
@@ -97,7 +29,7 @@ class ChatStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *unused: Any) -> None:
         self.close()
 
     @property
@@ -112,48 +44,6 @@ class ChatStream:
     def _run(self) -> Iterator[Delta]:
         try:
             for piece in self._response.iter_bytes():
-                yield from self._assembly.feed(piece)
-                if self._assembly.done:
-                    return
-        except httpx.HTTPError as error:
-            raise broken(error) from error
-        finally:
-            self._response.close()
-        self._assembly.result()
-
-
-class AsyncChatStream:
-    """As ``ChatStream``, for ``async for``."""
-
-    def __init__(self, response: httpx.Response, session_id: str | None) -> None:
-        self._response = response
-        self._assembly = Assembly(session_id)
-        self._deltas = self._run()
-
-    def __aiter__(self) -> AsyncIterator[Delta]:
-        return self._deltas
-
-    async def __anext__(self) -> Delta:
-        return await anext(self._deltas)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *unused: Any) -> None:
-        await self.close()
-
-    @property
-    def result(self) -> ChatResult:
-        """The whole reply; StreamEndedError while the stream is not through."""
-        return self._assembly.result()
-
-    async def close(self) -> None:
-        """Drop the connection; the server stops the turn."""
-        await self._response.aclose()
-
-    async def _run(self) -> AsyncIterator[Delta]:
-        try:
-            async for piece in self._response.aiter_bytes():
                 for delta in self._assembly.feed(piece):
                     yield delta
                 if self._assembly.done:
@@ -161,14 +51,5 @@ class AsyncChatStream:
         except httpx.HTTPError as error:
             raise broken(error) from error
         finally:
-            await self._response.aclose()
+            self._response.close()
         self._assembly.result()
-
-
-def broken(error: httpx.HTTPError) -> APIConnectionError:
-    """A failure of the connection in this client's words."""
-    if isinstance(error, httpx.TimeoutException):
-        return APIConnectionError("the server did not answer in time")
-    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-        return StreamEndedError(f"the connection broke off: {error}")
-    return APIConnectionError(f"cannot reach the server: {error}")

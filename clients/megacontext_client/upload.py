@@ -13,6 +13,7 @@ Progress = Callable[[int], object]
 """Called with the bytes handed to the connection so far."""
 Source = str | bytes | PathLike[str] | BinaryIO | Iterable[str | bytes]
 """UTF-8 text itself, the path of a file, an open binary file, or pieces of text. A ``str`` is text, never a path."""
+AsyncSource = Source | AsyncIterable[str | bytes]
 
 
 def pieces(source: Source, progress: Progress | None = None) -> Iterator[bytes]:
@@ -27,9 +28,7 @@ def pieces(source: Source, progress: Progress | None = None) -> Iterator[bytes]:
             progress(sent)
 
 
-async def async_pieces(
-    source: Source | AsyncIterable[str | bytes], progress: Progress | None = None
-) -> AsyncIterator[bytes]:
+async def async_pieces(source: AsyncSource, progress: Progress | None = None) -> AsyncIterator[bytes]:
     """As ``pieces``; what blocks is read in a thread."""
     if isinstance(source, AsyncIterable):
         sent = 0

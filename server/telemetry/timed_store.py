@@ -11,7 +11,20 @@ from prometheus_client import Histogram
 
 from mc_core.store import SessionStore
 
-TIMED = ("create", "open", "commit", "write_spans", "write_gists", "read_spans", "read_gist_range", "find_prefix")
+TIMED = (
+    "create",
+    "open",
+    "commit",
+    "fork",
+    "reshape",
+    "expire",
+    "write_spans",
+    "write_gists",
+    "read_spans",
+    "read_span_range",
+    "read_gist_range",
+    "find_prefix",
+)
 
 
 def timed_store(store: SessionStore, seconds: Histogram) -> SessionStore:

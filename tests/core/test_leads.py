@@ -46,7 +46,7 @@ def history(bundle: Bundle, order: list[int]) -> tuple[NDArray[np.int32], list[t
     rng = np.random.default_rng(0)
     parts, places, at = [], dict[int, tuple[int, int]](), 0
     for i in order:
-        for text, which in ((talk(rng, 150), None), (f" {CHAIN[i]} ", i)):
+        for text, which in ((talk(rng, 80), None), (f" {CHAIN[i]} ", i)):
             ids = bundle.tokenizer.encode(text)
             if which is not None:
                 places[which] = (at, at + len(ids))

@@ -36,7 +36,7 @@ def test_one_run(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
     """Tables on stdout; the JSON file holds every trial with its settings; pictures lie beside it."""
     out = tmp_path / "out"
     arguments = ["eval", "needle", "paraphrase", "stability", "--bundle", str(bundle_dir), "--data", str(data), *QUICK]
-    arguments += ["--lengths", "2500,4000", "--baselines", "recency,oracle", "--refocuses", "5", "--budget", "448"]
+    arguments += ["--lengths", "2500,3000", "--baselines", "recency,oracle", "--refocuses", "5", "--budget", "448"]
     result = CliRunner().invoke(app, [*arguments, "--history-tokens", "2000", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "needle" in result.stdout
@@ -44,12 +44,12 @@ def test_one_run(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
     assert "lensnet: " in result.stdout
     found = json.loads((out / "results.json").read_text())
     assert found["bundle"] == "tiny"
-    assert found["settings"]["lengths"] == [2500, 4000]
+    assert found["settings"]["lengths"] == [2500, 3000]
     assert "cpu" in found["machine"]
     assert str(tmp_path) not in json.dumps(found)
     rows = found["rows"]
     assert {row["method"] for row in rows} == {"hybrid", "cross", "lexical", "recency", "oracle"}
-    assert sum(row["suite"] == "needle" and row["method"] == "hybrid" and row["length"] == 4000 for row in rows) == 2
+    assert sum(row["suite"] == "needle" and row["method"] == "hybrid" and row["length"] == 3000 for row in rows) == 2
     assert all(row["gold_open"] for row in rows if row["method"] == "oracle")
     assert found["gate"]["lensnet"]["measured"] is True
     assert found["gate"]["gistnet"]["measured"] is False

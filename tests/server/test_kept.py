@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from clients.megacontext_client import MegaContext
 from redis_server import shared_redis
 from server.settings import Settings
 from support import running, small, wait_until
@@ -138,6 +139,8 @@ def test_lists_can_leave_out_what_requests_without_an_id_made(http):
         assert len(seen) == len(set(seen)) == expected
         assert kind != "false" or seen == made[::-1]
     assert http.get("/v1/sessions?implicit=maybe").status_code == 400
+    with MegaContext(str(http.base_url)) as client:
+        assert [session.id for session in client.sessions(page_size=2, implicit=False)] == made[::-1]
 
 
 def test_implicit_sessions_that_nobody_uses_expire(place, model_dir):

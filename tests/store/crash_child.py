@@ -17,16 +17,25 @@ def ids_of(session: str, count: int) -> np.ndarray:
     return np.random.default_rng(sum(session.encode())).integers(0, 50_000, 2_000_000, dtype=np.int32)[:count]
 
 
-def turn(store: SessionStore, record: SessionRecord, ids: np.ndarray) -> SessionRecord:
-    """Stages the rows of one turn, block by block, and queues its commit; the future prints when it is acknowledged."""
+def turn(store: SessionStore, record: SessionRecord, ids: np.ndarray, reshape: bool) -> SessionRecord:
+    """Stages the rows of one turn, block by block, and queues its commit; the future prints when it is acknowledged.
+
+    reshape: take gists of another width first. ``state["dim"]`` is that of the committed ones.
+    """
     name, size, fence = record.session_id, record.block_size, record.fence
     for block in range(record.blocks, len(ids) // size):
         store.write_spans(name, fence, block, ids[block * size : (block + 1) * size].reshape(1, size))
+    if reshape:
+        record = replace(record, gist_dim=record.gist_dim % 4 + 1)
+        store.reshape(name, fence, gist_dim=record.gist_dim, gist_dtype="float32", gist_keys=0, key_dim=0)
+    whole = record.gist_dim == record.state.get("dim", 2)
     for level in range(1, 11):
-        gists = make_gists(ids, size, level, record.rows(level))
-        if len(gists):
-            store.write_gists(name, fence, level, record.rows(level), gists)
-    record = replace(record, tokens=len(ids), tail=ids[len(ids) // size * size :], state={"tokens": len(ids)})
+        first = record.rows(level) if whole else 0
+        gists = make_gists(ids, size, level, first, record.gist_dim)
+        for at in range(0, len(gists), 50):
+            store.write_gists(name, fence, level, first + at, gists[at : at + 50])
+    state = {"tokens": len(ids), "dim": record.gist_dim}
+    record = replace(record, tokens=len(ids), tail=ids[len(ids) // size * size :], state=state)
     future = store.commit(record)
     future.add_done_callback(lambda done: print(name, len(ids), done.result(), flush=True))
     return record
@@ -39,11 +48,12 @@ def main(url: str) -> None:
         store.create(make_record(name)).exception()  # a later round finds it there
         records[name] = store.open(name, "alice", "child").result().record
     histories = {name: ids_of(name, 2_000_000) for name in records}
-    lengths = np.random.default_rng()
+    rng = np.random.default_rng()
     while True:
         futures = []
         for name, record in records.items():
-            records[name] = turn(store, record, histories[name][: record.tokens + int(lengths.integers(1, 60))])
+            ids = histories[name][: record.tokens + int(rng.integers(1, 60))]
+            records[name] = turn(store, record, ids, reshape=rng.random() < 0.2)
             futures.append(store.record(name, "alice"))
         futures[0].result()
 

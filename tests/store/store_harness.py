@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from mc_core.store import MAX_LEVEL, SessionRecord, SessionStore
-from redis_server import shared_redis
 from server.stores import open_store
 
 
@@ -66,6 +65,9 @@ class RedisHarness:
     name = "redis"
 
     def __init__(self) -> None:
+        # Here, since a child process that only wants the helpers below need not load all of this.
+        from redis_server import shared_redis
+
         self.server = shared_redis()
         self.namespace = f"test-{secrets.token_hex(6)}:"
         self.url = f"{self.server.url}?namespace={self.namespace}"
@@ -178,6 +180,12 @@ def begin(store: SessionStore, session_id: str = "s", owner: str = "me", **field
     record = make_record(session_id, **fields)
     store.create(record).result()
     return store.open(session_id, record.tenant, owner).result().record
+
+
+def lapse_soon(store: SessionStore, record: SessionRecord) -> None:
+    """Renews the lease for a moment only."""
+    store.lease_seconds = 0.1
+    assert store.renew({record.session_id: record.fence}).result() == ()
 
 
 def some_ids(count: int, seed: int = 0) -> np.ndarray:

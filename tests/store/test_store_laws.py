@@ -1,6 +1,5 @@
 """What every store promises, one law a test."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import FencedError, LeaseHeldError, SessionStore, UnknownSessionError
-from store_harness import begin, fill, make_gists, make_record, some_ids
+from store_harness import begin, fill, lapse_soon, make_gists, make_record, some_ids
+from support import wait_until
 
 
 def test_the_store_fulfils_the_protocol(store):
@@ -92,30 +92,22 @@ def test_an_old_fence_is_refused(store):
     assert store.record("s", "alice").result().tokens == 8
 
 
-def test_a_live_lease_keeps_other_owners_out_until_it_lapses(harness):
+def test_a_live_lease_keeps_other_owners_out_until_it_lapses(store):
     """Law: another owner gets LeaseHeldError while the lease lives, and takes over once it lapsed or was released."""
-    store = harness.open(lease_seconds=0.4)
     first = begin(store, owner="one")
     with pytest.raises(LeaseHeldError) as held:
         store.open("s", "alice", "two").result()
-    assert 0 < held.value.retry_after <= 0.4
+    assert 0 < held.value.retry_after <= store.lease_seconds
     assert store.renew({"s": first.fence, "nobody": 7}).result() == ("nobody",)
     store.release("s", first.fence).result()
     second = store.open("s", "alice", "two").result()
     assert store.renew({"s": first.fence}).result() == ("s",)
     with pytest.raises(LeaseHeldError):
         store.open("s", "alice", "one").result()
-    _wait_for(lambda: store.open("s", "alice", "one").exception() is None)
+    lapse_soon(store, second.record)
+    wait_until(lambda: store.open("s", "alice", "one").exception() is None)
     with pytest.raises(FencedError):
         store.commit(second.record).result()
-    store.close()
-
-
-def _wait_for(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.02)
 
 
 def test_another_tenants_session_reads_like_no_session(store):
@@ -350,11 +342,13 @@ def test_listing_by_kind_pages_over_that_kind_alone(store):
 def test_unused_implicit_sessions_expire(harness):
     """Law: of implicit sessions alone, of all tenants, those whose last commit is long enough ago go with all of their
     rows, the longest unused first, so many at a time; a live lease keeps one, a lapsed or released one does not."""
-    store = harness.open(lease_seconds=0.4)
+    store = harness.open()
     for name, tenant in (("old", "alice"), ("mine", "alice"), ("other:tenant", "bob:x")):
         record = begin(store, name, tenant=tenant, implicit=True, prefixes=[("h", 0)])
         record = fill(store, record, some_ids(90))
-        if name != "mine":
+        if name == "mine":
+            mine = record
+        else:
             store.release(name, record.fence).result()
     explicit = begin(store, "explicit")
     store.release("explicit", explicit.fence).result()
@@ -367,9 +361,10 @@ def test_unused_implicit_sessions_expire(harness):
     assert store.expire(0, 100).result() == 1, "the leased one stays"
     assert store.list("bob:x").result().sessions == ()
     assert [info.session_id for info in store.list("alice").result().sessions] == ["explicit", "mine"]
-    _wait_for(lambda: store.expire(0, 100).result() == 1)
+    lapse_soon(store, mine)
+    wait_until(lambda: store.expire(0, 100).result() == 1)
     with pytest.raises(FencedError):
-        store.write_spans("mine", record.fence, 22, some_ids(4).reshape(1, 4)).result()
+        store.write_spans("mine", mine.fence, 22, some_ids(4).reshape(1, 4)).result()
     store.delete("explicit", "alice").result()
     store.close()
     assert harness.count_everything() == 0

@@ -121,7 +121,7 @@ class World:
 
     def fork(self, name, session, rng):
         child, ids = self.new_name(), session.committed[: rng.integers(len(session.committed) + 1)]
-        self.store.fork(name, "alice", self.record(child, ids, session.dim))
+        self.store.fork(name, "alice", self.record(child, ids, session.dim)).result()
         self.sessions[child] = Expected(ids, ids, 0, session.dim, session.whole, session.whole)
 
     def delete(self, name, session, rng):
@@ -136,34 +136,61 @@ class World:
         )
 
     def check(self):
-        for name, session in self.sessions.items():
-            self.check_rows(name, session)
-            record = self.store.record(name, "alice").result()
-            assert record.tokens == len(session.committed)
-            assert record.state.get("sum", 0) == session.committed.sum()
-            assert np.array_equal(record.tail, session.committed[len(session.committed) // SIZE * SIZE :])
+        """Compares all sessions; all of their rows are asked for at once, before the first answer."""
+        asked = [(session, self.ask(name, session)) for name, session in self.sessions.items()]
+        for session, futures in asked:
+            record, whole, some, *levels = (future.result() for future in futures)
+            self.check_record(session, record)
+            self.check_spans(session.written, whole, some)
+            for level, batch in enumerate(levels, 1):
+                ids = session.written if session.staged_whole else session.written[:0]
+                expected = make_gists(ids, SIZE, level, 0, session.dim)
+                assert np.array_equal(batch.gists, expected)
+                assert batch.missing.tolist() == list(range(len(expected), len(session.written) // SIZE + 1))
         assert {info.session_id for info in self.store.list("alice", 1000).result().sessions} == set(self.sessions)
 
-    def check_rows(self, name, session):
-        ids, blocks = session.written, len(session.written) // SIZE
-        whole = self.store.read_span_range(name, 0, blocks + 3).result()
+    def ask(self, name, session):
+        """Futures: the record, spans in two ways, gists of each level; of rows, always one more than there are."""
+        store, rows = self.store, len(session.written) // SIZE + 1
+        spans = store.read_span_range(name, 0, rows), store.read_spans(name, np.arange(rows)[::-2])
+        gists = [store.read_gist_range(name, level, 0, rows) for level in range(1, LEVELS + 1)]
+        return [store.record(name, "alice"), *spans, *gists]
+
+    def check_record(self, session, record):
+        ids = session.committed
+        assert (record.tokens, record.gist_dim) == (len(ids), session.dim)
+        assert record.state.get("sum", 0) == ids.sum()
+        assert np.array_equal(record.tail, ids[len(ids) // SIZE * SIZE :])
+
+    def check_spans(self, ids, whole, some):
+        blocks = len(ids) // SIZE
         assert np.array_equal(whole.ids.ravel(), ids[: blocks * SIZE])
-        assert whole.missing.tolist() == [blocks, blocks + 1, blocks + 2]
-        some = self.store.read_spans(name, np.arange(blocks + 3)[::-2]).result()
+        assert whole.missing.tolist() == [blocks]
         assert np.array_equal(some.ids, whole.ids[some.blocks])
-        assert len(some.blocks) + len(some.missing) == (blocks + 4) // 2
-        for level in range(1, LEVELS + 1):
-            expected = make_gists(ids if session.staged_whole else ids[:0], SIZE, level, 0, session.dim)
-            batch = self.store.read_gist_range(name, level, 0, len(expected) + 1).result()
-            assert np.array_equal(batch.gists, expected)
-            assert batch.missing.tolist() == [len(expected)]
+        assert len(some.blocks) + len(some.missing) == blocks // 2 + 1
+
+
+any_steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1 << 16)), min_size=5, max_size=40)
 
 
 @pytest.mark.parametrize("kind", sorted(HARNESSES))
-@settings(max_examples=60, deadline=None)
-@given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1 << 16)), min_size=5, max_size=40))
+@settings(max_examples=30, deadline=None)
+@given(steps=any_steps)
 def test_random_histories_match_plain_lists(kind, steps):
     """Law: after any sequence of calls and restarts a store holds exactly what was written, and committed, no more."""
+    live_through(kind, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(HARNESSES))
+@settings(max_examples=1000, deadline=None)
+@given(steps=any_steps)
+def test_many_random_histories_match_plain_lists(kind, steps):
+    """Law: the same, looked for longer."""
+    live_through(kind, steps)
+
+
+def live_through(kind, steps):
     harness = HARNESSES[kind]()
     world = World(harness)
     try:

@@ -14,7 +14,7 @@ from mc_core.errors import ConfigError, StoreError
 from mc_core.store import FencedError, LeaseHeldError, StoreDownError
 from redis_server import RedisServer
 from server.stores import open_store
-from store_harness import RedisHarness, begin, fill, make_gists, make_record, some_ids
+from store_harness import RedisHarness, begin, fill, lapse_soon, make_gists, make_record, some_ids
 from support import free_port, wait_until
 
 
@@ -56,14 +56,13 @@ def test_delete_leaves_no_key(place):
 
 
 def test_a_password_is_never_shown(caplog):
-    """Law: a wrong password is a clear error, at once, that shows neither this password nor the right one."""
+    """Law: a wrong password is a clear error however long the patience; it shows neither this one nor the right one."""
     server = RedisServer(password="right-secret")
     try:
         open_store(server.url.replace("://", "://:right-secret@")).close()
-        began = time.monotonic()
+        patient = server.url.replace("://", "://:wrong-secret@") + "?patience=3000"
         with caplog.at_level(logging.DEBUG), pytest.raises(StoreError, match=r"127\.0\.0\.1.*password") as refused:
-            open_store(server.url.replace("://", "://:wrong-secret@"))
-        assert time.monotonic() - began < 2
+            open_store(patient)
         with pytest.raises(StoreError, match=r"[Aa]uthentication"):
             open_store(server.url)
         told = f"{refused.value!r} {refused.value.__cause__!r} {caplog.text}"
@@ -116,10 +115,8 @@ def test_bad_options_are_named(query, words):
 def test_nobody_listens(server):
     """Law: a Redis that isn't there is a StoreError after the patience asked for, not a hang."""
     server.kill()
-    began = time.monotonic()
     with pytest.raises(StoreError, match="can't open"):
         open_store(f"{server.url}?patience=0.5")
-    assert time.monotonic() - began < 3
 
 
 def test_an_outage_is_waited_for_and_flushed_in_order(server):
@@ -157,16 +154,21 @@ def test_a_commit_whose_reply_was_lost_is_made_once(server):
     """Law: a batch that Redis took in without an answer in time runs once, and not a second time when it is late."""
     store = open_store(f"{server.url}?socket_timeout=0.3")
     record = begin(store, gist_dim=0)
-    for number in range(1, 6):
+    writer = store._calls._writer
+    for number in range(1, 4):
         server.hang()
+        wanted = writer._number + 3
         store.write_spans("s", record.fence, number - 1, spans(number))
         commit = store.commit(replace(record, tokens=4 * number))
-        time.sleep(1.0)  # it was sent several times by now; each copy waits in a socket of its own
+        while writer._number < wanted:  # each copy waits in a socket of its own
+            time.sleep(0.01)
         server.hang(False)
         assert commit.result() == number
-    time.sleep(0.3)
-    assert store.record("s", "alice").result().sequence == 5
-    assert store.read_span_range("s", 0, 5).result().ids[:, 0].tolist() == [1, 2, 3, 4, 5]
+    with server.client() as client:
+        # Redis runs what lies in a socket before it sees that nobody is at the other end.
+        wait_until(lambda: len(client.client_list()) <= 3)
+    assert store.record("s", "alice").result().sequence == 3
+    assert store.read_span_range("s", 0, 3).result().ids[:, 0].tolist() == [1, 2, 3]
     store.close()
 
 
@@ -179,8 +181,8 @@ def test_a_commit_past_its_deadline_fails_and_its_lease_writes_no_more(server):
     commit = store.commit(replace(record, tokens=4))
     for future in (write, commit, store.record("s", "alice"), store.open("s", "alice", "me")):
         with pytest.raises(StoreDownError, match="can't be reached"):
-            future.result(timeout=5)
-    assert store.release("s", record.fence).result(timeout=1) is None
+            future.result()
+    assert store.release("s", record.fence).done(), "nobody waits for a Redis that is away"
     server.start()
     with pytest.raises(FencedError, match="open it again"):
         store.write_spans("s", record.fence, 0, spans(2)).result()
@@ -220,7 +222,7 @@ def test_the_buffer_is_bounded(server):
 def test_two_servers_share_a_store_and_one_takes_over(place):
     """Law: a second server reads what the first committed, waits for its lease, takes over when that lapses; what the
     first still writes changes nothing."""
-    first, second = place.open(lease_seconds=0.5), place.open(lease_seconds=0.5)
+    first, second = place.open(), place.open()
     ids = some_ids(400)
     record = fill(first, begin(first, owner="one"), ids[:200])
     fill(first, record, ids[:300], commit=False)
@@ -228,6 +230,7 @@ def test_two_servers_share_a_store_and_one_takes_over(place):
     assert second.read_span_range("s", 0, 75).result().missing.tolist() == list(range(50, 75))
     with pytest.raises(LeaseHeldError):
         second.open("s", "alice", "two").result()
+    lapse_soon(first, record)
     wait_until(lambda: second.open("s", "alice", "two").exception() is None)
     taken = second.record("s", "alice").result()
     fence = second.open("s", "alice", "two").result().fence
@@ -263,6 +266,34 @@ def test_a_redis_that_lost_acknowledged_turns_is_noticed(place):
     store.close()
 
 
+def test_a_redis_that_lost_a_reshape_is_noticed(place):
+    """Law: after a failover to a copy from before a reshape no gist of the new shape is written among the old ones."""
+    store, ids = place.open(), some_ids(40)
+    record = fill(store, begin(store), ids)
+    key = next(key for key in place.all_keys() if ":session:" in key)
+    with place.server.client() as client:
+        before = client.dump(key)
+        store.reshape("s", record.fence, gist_dim=2, gist_dtype="float32", gist_keys=0, key_dim=0).result()
+        client.restore(key, 0, before, replace=True)
+    with pytest.raises(FencedError, match="lost acknowledged commits"):
+        store.write_gists("s", record.fence, 1, 0, np.ones((1, 2), np.float32)).result()
+    assert np.array_equal(store.read_span_range("s", 0, 10).result().ids.ravel(), ids)
+    store.close()
+
+
+def test_servers_that_share_a_store_expire_sessions_together(place):
+    """Law: each unused session is deleted, and counted, once; one that the other server has open stays."""
+    first, second = place.open(), place.open()
+    for number in range(30):
+        first.create(make_record(f"s{number}", implicit=True)).result()
+    kept = [second.open(f"s{number}", "alice", "two").result() for number in (0, 7, 29)]
+    gone = [store.expire(0, 8) for _ in range(4) for store in (first, second)]
+    assert sum(future.result() for future in gone) == 27
+    assert [second.commit(stored.record).result() for stored in kept] == [1, 1, 1]
+    first.close()
+    second.close()
+
+
 def test_a_redis_that_forgot_its_scripts_or_is_full_loses_nothing(server):
     """Law: scripts are given to Redis again; out of memory is a StoreError, and the lease writes no more."""
     store = open_store(server.url)
@@ -292,7 +323,11 @@ def test_keys_of_format_1_are_upgraded(place):
             if key.endswith(("implicit", "explicit")):
                 client.delete(key)
         client.hset(f"{place.namespace}meta", "format", 1)
+        # Deleted by an old server that goes on beside the new one.
+        client.zadd(f"{place.namespace}alice:sessions:implicit", {"gone": 2e9})
     store = place.open()
+    first = store.list("alice", 1, implicit=True).result()
+    assert ([info.session_id for info in first.sessions], first.next is None) == (["s4"], False)
     pages = [store.list("alice", implicit=implicit).result().sessions for implicit in (False, True)]
     assert [[info.session_id for info in page] for page in pages] == [["s1", "s0"], ["s4", "s3", "s2"]]
     assert store.expire(0, 2).result() == 2

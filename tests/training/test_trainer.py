@@ -1,6 +1,7 @@
 """Runs: resuming, what is predicted, optimizers, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from threading import Event
 
@@ -34,9 +35,12 @@ def stopping_after(stop, step):
     return report
 
 
-@pytest.fixture
-def whole_run(corpus, tmp_path):
-    config = corpus.config(tmp_path / "whole", total_tokens=512 * STEPS, log_steps=1, warmup_steps=2)
+@pytest.fixture(scope="module")
+def whole_run(corpus, tmp_path_factory):
+    """A finished run and its settings; whoever changes its folder takes a copy."""
+    config = corpus.config(
+        tmp_path_factory.mktemp("run") / "whole", total_tokens=512 * STEPS, log_steps=1, warmup_steps=2
+    )
     return config, train_base(config, lambda progress: None, Event())
 
 
@@ -74,9 +78,15 @@ def test_a_run_learns(corpus, whole_run):
         assert not torch.equal(a, b), name
 
 
-def test_another_model_cannot_go_on_from_a_run(corpus, whole_run):
+def copied(config, folder):
+    """The settings of the same run in another folder."""
+    shutil.copytree(config.out, folder)
+    return replace(config, out=folder)
+
+
+def test_another_model_cannot_go_on_from_a_run(whole_run, tmp_path):
     """Settings that shape the weights or the batches are refused, by name; others may change."""
-    config, _whole = whole_run
+    config = copied(whole_run[0], tmp_path / "run")
     for name, value in (("seed", 1), ("shape", replace(TINY, num_layers=1))):
         with pytest.raises(ConfigError, match=f"^{name} cannot change"):
             train_base(replace(config, **{name: value}), lambda progress: None, Event())
@@ -84,10 +94,9 @@ def test_another_model_cannot_go_on_from_a_run(corpus, whole_run):
     assert more.step == STEPS + 1
 
 
-def test_checkpoints_appear_whole(corpus, whole_run):
+def test_checkpoints_appear_whole(whole_run, tmp_path):
     """What a kill leaves half-written is not taken for a checkpoint."""
-    config, _whole = whole_run
-    folder = config.out / "checkpoints"
+    folder = copied(whole_run[0], tmp_path / "run").out / "checkpoints"
     (folder / "step-99999999").mkdir()
     assert [path.name for path in checkpoints(folder)] == [f"step-{STEPS:08d}"]
 

@@ -65,7 +65,7 @@ class PlantPlan:
 
 
 @dataclass(eq=False)
-class _Draft:
+class _Planting:
     """A history in the making."""
 
     planted: list[tuple[str, Episode, list[Ids], int, int | None]] = field(default_factory=list)
@@ -75,13 +75,13 @@ class _Draft:
 
 def plant(rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan) -> list[History]:
     """Histories that hold the questions of all suites; fewer than ``trials`` of those that ``histories`` limits."""
-    drafts: list[_Draft] = []
+    histories: list[_Planting] = []
     for suite in plan.suites:
-        _draw(rng, tokenizer, plan, suite, drafts)
-    return [_history(rng, filler, plan, draft) for draft in drafts]
+        _draw(rng, tokenizer, plan, suite, histories)
+    return [_history(rng, filler, plan, history) for history in histories]
 
 
-def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, drafts: list[_Draft]) -> None:
+def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, histories: list[_Planting]) -> None:
     tasks, cells, trials = SUITES[suite], rng.permutation(plan.depths), plan.questions(suite)
     count = drawn = failed = 0
     while count < trials:
@@ -89,49 +89,49 @@ def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, dra
         ids = [tokenizer.encode(f" {statement}") for statement in episode.statements]
         keys, cost = keys_of(episode), sum(map(len, ids))
         room = max(plan.length * PLANTED_SHARE, 1) - cost
-        fitting = [draft for draft in drafts if not draft.keys & keys and draft.tokens <= room]
+        fitting = [history for history in histories if not history.keys & keys and history.tokens <= room]
         if not fitting:
             failed += 1
             if room < 0 and failed > DRAWS:
                 raise ConfigError(f"lengths: {plan.length} tokens are too few for an episode of {suite}, of {cost}")
-            if room < 0 or (failed <= DRAWS and drafts):
+            if room < 0 or (failed <= DRAWS and histories):
                 continue
-            if len(drafts) >= plan.histories:
+            if len(histories) >= plan.histories:
                 return
-            fitting = [_Draft()]
-            drafts += fitting
-        draft = min(fitting, key=lambda each: each.tokens)
+            fitting = [_Planting()]
+            histories += fitting
+        history = min(fitting, key=lambda each: each.tokens)
         asked = min(len(episode.asked), trials - count)
         cell = int(cells[drawn % plan.depths]) if len(ids) == 1 else None
-        draft.planted.append((suite, episode, ids, asked, cell))
-        draft.keys |= keys
-        draft.tokens += cost
+        history.planted.append((suite, episode, ids, asked, cell))
+        history.keys |= keys
+        history.tokens += cost
         count, drawn, failed = count + asked, drawn + 1, 0
 
 
-def _history(rng: Generator, filler: Filler, plan: PlantPlan, draft: _Draft) -> History:
-    hay = filler.take(rng, plan.length - draft.tokens)
+def _history(rng: Generator, filler: Filler, plan: PlantPlan, history: _Planting) -> History:
+    hay = filler.take(rng, plan.length - history.tokens)
     borders = filler.borders(hay)
     stated: list[Ints] = []
     offsets: list[Ints] = []
-    for _, _, ids, _, cell in draft.planted:
+    for _, _, ids, _, cell in history.planted:
         depths = np.sort(rng.random(len(ids))) if cell is None else np.array([(cell + rng.random()) / plan.depths])
         stated += [each.astype(np.int64) for each in ids]
         offsets.append(borders[np.searchsorted(borders, depths * len(hay))])
     laid, spans = interleaved(hay.astype(np.int64), stated, np.concatenate(offsets))
     questions = [
         question
-        for number, entry in enumerate(_placed(draft))
+        for number, entry in enumerate(_placed(history))
         for question in _questions(number, *entry, spans, plan.length)
     ]
     order = rng.permutation(len(questions))
     return History(laid.astype(np.int32), tuple(spans), tuple(questions[i] for i in order.tolist()))
 
 
-def _placed(draft: _Draft) -> list[tuple[str, Episode, int, int]]:
+def _placed(history: _Planting) -> list[tuple[str, Episode, int, int]]:
     """(suite, episode, questions, number of its first statement)."""
     found, first = [], 0
-    for suite, episode, ids, asked, _ in draft.planted:
+    for suite, episode, ids, asked, _ in history.planted:
         found.append((suite, episode, asked, first))
         first += len(ids)
     return found

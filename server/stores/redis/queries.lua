@@ -41,12 +41,16 @@ function commands.list(tenant, kind, limit, created, id)
   for _, member in ipairs(redis.call('ZREVRANGEBYSCORE', key, start, '-inf', 'LIMIT', 0, limit - #found)) do
     found[#found + 1] = member
   end
-  local page = {'ok'}
+  local page, stale = {'ok'}, false
   for _, member in ipairs(found) do
     local values = redis.call('HMGET', tenant_key(tenant, 'session', member), unpack(INFO))
-    if values[1] then page[#page + 1] = values end -- else a server of an older format deleted it
+    page[#page + 1] = values[1] and values
+    if not values[1] then -- deleted by a server of an older format
+      redis.call('ZREM', key, member)
+      stale = true
+    end
   end
-  return page
+  return stale and commands.list(tenant, kind, limit, created, id) or page
 end
 
 function commands.find_prefix(tenant, model, ...)

@@ -18,8 +18,8 @@ from mc_core.store import (
     SessionRecord,
     UnknownSessionError,
 )
+from server.stores.arguments import INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
 from server.stores.codec import RowFormat
-from server.stores.drafts import INFO_FIELDS, SHAPE_FIELDS, Draft
 from server.stores.redis.link import Reply
 
 NUMBERS = {"block_size": int, "gist_dim": int, "gist_keys": int, "key_dim": int, "tokens": int, "sequence": int}
@@ -79,24 +79,24 @@ def _info(values: dict[str, bytes]) -> dict[str, Any]:
     return fields
 
 
-def changing_fields(draft: Draft) -> list[Any]:
+def changing_fields(encoded: EncodedRecord) -> list[Any]:
     """What a commit replaces, and what must stay, as (name, value, name, value, ...)."""
-    record = draft.record
+    record = encoded.record
     info = {name: getattr(record, name) for name in INFO_FIELDS if name not in ("sequence", "updated")}
     fields: dict[str, Any] = info | {
         "created": repr(record.created) if record.created else "",
-        "metadata": draft.metadata,
+        "metadata": encoded.metadata,
         "implicit": int(record.implicit),
-        "state": draft.state,
+        "state": encoded.state,
         "tail": record.tail.astype("<i4").tobytes(),
         "prefixes": json.dumps(list(dict.fromkeys(record.prefixes))),
     }
     return [part for pair in fields.items() for part in pair]
 
 
-def new_fields(draft: Draft) -> list[Any]:
+def new_fields(encoded: EncodedRecord) -> list[Any]:
     """All that the script doesn't fill in by itself when it creates a session."""
-    return [*changing_fields(draft), "widths", _widths(draft.record), "model_key", key_part(draft.record.model)]
+    return [*changing_fields(encoded), "widths", _widths(encoded.record), "model_key", key_part(encoded.record.model)]
 
 
 def shape_fields(info: SessionInfo) -> list[Any]:

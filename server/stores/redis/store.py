@@ -55,8 +55,8 @@ from mc_core.store import (
     decode_cursor,
     encode_cursor,
 )
+from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.codec import RowFormat
-from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
 from server.stores.redis import reader
 from server.stores.redis.calls import Calls
 from server.stores.redis.leases import Lease
@@ -89,21 +89,21 @@ class RedisStore:
 
     def create(self, record: SessionRecord) -> Future[SessionRecord]:
         try:
-            draft = Draft.new(record)
-            fields = new_fields(draft)
+            encoded = EncodedRecord.of_new(record)
+            fields = new_fields(encoded)
         except ConfigError as error:
             return refused(error)
         command = ("create", _op(), key_part(record.tenant), *fields)
-        return self._calls.write(lambda _: command, record.session_id, _stamped(record), size=_size(draft))
+        return self._calls.write(lambda _: command, record.session_id, _stamped(record), size=_size(encoded))
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         try:
-            draft = Draft.of(record)
-            fields = new_fields(draft)
+            encoded = EncodedRecord.of(record)
+            fields = new_fields(encoded)
         except ConfigError as error:
             return refused(error)
         command = ("fork", _op(), session_id, key_part(tenant), *fields)
-        return self._calls.write(lambda _: command, session_id, _stamped(record), size=_size(draft))
+        return self._calls.write(lambda _: command, session_id, _stamped(record), size=_size(encoded))
 
     def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
         op = _op()
@@ -150,10 +150,10 @@ class RedisStore:
 
     def commit(self, record: SessionRecord) -> Future[int]:
         try:
-            draft = Draft.of(record)
+            encoded = EncodedRecord.of(record)
         except ConfigError as error:
             return refused(error)
-        op, fields, name, fence = _op(), changing_fields(draft), record.session_id, record.fence
+        op, fields, name, fence = _op(), changing_fields(encoded), record.session_id, record.fence
 
         def command(sending: Sending) -> Sequence[Any]:
             lease = sending.lease
@@ -161,7 +161,7 @@ class RedisStore:
             return ("commit", op, name, fence, *known, self.lease_seconds, *fields)
 
         return self._calls.write(
-            command, name, lambda reply: self._acknowledge(name, fence, reply), fence=fence, size=_size(draft)
+            command, name, lambda reply: self._acknowledge(name, fence, reply), fence=fence, size=_size(encoded)
         )
 
     def reshape(
@@ -303,9 +303,10 @@ def _stamped(record: SessionRecord) -> Callable[[Reply], SessionRecord]:
     return take
 
 
-def _size(draft: Draft) -> int:
+def _size(encoded: EncodedRecord) -> int:
     """Bytes that a record holds while it waits."""
-    return 1024 + len(draft.state) + len(draft.metadata) + draft.record.tail.nbytes + 100 * len(draft.record.prefixes)
+    record = encoded.record
+    return 1024 + len(encoded.state) + len(encoded.metadata) + record.tail.nbytes + 100 * len(record.prefixes)
 
 
 def _exact(number: float | str) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 
 import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import GistBatch, Indices, SpanBatch
+from server.stores.arguments import Staging
 from server.stores.codec import RowFormat, Rows
-from server.stores.drafts import Staging
+from server.stores.sqlite.records import Row, find, held
 from server.stores.sqlite.rows import RowReader, load_lineage
-from server.stores.sqlite.sessions import find, held, note_staged
 
 
 def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float) -> None:
@@ -28,7 +30,7 @@ def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float
     _check_committed(reader, first, rows[: max(0, committed - first)], level)
     keys = reader.keys(first + np.arange(len(rows), dtype=np.int64)).tolist()
     connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", zip(keys, rows, strict=True))
-    note_staged(connection, row, level, max(committed, first + len(rows)), lease_seconds)
+    _note_staged(connection, row, level, max(committed, first + len(rows)), lease_seconds)
 
 
 def _check_committed(reader: RowReader, first: int, rows: list[bytes], level: int) -> None:
@@ -38,6 +40,13 @@ def _check_committed(reader: RowReader, first: int, rows: list[bytes], level: in
     for index, data, good in zip(indices.tolist(), stored, sound.tolist(), strict=True):
         if good and data != rows[index - first]:
             raise StoreError(f"row {index} of level {level} is committed with other content: commit the rewind first")
+
+
+def _note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int, lease_seconds: float) -> None:
+    """Records that ``level`` has ``count`` rows now, and renews the lease."""
+    staged = json.dumps({**row.staged, level: count})
+    update = "UPDATE sessions SET staged = ?, lease_until = ? WHERE id = ?"
+    connection.execute(update, (staged, time.time() + lease_seconds, row.id))
 
 
 def read_spans(connection: sqlite3.Connection, session_id: str, wanted: Indices | range) -> SpanBatch:

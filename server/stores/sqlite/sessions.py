@@ -1,4 +1,4 @@
-"""Session records of the SQLite store: each function inside a transaction of the writer."""
+"""Sessions of the SQLite store: each function inside a transaction of the writer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import (
     MAX_LEVEL,
-    FencedError,
     LeaseHeldError,
     SessionInfo,
     SessionRecord,
     StoredSession,
-    UnknownSessionError,
 )
-from server.stores.drafts import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, Draft
-from server.stores.sqlite import prefixes
+from server.stores.arguments import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
+from server.stores.sqlite.records import SELECT, Row, find, held, load_record, row_of, save_prefixes
 from server.stores.sqlite.rows import (
     MAX_ROWS,
     Kind,
@@ -39,83 +35,14 @@ from server.stores.sqlite.rows import (
     with_own_gists,
 )
 
-_SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
-
-
-@dataclass(frozen=True)
-class Row:
-    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit.
-
-    ``reshaped``: since the last commit, so that none of its gists is committed.
-    """
-
-    info: SessionInfo
-    id: int
-    fence: int
-    owner: str
-    lease_until: float
-    staged: Mapping[int, int]
-    reshaped: bool
-
-    def committed(self, level: int) -> int:
-        """Rows at ``level`` that are committed."""
-        return 0 if level and self.reshaped else self.info.rows(level)
-
-    def rows(self, level: int) -> int:
-        """Rows at ``level`` that are committed or staged."""
-        return self.staged.get(level, self.committed(level))
-
-
-def info_of(values: tuple[Any, ...]) -> SessionInfo:
-    """SessionInfo from the columns INFO_FIELDS."""
-    columns = dict(zip(INFO_FIELDS, values, strict=True))
-    metadata, implicit = json.loads(columns.pop("metadata")), bool(columns.pop("implicit"))
-    return SessionInfo(**columns, metadata=metadata, implicit=implicit)
-
-
-def _row(values: tuple[Any, ...]) -> Row:
-    number, fence, owner, until, staged, reshaped = values[len(INFO_FIELDS) :]
-    levels = {int(level): count for level, count in json.loads(staged).items()} if staged else {}
-    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels, bool(reshaped))
-
-
-def find(connection: sqlite3.Connection, session_id: str, tenant: str | None = None) -> Row:
-    """The session's row; UnknownSessionError if there is none, or if it is another tenant's (None: any tenant)."""
-    values = connection.execute(_SELECT + "WHERE session_id = ?", (session_id,)).fetchone()
-    row = _row(values) if values else None
-    if row is None or (tenant is not None and row.info.tenant != tenant):
-        raise UnknownSessionError(session_id)
-    return row
-
-
-def held(connection: sqlite3.Connection, session_id: str, fence: int) -> Row:
-    """The session's row if ``fence`` is its lease; FencedError otherwise, and for a deleted session."""
-    try:
-        row = find(connection, session_id)
-    except UnknownSessionError as error:
-        raise FencedError(f"session {session_id!r} was deleted") from error
-    if row.fence != fence or not fence:
-        raise FencedError(f"session {session_id!r} was opened by another owner (lease {row.fence}, not {fence})")
-    return row
-
-
-def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> SessionRecord:
-    """The whole committed record."""
-    tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
-    info = {name: getattr(row.info, name) for name in INFO_FIELDS}
-    pairs = prefixes.load(connection, row.id)
-    return SessionRecord(
-        **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
-    )
-
 
 def create(
-    connection: sqlite3.Connection, draft: Draft, lineage: Lineage = (), reshaped: bool = False
+    connection: sqlite3.Connection, encoded: EncodedRecord, lineage: Lineage = (), reshaped: bool = False
 ) -> SessionRecord:
     """Stores a new session over ``lineage`` (closed segments; of no use for gists if ``reshaped``) and a storage."""
     now = time.time()
-    record = replace(draft.record, created=draft.record.created or now, updated=now, sequence=0, fence=0)
-    columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": draft.metadata}
+    record = replace(encoded.record, created=encoded.record.created or now, updated=now, sequence=0, fence=0)
+    columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": encoded.metadata}
     names, marks = ", ".join(INFO_FIELDS), ", ".join("?" * len(INFO_FIELDS))
     insert = f"INSERT INTO sessions ({names}, reshaped, fence, owner, lease_until) VALUES ({marks}, ?, 0, '', 0)"
     try:
@@ -123,17 +50,17 @@ def create(
     except sqlite3.IntegrityError as error:
         raise StoreError(f"session id {record.session_id!r} is taken") from error
     assert session is not None
-    _save_state(connection, session, draft)
-    prefixes.save(connection, session, record)
+    _save_state(connection, session, encoded)
+    save_prefixes(connection, session, record)
     storage = new_storage(connection)
     lineage = [*lineage, Segment(storage, storage, None)]
     save_lineage(connection, session, with_own_gists(connection, lineage) if reshaped else lineage)
     return record
 
 
-def _save_state(connection: sqlite3.Connection, session: int, draft: Draft) -> None:
-    tail = draft.record.tail.astype("<i4").tobytes()
-    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (session, tail, draft.state))
+def _save_state(connection: sqlite3.Connection, session: int, encoded: EncodedRecord) -> None:
+    tail = encoded.record.tail.astype("<i4").tobytes()
+    connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (session, tail, encoded.state))
 
 
 def open_session(
@@ -166,26 +93,19 @@ def release(connection: sqlite3.Connection, session_id: str, fence: int) -> None
     connection.execute(update, (session_id, fence))
 
 
-def note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int, lease_seconds: float) -> None:
-    """Records that ``level`` has ``count`` rows now, and renews the lease."""
-    staged = json.dumps({**row.staged, level: count})
-    update = "UPDATE sessions SET staged = ?, lease_until = ? WHERE id = ?"
-    connection.execute(update, (staged, time.time() + lease_seconds, row.id))
-
-
-def commit(connection: sqlite3.Connection, draft: Draft, lease_seconds: float) -> int:
+def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds: float) -> int:
     """Replaces the record; see SessionStore.commit."""
-    record = draft.record
+    record = encoded.record
     row = held(connection, record.session_id, record.fence)
     _check_fixed(row.info, record)
     _check_complete(row, record)
     now, sequence = time.time(), row.info.sequence + 1
     update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, sequence = ?, updated = ?, lease_until = ?,
                 staged = NULL, reshaped = 0 WHERE id = ?"""
-    values = (record.tokens, draft.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
+    values = (record.tokens, encoded.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
     connection.execute(update, values)
-    _save_state(connection, row.id, draft)
-    prefixes.save(connection, row.id, record)
+    _save_state(connection, row.id, encoded)
+    save_prefixes(connection, row.id, record)
     shrank = record.blocks < row.info.blocks
     if shrank or any(count > record.rows(level) for level, count in row.staged.items()):
         lineage = load_lineage(connection, row.id)
@@ -228,13 +148,13 @@ def _check_complete(row: Row, record: SessionRecord) -> None:
             )
 
 
-def fork(connection: sqlite3.Connection, session_id: str, tenant: str, draft: Draft) -> SessionRecord:
+def fork(connection: sqlite3.Connection, session_id: str, tenant: str, encoded: EncodedRecord) -> SessionRecord:
     """Stores a new session that shares the rows of ``session_id`` up to its own length."""
     row = find(connection, session_id, tenant)
-    _check_fixed(row.info, draft.record)
-    if draft.record.tokens > row.info.tokens:
-        raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {draft.record.tokens}")
-    return create(connection, draft, cut(load_lineage(connection, row.id), draft.record.blocks), row.reshaped)
+    _check_fixed(row.info, encoded.record)
+    if encoded.record.tokens > row.info.tokens:
+        raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {encoded.record.tokens}")
+    return create(connection, encoded, cut(load_lineage(connection, row.id), encoded.record.blocks), row.reshaped)
 
 
 def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:
@@ -246,9 +166,9 @@ def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) ->
     """Deletes implicit sessions that nobody used or leases; see SessionStore.expire."""
     now = time.time()
     query = "WHERE implicit AND updated <= ? AND (owner = '' OR lease_until <= ?) ORDER BY updated LIMIT ?"
-    found = connection.execute(_SELECT + query, (now - unused_seconds, now, limit)).fetchall()
+    found = connection.execute(SELECT + query, (now - unused_seconds, now, limit)).fetchall()
     for values in found:
-        _remove(connection, _row(values))
+        _remove(connection, row_of(values))
     return len(found)
 
 

@@ -26,9 +26,9 @@ from mc_core.store import (
     StoredSession,
     StoreHealth,
 )
-from server.stores.drafts import Draft, Staging, check_limit, refused, row_range
+from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
-from server.stores.sqlite import history, listing, prefixes, sessions
+from server.stores.sqlite import history, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.writer import Writer
 
@@ -65,8 +65,8 @@ class SqliteStore:
 
     def create(self, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.new(record)
-            return lambda connection: sessions.create(connection, draft)
+            encoded = EncodedRecord.of_new(record)
+            return lambda connection: sessions.create(connection, encoded)
 
         return self._write(prepared, record.session_id, durable=True)
 
@@ -93,8 +93,8 @@ class SqliteStore:
 
     def commit(self, record: SessionRecord) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.commit(connection, draft, self.lease_seconds)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.commit(connection, encoded, self.lease_seconds)
 
         return self._write(prepared, record.session_id, durable=True)
 
@@ -124,14 +124,14 @@ class SqliteStore:
 
     def record(self, session_id: str, tenant: str) -> Future[SessionRecord]:
         def run(connection: Connection) -> SessionRecord:
-            return sessions.load_record(connection, sessions.find(connection, session_id, tenant))
+            return records.load_record(connection, records.find(connection, session_id, tenant))
 
         return self._read(run, session_id)
 
     def list(
         self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None
     ) -> Future[SessionPage]:
-        return self._read(lambda connection: listing.page(connection, tenant, limit, after, implicit), None)
+        return self._read(lambda connection: records.page(connection, tenant, limit, after, implicit), None)
 
     def expire(self, unused_seconds: float, limit: int) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
@@ -142,8 +142,8 @@ class SqliteStore:
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
-            draft = Draft.of(record)
-            return lambda connection: sessions.fork(connection, session_id, tenant, draft)
+            encoded = EncodedRecord.of(record)
+            return lambda connection: sessions.fork(connection, session_id, tenant, encoded)
 
         return self._write(prepared, session_id, durable=True)
 
@@ -154,7 +154,7 @@ class SqliteStore:
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
         keys = tuple(hashes)
-        return self._read(lambda connection: prefixes.find(connection, tenant, model, keys), None)
+        return self._read(lambda connection: records.find_prefix(connection, tenant, model, keys), None)
 
     def healthy(self) -> Future[StoreHealth]:
         answer: Future[StoreHealth] = Future()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,9 +110,3 @@ def view_of(passage: Passage, wc: WorkingContext, shape: ContextShape, *, hidden
         np.concatenate([weights, passage.weights[future]]).astype(np.float32),
         wc.block_size,
     )
-
-
-def level_counts(contexts: Sequence[WorkingContext]) -> dict[int, int]:
-    """Entries by level over several contexts."""
-    found, counts = np.unique(np.concatenate([wc.levels for wc in contexts]), return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))

@@ -54,7 +54,7 @@ def touched(place: Range, block_size: int) -> tuple[int, ...]:
     return tuple(range(place[0] // block_size, (place[1] - 1) // block_size + 1))
 
 
-def episode_sample(
+def task_sample(
     rng: Generator, maker: Haystack, task: str, block_size: int, distractors: int, filler: float
 ) -> LensSample:
     """An episode of the task in a little text, ``filler`` tokens a statement, so that all its blocks can be encoded."""

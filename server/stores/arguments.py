@@ -22,7 +22,7 @@ Payload = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Draft:
+class EncodedRecord:
     """A record made ready for a store outside any transaction: its JSON is text already."""
 
     record: SessionRecord
@@ -30,7 +30,7 @@ class Draft:
     state: str
 
     @classmethod
-    def of(cls, record: SessionRecord) -> Draft:
+    def of(cls, record: SessionRecord) -> EncodedRecord:
         """Raises ConfigError if state or metadata are not JSON-able."""
         texts = []
         for name in ("metadata", "state"):
@@ -41,7 +41,7 @@ class Draft:
         return cls(record, *texts)
 
     @classmethod
-    def new(cls, record: SessionRecord) -> Draft:
+    def of_new(cls, record: SessionRecord) -> EncodedRecord:
         """The same for a session to create: it must be empty."""
         if record.tokens:
             raise ConfigError(f"a new session must be empty, got tokens = {record.tokens}")
