@@ -60,10 +60,11 @@ SHAPES = {
         "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
     ),
     "llama3": (
-        "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
-        " + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
-        "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+        "{% for message in messages %}"
+        "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' %}"
+        "{% set content = content + message['content'] | trim + '<|eot_id|>' %}"
+        "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
     "llama31": """{{- bos_token }}
 {%- if not date_string is defined %}
@@ -177,7 +178,7 @@ def byte_level() -> Tokenizer:
         [pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    return _trained(tokenizer, pre_tokenizers.ByteLevel.alphabet(), [])
+    return trained(tokenizer, pre_tokenizers.ByteLevel.alphabet(), [])
 
 
 def metaspace() -> Tokenizer:
@@ -200,13 +201,14 @@ def _marked(steps: list[normalizers.Normalizer] | None, cutter: pre_tokenizers.P
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     out = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(out)
-    trained = _trained(tokenizer, [chr(i) for i in range(32, 127)], [f"<0x{i:02X}>" for i in range(256)])
-    trained.normalizer = normalizers.Sequence(steps) if steps else None
-    trained.pre_tokenizer = cutter
-    return trained
+    made = trained(tokenizer, [chr(i) for i in range(32, 127)], [f"<0x{i:02X}>" for i in range(256)])
+    made.normalizer = normalizers.Sequence(steps) if steps else None
+    made.pre_tokenizer = cutter
+    return made
 
 
-def _trained(tokenizer: Tokenizer, alphabet: list[str], more: list[str]) -> Tokenizer:
+def trained(tokenizer: Tokenizer, alphabet: list[str], more: list[str]) -> Tokenizer:
+    """With the tokens of all shapes."""
     trainer = trainers.BpeTrainer(
         vocab_size=900, special_tokens=[*SPECIAL, *more], initial_alphabet=alphabet, show_progress=False
     )
@@ -216,7 +218,12 @@ def _trained(tokenizer: Tokenizer, alphabet: list[str], more: list[str]) -> Toke
 
 
 def spec_of(kind: str) -> bytes:
-    """tokenizer.json of a kind; byte tokens are part of the model alone, as in the wild."""
-    spec = json.loads(TOKENIZERS[kind]().to_str())
+    """tokenizer.json of a kind."""
+    return written(TOKENIZERS[kind]())
+
+
+def written(tokenizer: Tokenizer) -> bytes:
+    """tokenizer.json; byte tokens are part of the model alone, as in the wild."""
+    spec = json.loads(tokenizer.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if not token["content"].startswith("<0x")]
     return json.dumps(spec).encode()

@@ -89,11 +89,7 @@ def load_bundle(
     size = _block_size(manifest, block_size)
     tokenizer = Tokenizer.load(folder)
     decoder = load_decoder(folder, dtype, device)
-    if tokenizer.vocab_size > decoder.config.vocab_size:
-        raise ConfigError(
-            f"tokenizer.json has token ids up to {tokenizer.vocab_size - 1}, "
-            f"but vocab_size in config.json is {decoder.config.vocab_size}"
-        )
+    tokenizer.fit(decoder.config.vocab_size)
     gistnet = make_gistnet(decoder.config.hidden_size, size, manifest.gistnet)
     if manifest.gistnet is not None:
         _load_weights(gistnet, folder / GISTNET)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,13 +18,15 @@ class Reply:
 
     def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, sink: Sink) -> None:
         self._tokenizer, self._sampling, self._sink = tokenizer, sampling, sink
+        self._ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else tokenizer.eos_ids)
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopMatcher(sampling.stop)
         self._ids: list[int] = []
         self._parts: list[str] = []
+        self._whole = [(0, 0, 0)]  # of each place between characters: tokens, text that stop strings see, text to show
+        self._shown = 0
         self.reason: FinishReason = "length"
-        self.ended_by_eos = False
-        self.hit_stop_string = False
+        self.ended_by_token = False
 
     @property
     def text(self) -> str:
@@ -34,14 +38,24 @@ class Reply:
         """Tokens sampled, the end token included."""
         return len(self._ids)
 
+    @property
+    def hit_stop_string(self) -> bool:
+        return self._stops.cut is not None
+
     def ids(self) -> NDArray[np.int32]:
         return np.array(self._ids, np.int32)
 
     def kept_ids(self) -> NDArray[np.int32]:
-        """The reply as the history keeps it: without an end token, and cut before a stop string like its text."""
-        if self.hit_stop_string:
-            return self._tokenizer.encode(self.text)
-        return np.array(self._ids[: -1 if self.ended_by_eos else None], np.int32)
+        """The reply as the history keeps it: without an end token, and cut before a stop string like its text.
+
+        Only what is left of the token in which the stop string began is encoded anew.
+        """
+        if self._stops.cut is None:
+            return np.array(self._ids[: -1 if self.ended_by_token else None], np.int32)
+        at = bisect.bisect_right(self._whole, self._stops.cut, key=lambda place: place[1]) - 1
+        tokens, _, shown = self._whole[at]
+        rest = self._tokenizer.encode_more(self.text[shown:])
+        return np.concatenate([np.array(self._ids[:tokens], np.int32), rest])
 
     def take(self, sampled: SampledToken) -> bool:
         """Add a token; True when the reply is complete with it."""
@@ -49,26 +63,37 @@ class Reply:
         logprobs: tuple[TokenLogprob, ...] = ()
         if self._sampling.logprobs is not None:
             logprobs = (TokenLogprob(sampled.id, sampled.logprob, sampled.top),)
-        if sampled.id in self._tokenizer.eos_ids and not self._sampling.ignore_eos:
-            self.ended_by_eos, self.reason = True, "stop"
-            self._send(self._flush(), (), ())
+        if sampled.id in self._ends:
+            self.ended_by_token, self.reason = True, "stop"
+            text = self._see(self._detokenizer.flush()) + self._see(self._name(sampled.id), hidden=True)
+            self._send(text + self._stops.flush(), (), ())
             return True
-        text, self.hit_stop_string = self._stops.push(self._detokenizer.push(sampled.id))
+        text = self._read(sampled.id)
         limit = self._sampling.max_tokens
         full = limit is not None and len(self._ids) >= limit
+        if full:
+            text += self._see(self._detokenizer.flush()) + self._stops.flush()
         if self.hit_stop_string:
             self.reason = "stop"
-        elif full:
-            text += self._flush()
-            if self.hit_stop_string:
-                self.reason = "stop"
         self._send(text, (sampled.id,), logprobs)
         return self.hit_stop_string or full
 
-    def _flush(self) -> str:
-        """What was held back: an unfinished character, or text that might have become a stop string."""
-        text, self.hit_stop_string = self._stops.push(self._detokenizer.flush())
-        return text if self.hit_stop_string else text + self._stops.flush()
+    def _read(self, token: int) -> str:
+        """What can be shown with a token: not an unfinished character, nor text that might become a stop string."""
+        if token in self._tokenizer.special_ids:
+            text = self._see(self._name(token), hidden=True)
+        else:
+            text = self._see(self._detokenizer.push(token))
+        if self._sampling.stop and not self._detokenizer.open:
+            self._whole.append((len(self._ids), self._stops.length, self._shown))
+        return text
+
+    def _see(self, text: str, hidden: bool = False) -> str:
+        self._shown += 0 if hidden else len(text)
+        return self._stops.push(text, hidden)[0]
+
+    def _name(self, token: int) -> str:
+        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
 
     def _send(self, text: str, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
         if text or ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Sequence
 
 from mc_core.models.tokenizer import Tokenizer
@@ -26,6 +27,11 @@ class Detokenizer:
         """What is left at the end: U+FFFD for a character that never became whole."""
         return self._stream.flush()
 
+    @property
+    def open(self) -> bool:
+        """A character waits for the rest of its tokens."""
+        return self._stream.open
+
 
 class _ByteStream:
     """For tokens that stand for bytes: constant work a token, however broken the bytes are."""
@@ -40,6 +46,10 @@ class _ByteStream:
 
     def flush(self) -> str:
         return self._from_start(self._decoder.decode(b"", final=True))
+
+    @property
+    def open(self) -> bool:
+        return bool(self._decoder.getstate()[0])
 
     def _from_start(self, text: str) -> str:
         if self._at_start and text:
@@ -68,6 +78,10 @@ class _WindowStream:
         text, self._open = self._text(), []
         return text
 
+    @property
+    def open(self) -> bool:
+        return bool(self._open)
+
     def _text(self) -> str:
         before = self._tokenizer.decode(self._before)
         return self._tokenizer.decode(self._before + self._open)[len(before) :]
@@ -76,32 +90,45 @@ class _WindowStream:
 class StopMatcher:
     """Finds the first stop string in text that comes in parts, however it is cut.
 
-    The first is the one that is complete first; of those complete at once, the one that began first.
+    The first is the one that is complete first; of those complete at once, the one that began first. Hidden parts (the
+    names of special tokens) can belong to a stop string, but are never shown. length: of all parts so far, hidden ones
+    too. cut: where in them the stop string began, None before one is met; both only count where there are stop strings.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self._done = False
+        self._shown = b""  # of each held character: 1, or 0 if it is hidden
+        self.length = 0
+        self.cut: int | None = None
 
-    def push(self, text: str) -> tuple[str, bool]:
+    def push(self, text: str, hidden: bool = False) -> tuple[str, bool]:
         """(text that can be shown now, whether a stop string was met). Nothing of or after a stop is ever shown."""
-        if self._done:
+        if self.cut is not None:
             return "", True
-        buffer = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
+        if not self._stops:
+            return "" if hidden else text, False
+        self.length += len(text)
+        self._held += text
+        self._shown += (b"\0" if hidden else b"\1") * len(text)
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            self._done, self._held = True, ""
-            return buffer[: min(found)[1]], True
-        keep = max((_overlap(buffer, stop) for stop in self._stops), default=0)
-        cut = len(buffer) - keep
-        self._held = buffer[cut:]
-        return buffer[:cut], False
+            at = min(found)[1]
+            self.cut = self.length - len(self._held) + at
+            shown, self._held = self._release(at), ""
+            return shown, True
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        return self._release(len(self._held) - keep), False
 
     def flush(self) -> str:
         """What was held back and did not become a stop string."""
-        held, self._held = self._held, ""
-        return held
+        return self._release(len(self._held))
+
+    def _release(self, count: int) -> str:
+        """The first characters that are held, without hidden ones."""
+        text, shown = self._held[:count], self._shown[:count]
+        self._held, self._shown = self._held[count:], self._shown[count:]
+        return "".join(itertools.compress(text, shown))
 
 
 def _overlap(text: str, stop: str) -> int:

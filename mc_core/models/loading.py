@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from mc_core.errors import ConfigError
 from mc_core.models.decoder import Decoder
 from mc_core.models.families import read_config, write_config
 
+logger = logging.getLogger(__name__)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -122,14 +124,20 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """A whole file counts before an index of shards, as it does in transformers."""
+    if (folder / WEIGHTS).exists():
+        if (folder / INDEX).exists():
+            logger.warning("%s: %s is read, %s beside it is not", folder, WEIGHTS, INDEX)
+        return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise ConfigError(f"{INDEX} may name files of its own folder only, got {outside}")
+        missing = [name for name in names if not (folder / name).exists()]
+        if missing:
+            raise ConfigError(f"{INDEX} names {_summary(missing)}, missing in {folder}, and there is no {WEIGHTS}")
         return [folder / name for name in names]
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
     raise ConfigError(f"{folder} holds neither {WEIGHTS} nor {INDEX}; other weight formats are not read")
 
 

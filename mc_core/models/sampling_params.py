@@ -23,12 +23,14 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Names and ranges are OpenAI's, with top_k, min_p, repetition_penalty and ignore_eos as vLLM has them.
+    """Names and ranges are OpenAI's; top_k, min_p, repetition_penalty, stop_token_ids and ignore_eos are vLLM's.
 
     Order: logit_bias and penalties, temperature, min_p, top_k, top_p (of what top_k left). temperature 0 is greedy,
     top_k 0 is off, top_p 0 is the most likely token alone. Penalties count the tokens of the reply, not the prompt.
-    logprobs: None = off, else how many of the likeliest tokens to report beside the sampled one. seed: None = fresh
-    randomness. max_tokens: None = until an end token. ConfigError names the field and its range.
+    stop and stop_token_ids end a reply and are no part of it; stop strings see special tokens by their names.
+    ignore_eos: only they do, the model's own end tokens do not. logprobs: None = off, else how many of the likeliest
+    tokens to report beside the sampled one. seed: None = fresh randomness. max_tokens: None = until an end token.
+    ConfigError names the field and its range.
     """
 
     temperature: float = 1.0
@@ -42,6 +44,7 @@ class SamplingParams:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
 
@@ -57,6 +60,8 @@ class SamplingParams:
             raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise ConfigError(f"logprobs must lie in [0, {MAX_LOGPROBS}], got {self.logprobs}")
+        if any(token < 0 for token in self.stop_token_ids):
+            raise ConfigError(f"stop_token_ids must be at least 0, got {min(self.stop_token_ids)}")
         if not all(self.stop):
             raise ConfigError("stop must not contain an empty string")
         for token, value in self.logit_bias.items():

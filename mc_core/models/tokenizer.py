@@ -61,6 +61,7 @@ class Tokenizer:
         self.control_ids = frozenset(i for i, token in added.items() if _is_control(token)) - {self._unknown}
         self._is_control = np.zeros(max(added, default=0) + 2, bool)  # the last place stands for all higher ids
         self._is_control[list(self.control_ids)] = True
+        self._size = self._seam_id
         self.special_tokens = special_tokens(settings or {})
         end = self._control.token_to_id(self.special_tokens.get("eos_token", ""))
         self.eos_ids = frozenset(eos_ids) | (frozenset() if end is None else {end})
@@ -77,6 +78,16 @@ class Tokenizer:
         files = TokenizerFiles.read(Path(path))
         return cls(files.spec, files.settings, files.eos_ids, files.template)
 
+    def fit(self, size: int) -> None:
+        """For a model with ids below ``size``: text that needs a token above is refused (ConfigError) from now on.
+
+        Added tokens may lie above, such as a padding token that no text names; ConfigError if the vocabulary does.
+        """
+        highest = max(self._control.get_vocab(with_added_tokens=False).values(), default=-1)
+        if highest >= size:
+            raise ConfigError(f"tokenizer.json has token ids up to {highest}, but vocab_size in config.json is {size}")
+        self._size = size
+
     def encode(self, text: str) -> Ids:
         """Plain text -> ids [n]; never a control token, whatever the text says."""
         return self.encode_batch([text])[0]
@@ -85,12 +96,16 @@ class Tokenizer:
         """As ``encode``, for many texts at once, on as many threads as the machine gives the tokenizer."""
         clean = [without_surrogates(text) for text in texts]
         encodings = self._plain.encode_batch_fast(clean, add_special_tokens=False)
-        all_ids = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        all_ids = [self._fitting(encoding.ids) for encoding in encodings]
         # Some models (unigram, word level) hold control tokens in their vocabulary and may spell text with them.
         return [
             self.encode_parts([text]) if self._has_control(ids) else ids
             for text, ids in zip(clean, all_ids, strict=True)
         ]
+
+    def encode_first(self, text: str) -> Ids:
+        """As ``encode``, for text that begins a history: behind what the tokenizer puts before a raw text."""
+        return np.concatenate([self.prefix_ids, self.encode(text)])
 
     def encode_more(self, text: str) -> Ids:
         """As ``encode``, for text that goes on where other text ends: no blank is put before it."""
@@ -104,7 +119,7 @@ class Tokenizer:
 
     def encode_control(self, text: str) -> Ids:
         """Text of a template -> ids [n], control tokens recognised; nothing is added around it."""
-        return np.array(self._control.encode(without_surrogates(text), add_special_tokens=False).ids, np.int32)
+        return self._fitting(self._control.encode(without_surrogates(text), add_special_tokens=False).ids)
 
     def find_control(self, text: str) -> list[ControlSpan]:
         """The control tokens that ``encode_control`` finds in a text without surrogates, in order."""
@@ -132,7 +147,7 @@ class Tokenizer:
                 raise ConfigError("a text can only be encoded with a control token of this tokenizer")
             return self.encode_parts(pieces)
         ids[ids == self._seam_id] = [part for part in parts if isinstance(part, int)]
-        return ids[ids != SEAM]
+        return self._fitting(ids[ids != SEAM])
 
     def also_end_with(self, ids: Iterable[int]) -> None:
         """Further tokens that end a reply, such as the one that a chat template closes it with."""
@@ -143,7 +158,7 @@ class Tokenizer:
         """What the tokenizer puts before a raw text (a begin token for some families, nothing for most)."""
         encoding = self._control.encode("a", add_special_tokens=True)
         body = encoding.special_tokens_mask.index(0) if 0 in encoding.special_tokens_mask else 0
-        return np.array(encoding.ids[:body], np.int32)
+        return self._fitting(encoding.ids[:body])
 
     def decode(self, ids: Sequence[int] | Ids, skip_special_tokens: bool = True) -> str:
         """ids -> text; bytes that are no UTF-8 become U+FFFD."""
@@ -170,6 +185,14 @@ class Tokenizer:
             ends[token] = control or ENDS.search(data) is not None
             digits[token] = data.strip().isdigit()
         return Words(fold, ends, digits)
+
+    def _fitting(self, ids: Sequence[int] | Ids) -> Ids:
+        """The ids as an array; ConfigError for one that the model has not."""
+        array = np.asarray(ids, np.int32)
+        if array.size and (highest := int(array.max())) >= self._size:
+            name = self._control.id_to_token(highest)
+            raise ConfigError(f"the text holds the token {name!r}, which the model does not have")
+        return array
 
     def _has_control(self, ids: Ids) -> bool:
         return bool(self._is_control[np.minimum(ids, len(self._is_control) - 1)].any())

@@ -14,6 +14,7 @@ from mc_core.models.sampler import SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
+MAX_STOP_TOKENS = 64
 MAX_BIASES = 1_024
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
@@ -29,7 +30,7 @@ class StreamOptions(StrictModel):
 
 
 class SamplingFields(StrictModel):
-    """OpenAI's sampling parameters, plus top_k, min_p, repetition_penalty and ignore_eos."""
+    """OpenAI's sampling parameters, plus top_k, min_p, repetition_penalty, stop_token_ids and ignore_eos."""
 
     model: str
     stream: bool = False
@@ -47,6 +48,7 @@ class SamplingFields(StrictModel):
     )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_TOKENS)] | None = None
     max_tokens: int | None = Field(None, ge=1)
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
@@ -85,6 +87,7 @@ class SamplingFields(StrictModel):
             **given,
             seed=self.seed,
             stop=tuple(stops),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
             max_tokens=self.reply_limit or default_max_tokens,
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mc_core.engine.requests import Delta, Finished, TokenLogprob
+from mc_core.models.detokenize import Detokenizer
 from mc_core.models.sampler import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from server.protocol.common import SamplingFields, context, usage
@@ -27,7 +28,7 @@ class CompletionFormat:
 
     def __init__(self, completion_id: str, created: int, model: str, tokenizer: Tokenizer) -> None:
         self.head = {"id": completion_id, "object": "text_completion", "created": created, "model": model}
-        self._tokenizer = tokenizer
+        self._tokenizer, self._detokenizer = tokenizer, Detokenizer(tokenizer)
         self._offset = 0
 
     def opening(self) -> dict[str, Any] | None:
@@ -48,7 +49,11 @@ class CompletionFormat:
     def whole(
         self, text: str, logprobs: list[TokenLogprob], finished: Finished, session_id: str | None
     ) -> dict[str, Any]:
-        body = self._choice(text, finished.reason, self._logprobs(tuple(logprobs)) if logprobs else None)
+        told = self._logprobs(tuple(logprobs)) if logprobs else None
+        if told is not None:
+            # Tokens of a stop string stand at the end of the text, which it is no part of.
+            told["text_offset"] = [min(place, len(text)) for place in told["text_offset"]]
+        body = self._choice(text, finished.reason, told)
         body["usage"] = usage(finished)
         body["x_megacontext"] = context(finished.context, session_id)
         return body
@@ -57,17 +62,35 @@ class CompletionFormat:
         return {**self.head, "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}]}
 
     def _logprobs(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-        texts = [self._text(token.token_id) for token in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offset)
-            self._offset += len(text)
         return {
-            "tokens": texts,
+            "tokens": [self._text(token.token_id) for token in tokens],
             "token_logprobs": [max(token.logprob, -9999.0) for token in tokens],
-            "top_logprobs": [{self._text(i): value for i, value in token.top} for token in tokens],
-            "text_offset": offsets,
+            "top_logprobs": [self._top(token.top) for token in tokens],
+            "text_offset": [self._place(token.token_id) for token in tokens],
         }
 
+    def _place(self, token_id: int) -> int:
+        """Where in the text a token begins: for one within a character, where that character does."""
+        place = self._offset
+        self._offset += len(self._detokenizer.push(token_id))
+        return place
+
+    def _top(self, top: tuple[tuple[int, float], ...]) -> dict[str, float]:
+        """By text; a second token of the same text is told apart by its bytes, a third by its id."""
+        named: dict[str, float] = {}
+        for token_id, value in top:
+            names = (self._text(token_id), _byte_name(self._tokenizer.token_bytes(token_id)), f"token_id:{token_id}")
+            named[next(name for name in names if name not in named)] = value
+        return named
+
     def _text(self, token_id: int) -> str:
-        return self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+        raw = self._tokenizer.token_bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return _byte_name(raw)
+
+
+def _byte_name(raw: bytes) -> str:
+    """As OpenAI names tokens that are no text."""
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -31,6 +31,9 @@ def check_request(state: ServerState, body: SamplingFields) -> None:
     strange = [token for token in body.logit_bias or {} if not 0 <= token < size]
     if strange:
         raise bad_request(f"logit_bias names token {strange[0]}, but the vocabulary has {size}", "logit_bias")
+    strange = [token for token in body.stop_token_ids or [] if token >= size]
+    if strange:
+        raise bad_request(f"stop_token_ids names token {strange[0]}, but the vocabulary has {size}", "stop_token_ids")
 
 
 def check_store(body: SamplingFields, session_id: str | None) -> None:

@@ -10,17 +10,15 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mc_core.models.tokenizer import Tokenizer
 from mc_core.session.session import Session
 from server.errors import ApiError, bad_request
 from server.futures import settled
 from server.protocol.sessions import IngestText
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
-from server.text_pieces import batches
+from server.text_pieces import batches, encode_pieces
 from server.validation import explain
 
 router = APIRouter()
@@ -73,23 +71,20 @@ async def _unless_deleted(lease: Lease, work: Coroutine[Any, Any, None]) -> None
 async def _take_in(state: ServerState, session: Session, texts: AsyncIterator[str]) -> None:
     """Tokenize the next batch while the engine takes in the last: at most two batches are in memory."""
     taken: Future[int] | None = None
+    tokenizer, fresh = state.bundle.tokenizer, session.tokens == 0
     try:
-        async for batch in batches(texts):
-            ids = await asyncio.to_thread(_encode, state.bundle.tokenizer, batch)
+        async for batch in batches(texts, tokenizer):
+            ids = await asyncio.to_thread(encode_pieces, tokenizer, batch, fresh)
             if taken is not None:
                 await settled(taken)
             elif session.tokens == 0:
-                ids = np.concatenate([state.bundle.tokenizer.prefix_ids, ids])
+                ids = np.concatenate([tokenizer.prefix_ids, ids])
             taken = state.engine.ingest(session, ids)
     finally:
         # Whatever happened, nothing may be under way when the session is rolled back.
         if taken is not None:
             await settled(taken)
     await settled(state.engine.commit(session))
-
-
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.int32]:
-    return np.concatenate(tokenizer.encode_batch(texts))
 
 
 def _texts(request: Request) -> AsyncIterator[str]:

@@ -12,7 +12,7 @@ from mc_core.models.attention import FullAttention
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig, RopeScaling
 from mc_core.models.families import read_config, write_config
-from mc_core.models.loading import load_decoder, save_decoder
+from mc_core.models.loading import INDEX, load_decoder, save_decoder
 from mc_core.models.rotary import Rotary
 
 transformers = pytest.importorskip("transformers")
@@ -123,6 +123,18 @@ def test_old_rope_keys_and_shards(tmp_path):
     raw |= {"rope_theta": 500.0, "rope_scaling": {"type": "llama3", **old}}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert_same_logits(load_decoder(tmp_path), model)
+
+
+def test_a_stale_index_beside_a_whole_file(tmp_path, caplog):
+    """The whole file is read, and the log says so; an index alone whose shards are missing is told by their names."""
+    model = oracle("Llama", {"rope_parameters": LLAMA3})
+    model.save_pretrained(tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}))
+    assert_same_logits(load_decoder(tmp_path), model)
+    assert INDEX in caplog.text
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"names model-00001-of-00002\.safetensors, missing"):
+        load_decoder(tmp_path)
 
 
 def own_config(**settings) -> DecoderConfig:

@@ -163,3 +163,46 @@ def test_bad_files_are_named(tmp_path):
     (folder / "generation_config.json").write_text('{"eos_token_id": "x"}')
     with pytest.raises(ConfigError, match="eos_token_id"):
         Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("holder", [{"chat_template": "p"}, {"chat_template": [{"name": "default", "template": "p"}]}])
+def test_a_template_beside_the_settings(tmp_path, holder):
+    """chat_template.json counts where neither chat_template.jinja nor the settings have a template."""
+    folder = write(tmp_path, "byte_level")
+    (folder / "chat_template.json").write_text(json.dumps(holder))
+    assert Tokenizer.load(folder).chat_template == "p"
+    write(tmp_path, "byte_level", chat_template={"default": "d", "tool_use": "t"})
+    assert Tokenizer.load(folder).chat_template == "d"
+    (folder / "chat_template.jinja").write_text("j")
+    assert Tokenizer.load(folder).chat_template == "j"
+
+
+def test_added_tokens_that_the_model_has_not(tokenizers):
+    """An added token above the model's ids is harmless until a text needs it; a vocabulary above them is refused."""
+    raw = KINDS["byte_level"]()
+    raw.add_special_tokens(["<|pad|>"])
+    raw.add_tokens(["\u2603"])
+    pad = raw.token_to_id("<|pad|>")
+    tokenizer = Tokenizer(raw.to_str().encode())
+    tokenizer.fit(pad)
+    assert tokenizer.encode("a <|pad|> b").max() < pad
+    for encode, text in [(tokenizer.encode, "a \u2603"), (tokenizer.encode_control, "a<|pad|>")]:
+        with pytest.raises(ConfigError, match="token"):
+            encode(text)
+    with pytest.raises(ConfigError, match=r"vocab_size in config\.json is 300"):
+        Tokenizer(raw.to_str().encode()).fit(300)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([*CONTROLS, " ", "  ", "\n", "fox", "é"]), max_size=8))
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_stretches_around_control_tokens(tokenizers, kind, parts):
+    """Stretches between control tokens have the ids that they have in the whole text, blanks added or not."""
+    tokenizer = tokenizers[kind]
+    text = "".join(parts)
+    spans = tokenizer.find_control(text)
+    edges = [0, *(at for span in spans for at in (span.start, span.end)), len(text)]
+    stretches = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    pairs = zip([span.id for span in spans], stretches[1:], strict=True)
+    mixed = [stretches[0], *(part for pair in pairs for part in pair)]
+    assert tokenizer.encode_parts(mixed).tolist() == tokenizer.encode_control(text).tolist()

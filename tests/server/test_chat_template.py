@@ -216,7 +216,7 @@ def test_a_system_message_behind_a_history(shape, expected):
 def test_a_system_message_that_the_template_never_takes_is_refused():
     """What a template refuses in front it is not given in the middle either."""
     chat, _ = shaped("mistral")
-    with pytest.raises(ApiError, match="Only user and assistant|must alternate"):
+    with pytest.raises(ApiError, match="must alternate"):
         chat.ids([SYSTEM, ASK], first=False, reply=True)
 
 

@@ -56,3 +56,46 @@ def test_models(client):
     assert client.models.retrieve(MODEL).object == "model"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("another")
+
+
+EMOJI = "🙂é京"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_pieces_of_characters(client, tokenizer, stream):
+    """Each token has five alternatives, however few of them are whole characters, and the offset of its own text."""
+    pieces = {str(i): 100 for i in tokenizer.encode(EMOJI).tolist()}
+    ask = {"model": MODEL, "prompt": "It was", "max_tokens": 40, "seed": 3, "logprobs": 5, "logit_bias": pieces}
+    answer = client.completions.create(stream=stream, **ask)
+    choices = [chunk.choices[0] for chunk in (answer if stream else [answer]) if chunk.choices]
+    text = "".join(choice.text for choice in choices)
+    told = [choice.logprobs for choice in choices if choice.logprobs]
+    tokens = [token for one in told for token in one.tokens]
+    offsets = [place for one in told for place in one.text_offset]
+    assert [len(top) for one in told for top in one.top_logprobs] == [5] * 40
+    assert any(token.startswith("bytes:\\x") for token in tokens)
+    assert offsets[0] == 0
+    assert all(b - a >= 0 for a, b in zip(offsets, [*offsets[1:], len(text)], strict=True))
+    for token, place in zip(tokens, offsets, strict=True):
+        if not token.startswith("bytes:"):
+            assert token in text[place : place + len(token) + 3]  # behind what is left of a broken character
+
+
+def test_offsets_end_where_the_text_does(client):
+    """Tokens of a stop string, which is not shown, have no place behind the text."""
+    ask = {"model": MODEL, "prompt": "It was", "max_tokens": 30, "seed": 2, "logprobs": 1}
+    whole = client.completions.create(**ask).choices[0].text
+    choice = client.completions.create(stop=whole[6:9], **ask).choices[0]
+    assert choice.text == whole[: whole.index(whole[6:9])]
+    assert max(choice.logprobs.text_offset) <= len(choice.text)
+
+
+def test_stop_token_ids(client, tokenizer):
+    """A reply ends before the first token that the request names; ids that the model has not are refused."""
+    ask = {"model": MODEL, "prompt": "It was", "max_tokens": 20, "seed": 2, "logprobs": 0}
+    tokens = client.completions.create(**ask).choices[0].logprobs.tokens
+    ids = [i for i in range(384) if tokenizer.token_bytes(i).decode(errors="replace") == tokens[5]]
+    choice = client.completions.create(extra_body={"stop_token_ids": ids}, **ask).choices[0]
+    assert (choice.finish_reason, len(choice.logprobs.tokens)) == ("stop", tokens.index(tokens[5]))
+    with pytest.raises(openai.BadRequestError, match="stop_token_ids"):
+        client.completions.create(extra_body={"stop_token_ids": [384]}, **ask)

@@ -1,7 +1,5 @@
 """Ingest: text of any size in one streamed request, all of it or nothing."""
 
-import asyncio
-import itertools
 import json
 import random
 import socket
@@ -11,10 +9,7 @@ import time
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from server.text_pieces import batches
 from support import wait_until
 
 MODEL = "tiny"
@@ -164,30 +159,6 @@ def test_streams_go_on_during_an_ingest(address, http, session):
     reader.join()
     assert len(during) > 10
     assert during.max() < 2.0
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.text("ab \n", max_size=40), max_size=12), st.integers(2, 20), st.integers(1, 5))
-def test_pieces_are_the_text(texts, piece, batch):
-    """Pieces put together are the text; none is longer than asked, no list has too many, and words stay whole."""
-
-    async def collect():
-        async def source():
-            for text in texts:
-                yield text
-
-        return [found async for found in batches(source(), piece, batch)]
-
-    found = asyncio.run(collect())
-    flat = [one for group in found for one in group]
-    assert "".join(flat) == "".join(texts)
-    assert all(len(one) <= piece for one in flat)
-    assert all(len(group) >= 1 for group in found)
-    assert all(len(group) <= batch for group in found)
-    for left, right in itertools.pairwise(flat):
-        # A piece that ends within a word had no blank in its second half to end at.
-        if right[0] not in " \n":
-            assert not any(mark in left[piece // 2 :] for mark in " \n") or len(left) < piece
 
 
 def test_errors_are_json(http):
