@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import numpy as np
 
-from mc_core.session.session import pin_room
+from mc_core.session.session import Session, pin_room
 from mc_core.store import LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
 from server.chat_template import ChatTemplate, Message
 from server.conversation import Ids, Window, check_system, common, render, system_span
@@ -60,26 +60,27 @@ class MatchedLease:
         chain = hash_chain(self._messages[:-1])
         if match.hash not in chain or self._host.busy(match.session_id, self._tenant):
             return None
-        if await self._end(match.session_id) != match.hash:
+        if not await self._ends(match):
             return None
         lease = await self._enter(match.session_id)
         if lease is None:
             return None
-        if lease.session.prefixes[-1][0] != match.hash:
+        if not _ends_with(lease.session, match.hash):
             # Somebody else was faster.
             await self.__aexit__(None, None, None)
             return None
         self.known = chain.index(match.hash) + 1
         return lease
 
-    async def _end(self, session_id: str) -> str | None:
-        """The hash of all messages of a session."""
-        resident = self._host.peek(session_id, self._tenant)
+    async def _ends(self, match: PrefixMatch) -> bool:
+        """Whether the matched messages are all that the session holds."""
         try:
-            prefixes = resident.prefixes if resident else (await self._host.info(session_id, self._tenant)).prefixes
+            held = self._host.peek(match.session_id, self._tenant) or await self._host.info(
+                match.session_id, self._tenant
+            )
         except UnknownSessionError:
-            return None
-        return prefixes[-1][0] if prefixes else None
+            return False
+        return _ends_with(held, match.hash)
 
     async def _enter(self, session_id: str) -> Lease | None:
         """Hold a session; None if it can't be had, for whatever reason: another one can take its place."""
@@ -132,3 +133,8 @@ class MatchedLease:
         session = await self._host.create(self._tenant, metadata={}, implicit=True)
         self._held = self._host.use(session.id, self._tenant)
         return await self._held.__aenter__()
+
+
+def _ends_with(held: Session | SessionRecord, digest: str) -> bool:
+    """Whether nothing is behind the messages that ``digest`` stands for: no further ones, and no ingested text."""
+    return bool(held.prefixes) and held.prefixes[-1] == (digest, held.tokens)

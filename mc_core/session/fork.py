@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord
 
+OWN_STATE = ("context", "allocator", "counters", "budget", "chat")
+"""Parts of a session's state that it does not share with the session it was forked from."""
+
 
 def fork_record(
     session: Session, parent: SessionRecord, ids: NDArray[np.int32], pins: Sequence[tuple[int, int]]
@@ -30,8 +33,8 @@ def fork_record(
         implicit=own.implicit,
         tokens=len(ids),
         tail=ids[len(ids) // session.block_size * session.block_size :],
-        # What tells with which networks the shared rows were made is the parent's.
-        state={**parent.state, **own.state, "gists": parent.state["gists"]},
+        # What tells with which networks the shared rows were made stays the parent's.
+        state={**parent.state, **{name: own.state[name] for name in OWN_STATE}},
         prefixes=(),
         created=own.created,
         fence=0,

@@ -191,6 +191,23 @@ def test_a_branch_lives_alone(talk):
     assert talk.http.post(f"/v1/sessions/{away}/rewind", json={"position": position}).json() == {"tokens": position}
 
 
+@pytest.mark.parametrize("change", ["ingest", "completion", "rewind"])
+def test_a_list_of_messages_is_all_that_its_model_sees(talk, change):
+    """What else was done to the session of a plain chat stays there: its list goes on behind what it holds itself."""
+    home, _, size = talk.say("One and two and three")
+    tokens = talk.http.get(f"/v1/sessions/{home}").json()["tokens"]
+    if change == "ingest":
+        talk.http.post(f"/v1/sessions/{home}/ingest", json={"text": DOCUMENT})
+    elif change == "completion":
+        talk.http.post("/v1/completions", json={"model": MODEL, "prompt": "So", "session_id": home, "max_tokens": 2})
+    else:
+        talk.http.post(f"/v1/sessions/{home}/rewind", json={"position": tokens - 9})
+    away, cached, longer = talk.say("Four")
+    assert away != home
+    assert (0 if change == "rewind" else 32) <= cached <= tokens
+    assert longer < tokens + 40
+
+
 def test_a_busy_session_is_shared_as_it_was_committed(talk):
     """While one turn runs, another one that continues the same history shares what was committed before it."""
     home, _, size = talk.say(DOCUMENT)
