@@ -194,7 +194,7 @@ def test_a_branch_lives_alone(talk):
 @pytest.mark.parametrize("change", ["ingest", "completion", "rewind"])
 def test_a_list_of_messages_is_all_that_its_model_sees(talk, change):
     """What else was done to the session of a plain chat stays there: its list goes on behind what it holds itself."""
-    home, _, size = talk.say("One and two and three")
+    home, _, _ = talk.say("One and two and three")
     tokens = talk.http.get(f"/v1/sessions/{home}").json()["tokens"]
     if change == "ingest":
         talk.http.post(f"/v1/sessions/{home}/ingest", json={"text": DOCUMENT})
