@@ -158,6 +158,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         hot_tokens=settings.hot_tokens,
         restore_deadline=settings.restore_deadline,
         segment_blocks=settings.segment_blocks,
+        deterministic=settings.deterministic,
     )
 
 

@@ -172,6 +172,8 @@ class SessionHost:
                     raise
                 finally:
                     slot.interrupt = None
+                    if slot.session is not None and slot.session.broken:
+                        await self._forget(slot)
 
     @contextmanager
     def _queued(self, key: Key) -> Iterator[Slot]:

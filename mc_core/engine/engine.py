@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,17 +21,20 @@ import torch
 from numpy.typing import NDArray
 
 from mc_core.engine import jobs
+from mc_core.engine.batch import draw_tokens, read_tokens
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
 from mc_core.engine.turn import run_turn
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
-from mc_core.errors import CancelledTurnError, MegaContextError, QueueFullError
-from mc_core.kv.session_kv import SessionKV, decode_step
+from mc_core.errors import CancelledTurnError, QueueFullError
+from mc_core.kv.session_kv import SessionKV
+from mc_core.models.sampler import SampledToken
 from mc_core.session.session import Session
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Batched = TypeVar("Batched", Decode, Sample)
 
 
 @dataclass(eq=False)
@@ -89,6 +92,7 @@ class Engine:
         self._decoded_tokens = 0
         self._cancelling = False
         self._stopping = False
+        self._over = False
         self._thread = threading.Thread(target=self._run, name="megacontext-engine", daemon=True)
 
     @property
@@ -129,15 +133,15 @@ class Engine:
     def submit(self, turn: Turn) -> TurnHandle:
         """Queue a turn. QueueFullError when ``max_sessions + max_queue`` turns are under way."""
         limit = self.config.max_sessions + self.config.max_queue
+        job, shielded = run_turn(self.core, turn)
+        task = Task(job, turn.session, is_turn=True, shielded=shielded)
         with self._lock:
             if self.draining:
                 raise QueueFullError("the engine is draining and takes no new turns")
             if self._turns >= limit:
-                raise QueueFullError(f"the queue is full: {self._turns} turns under way, max_queue allows {limit}")
+                raise QueueFullError(f"the queue is full: max_queue is {self.config.max_queue}")
             self._turns += 1
-        job, shielded = run_turn(self.core, turn)
-        task = Task(job, turn.session, is_turn=True, shielded=shielded)
-        self._inbox.put(task)
+            self._inbox.put(task)
         return TurnHandle(self, task)
 
     def ingest(self, session: Session, ids: np.ndarray) -> Future[int]:
@@ -152,8 +156,8 @@ class Engine:
         return self._submit_job(jobs.commit(self.core, session), session)
 
     def rollback(self, session: Session) -> Future[None]:
-        """Drop what was not committed."""
-        return self._submit_job(jobs.rollback(self.core, session), session)
+        """Drop what was not committed; see ``Session.rollback``."""
+        return self.call(session.rollback)
 
     def rewind(self, session: Session, position: int) -> Future[int]:
         """Cut the history at ``position`` tokens and commit -> tokens of history."""
@@ -192,34 +196,46 @@ class Engine:
 
     def _submit_job(self, job: Generator[Work, Any, T], session: Session | None) -> Future[T]:
         future: Future[T] = Future()
-        if self._stopping:
-            future.set_exception(CancelledTurnError("the engine has stopped"))
-            return future
+        future.set_running_or_notify_cancel()  # from here on the engine alone says how it ends
 
         def run() -> Job:
             try:
-                result = yield from job
+                result = yield from job if session is None else jobs.undone_by_error(session, job)
             except Exception as error:
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
-        self._inbox.put(Task(run(), session))
+        with self._lock:
+            if self._over:
+                future.set_exception(CancelledTurnError("the engine has stopped"))
+            else:
+                self._inbox.put(Task(run(), session))
         return future
 
     # -- engine thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         with torch.inference_mode():
-            while not (self._stopping and not self._tasks and self._inbox.empty()):
-                self._take_inbox()
-                self._step()
+            while not self._ends():
+                try:
+                    self._take_inbox()
+                    self._step()
+                except Exception as error:
+                    logger.exception("a step of the engine failed, and with it all that did not wait for the store")
+                    self._fail_all([task for task in self._tasks if not isinstance(task.request, Wait)], error)
+
+    def _ends(self) -> bool:
+        """Whether the thread is to end; nothing is taken in after that."""
+        with self._lock:
+            self._over = self._stopping and not self._tasks and self._inbox.empty()
+        return self._over
 
     def _step(self) -> None:
         self._cancel()
         self._answer_waits()
         self._hand_out_slabs()
-        self._decode()
+        self._generate()
         self._forward()
         self._answer_pauses()
 
@@ -260,8 +276,16 @@ class Engine:
     def _resume(self, task: Task, answer: Any) -> None:
         self._advance(task, lambda: task.job.send(answer))
 
-    def _fail(self, task: Task, error: BaseException) -> None:
+    def _fail(self, task: Task, error: Exception) -> None:
         self._advance(task, lambda: task.job.throw(error))
+
+    def _fail_all(self, tasks: Iterable[Task], error: Exception) -> None:
+        for task in tasks:
+            self._fail(task, error)
+
+    def _resume_all(self, answers: Iterable[tuple[Task, Any]]) -> None:
+        for task, answer in answers:
+            self._resume(task, answer)
 
     def _advance(self, task: Task, go: Callable[[], Work]) -> None:
         try:
@@ -301,8 +325,7 @@ class Engine:
     def _release(self, session: Session) -> None:
         if session.kv is not None:
             self._idle.pop(session.kv, None)
-            session.kv.release()
-            session.kv = None
+            session.release_slab()
 
     def _cancel(self) -> None:
         for task in [t for t in self._tasks if t.is_turn and (t.cancelled or self._cancelling)]:
@@ -322,9 +345,7 @@ class Engine:
         while self._waiting_for_slab and (pool.free_rows or self._idle):
             if not pool.free_rows:
                 _, idlest = self._idle.popitem(last=False)
-                assert idlest.kv is not None
-                idlest.kv.release()
-                idlest.kv = None
+                idlest.release_slab()
             row = pool.acquire()
             assert row is not None
             task = self._waiting_for_slab.popleft()
@@ -332,33 +353,46 @@ class Engine:
             task.session.kv = SessionKV(self.core.kv_model, row)
             self._resume(task, task.session.kv)
 
-    def _decode(self) -> None:
-        """One batched decode for all running turns, and one batched sampling for them and for finished prefills."""
-        decoding = [(t, t.request) for t in self._tasks if isinstance(t.request, Decode)]
-        sampling = [(t, t.request) for t in self._tasks if isinstance(t.request, Sample)]
-        if not decoding and not sampling:
-            return
+    def _generate(self) -> None:
+        """One batched decode for all running turns, then one batched draw for them and for finished prefills."""
         started = time.monotonic()
-        tasks = [task for task, _ in decoding] + [task for task, _ in sampling]
-        try:
-            hidden = [request.hidden[None] for _, request in sampling]
-            if decoding:
-                model = self.core.kv_model
-                ids = torch.tensor([request.token for _, request in decoding], device=model.pool.device)
-                sessions = [request.kv for _, request in decoding]
-                hidden.insert(0, decode_step(model, sessions, [request.index for _, request in decoding], ids))
-            logits = self.core.bundle.decoder.logits(torch.cat(hidden))
-            states = [request.state for _, request in decoding] + [request.state for _, request in sampling]
-            answers = self.core.sampler.sample(logits, states).rows()
-        except Exception as error:
-            for task in tasks:
-                self._fail(task, error)
+        read = self._answers(Decode, read_tokens)
+        self._resume_all(read)
+        drawn = self._answers(Sample, self._draw)
+        if not drawn:
             return
         self._decode_steps += 1
-        self._decoded_tokens += len(tasks)
-        self.core.observer.decoded(len(decoding), time.monotonic() - started)
-        for task, answer in zip(tasks, answers, strict=True):
-            self._resume(task, answer)
+        self._decoded_tokens += len(drawn)
+        try:
+            self.core.observer.decoded(len(read), time.monotonic() - started)
+        except Exception as error:
+            self._fail_all([task for task, _ in drawn], error)
+        else:
+            self._resume_all(drawn)
+
+    def _draw(self, requests: list[Sample]) -> Sequence[SampledToken]:
+        return draw_tokens(self.core.bundle.decoder, self.core.sampler, requests)
+
+    def _answers(
+        self, kind: type[Batched], compute: Callable[[list[Batched]], Iterable[Any]]
+    ) -> list[tuple[Task, Any]]:
+        """What is computed for all tasks that ask for it. If that fails, each is tried alone, and fails alone."""
+        asking = [(task, task.request) for task in self._tasks if isinstance(task.request, kind)]
+        if len(asking) > 1 and not self.config.deterministic:
+            try:
+                answers = compute([request for _, request in asking])
+                return list(zip((task for task, _ in asking), answers, strict=True))
+            except Exception:
+                logger.warning("a batch of %d failed; each is tried alone", len(asking), exc_info=True)
+        answered = []
+        for task, request in asking:
+            try:
+                (answer,) = compute([request])
+            except Exception as error:
+                self._fail(task, error)
+            else:
+                answered.append((task, answer))
+        return answered
 
     def _forward(self) -> None:
         """Prefill and repair, in turn, until the step's token budget is spent."""
@@ -383,6 +417,3 @@ class Engine:
             if isinstance(task.request, Pause) and budget > 0:
                 budget -= task.request.tokens
                 self._resume(task, None)
-
-
-__all__ = ["Engine", "EngineConfig", "EngineStats", "MegaContextError", "TurnHandle"]

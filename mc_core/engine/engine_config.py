@@ -19,6 +19,7 @@ class EngineConfig:
     refresh_every: ``repair=incremental`` is exact again after this many refocuses, and at each turn's start.
     segment_blocks: neighbouring raw blocks, aligned, that see each other under the block mask. More of them join what
     straddles a border, and make a repair recompute more.
+    deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
     """
 
     max_sessions: int = 16
@@ -29,6 +30,7 @@ class EngineConfig:
     restore_deadline: float = 0.5
     refresh_every: int = 8
     segment_blocks: int = SEGMENT_BLOCKS
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):

@@ -1,23 +1,23 @@
-"""Jobs beside turns: ingest, commit, rollback, rewind. Each is one readable generator."""
+"""Jobs beside turns: ingest, commit, rewind. Each is one readable generator."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.engine.core import EngineCore
-from mc_core.engine.refocus import evict
+from mc_core.engine.refocus_job import evict
 from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
-from mc_core.session.savepoint import Savepoint
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord
 
+T = TypeVar("T")
 ROWS = 4096
 """Rows in one write: a larger one would keep other sessions' commits waiting."""
 
@@ -40,10 +40,10 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
         return
     tree, store, futures = session.tree, core.store, []
     first, blocks = session.staged.get(0, 0), tree.num_blocks
+    staged = {0: blocks}
     for at in range(first, blocks, ROWS):
         ids = tree.block_ids(np.arange(at, min(blocks, at + ROWS)))
         futures.append(store.write_spans(session.id, session.fence, at, ids))
-    session.staged[0] = blocks
     for level in range(1, tree.num_levels + 1):
         end = tree.count(level)
         for at in range(session.staged.get(level, 0), end, ROWS):
@@ -53,24 +53,24 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
             if level == 1 and tree.config.lens_keys:
                 keys = tree.lens_keys(at, stop).cpu().numpy()
             futures.append(store.write_gists(session.id, session.fence, level, at, gists, keys))
-        session.staged[level] = end
+        staged[level] = end
     for future in futures:
         yield Wait(future)
         future.result()
-    session.stored_blocks = blocks
+    session.staged = staged
 
 
 def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Store all of the history; when this returns, it survives a crash."""
-    if session.savepoint is not None and session.savepoint.cut is not None:
+    if session.cut_end is not None:
         # Rows below the committed length can't be replaced; so the store first goes back to where they differ. A crash
         # between the two leaves the session there, with the texts of the messages that follow (``Session.chat``).
-        yield from _write(core, session, session.savepoint.cut)
-        session.savepoint = session.savepoint.stored()
+        yield from _write(core, session, session.cut_end.record)
+        session.cut_stored()
     yield from stage(core, session)
-    session.updated = time.time()
     yield from _write(core, session, session.record())
-    session.savepoint = None
+    session.updated = time.time()
+    session.acknowledge()
     evict(core, session)
 
 
@@ -79,31 +79,14 @@ def _write(core: EngineCore, session: Session, record: SessionRecord) -> Generat
         future = core.store.commit(record)
         yield Wait(future)
         session.sequence = future.result()
-    session.committed_tokens = record.tokens
-
-
-def rollback(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
-    """Back to the last acknowledged token, as if nothing had happened since."""
-    drop_uncommitted(session)
-    return
-    yield Pause(0)
-
-
-def drop_uncommitted(session: Session) -> None:
-    """What this needs is never evicted (``Session.blocks_to_keep``), so it does not wait for the store."""
-    saved, session.savepoint = session.savepoint, None
-    if saved is None:
-        session.rewind(session.committed_tokens)
-    else:
-        saved.restore(session)
 
 
 def begin(core: EngineCore, session: Session, turn: Turn) -> Generator[Work, Any, None]:
-    """Begin what a failed turn takes back: cut the history where the turn says, and pin what it wants pinned."""
+    """Cut the history where the turn says, and pin what it wants pinned; a failed turn takes both back."""
     if turn.cut is not None:
         yield from _fetch(core, session, _blocks(session, turn.cut, session.tokens))
         yield from _fetch(core, session, session.blocks_to_rewind(turn.cut))
-    Savepoint.begin(session, turn.cut)
+        session.cut(turn.cut)
     for start, end in turn.pins:
         session.pin(start, end)
 
@@ -132,12 +115,20 @@ def _fetch(core: EngineCore, session: Session, blocks: NDArray[np.int64]) -> Gen
     session.tree.restore(batch.blocks, batch.ids)
 
 
+def undone_by_error(session: Session, job: Generator[Work, Any, T]) -> Generator[Work, Any, T]:
+    """The job; if it fails, the session goes back to its last acknowledged token."""
+    try:
+        return (yield from job)
+    except Exception:
+        session.rollback()
+        raise
+
+
 def rewind(core: EngineCore, session: Session, position: int) -> Generator[Work, Any, int]:
-    """Cut the history at a position and store that."""
+    """Cut the history at a position and store that; where the store refuses, what was cut is lost to memory."""
     if not 0 <= position <= session.tokens:
         raise ConfigError(f"position must lie in [0, {session.tokens}], got {position}")
     yield from _fetch(core, session, session.blocks_to_rewind(position))
     session.rewind(position)
-    session.committed_tokens = min(session.committed_tokens, position)
     yield from commit(core, session)
     return session.tokens

@@ -20,17 +20,16 @@ from mc_core.models.sampler import SamplerState
 
 @dataclass(frozen=True)
 class Decode:
-    """Read one token, then sample the next -> ``Sampled`` row. ``index``: the token's place in the history."""
+    """Read one token -> hidden state [d]. ``index``: the token's place in the history."""
 
     kv: SessionKV
     token: int
     index: int
-    state: SamplerState
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample from a hidden state [d] -> ``Sampled`` row."""
+    """Sample from a hidden state [d] -> ``SampledToken``."""
 
     hidden: Tensor
     state: SamplerState

@@ -246,8 +246,17 @@ class SessionKV:
 def decode_step(model: KVModel, sessions: list[SessionKV], token_indices: list[int], ids: Tensor) -> Tensor:
     """Read one token of each session (``ids`` [B], at ``token_indices`` of its history) -> hidden states [B, d].
 
-    Sessions may come in any order; the result is in theirs.
+    Sessions may come in any order; the result is in theirs. If it fails, it has changed nothing.
     """
+    try:
+        return _decode(model, sessions, token_indices, ids)
+    except Exception:
+        for session, index in zip(sessions, token_indices, strict=True):
+            session.rewind(index)
+        raise
+
+
+def _decode(model: KVModel, sessions: list[SessionKV], token_indices: list[int], ids: Tensor) -> Tensor:
     pool, device = model.pool, model.pool.device
     order = sorted(range(len(sessions)), key=lambda i: sessions[i].row)
     places = [sessions[i].append(token_indices[i]) for i in order]

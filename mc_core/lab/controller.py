@@ -17,23 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.bundle.bundle import Bundle
+from mc_core.engine.batch import read_tokens
 from mc_core.engine.core import EngineCore, build_core
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.engine.refocus import refocus, visible_tokens
+from mc_core.engine.reading import Reader
+from mc_core.engine.refocus_job import visible_tokens
 from mc_core.engine.requests import ContextReport
-from mc_core.engine.work import Forward, Pause, Wait, Work
+from mc_core.engine.work import Decode, Forward, Pause, Wait, Work
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.refocuser import RefocusReport
 from mc_core.kv.repair import RepairMode
-from mc_core.kv.session_kv import SessionKV, decode_step
+from mc_core.kv.session_kv import SessionKV
 from mc_core.lab.training.focus.contexts import ContextKind, ContextShape
 from mc_core.lab.training.focus.focus_training import LossWeights
 from mc_core.lab.training.focus.model import FocusModel
 from mc_core.lab.training.focus.passages import passage_of
 from mc_core.lab.training.focus.process import BatchProcessor, FocusLosses
 from mc_core.session.factory import SessionFactory
-from mc_core.session.session import QUESTION_TOKENS, Session
+from mc_core.session.session import Session
 
 T = TypeVar("T")
 
@@ -66,14 +68,13 @@ class MCController:
         self.core: EngineCore = build_core(bundle, focus, engine, None, repair=repair, positions=positions)
         self._factory = SessionFactory(bundle, focus)
         self.session: Session | None = None
+        self._reader: Reader | None = None
 
     @torch.inference_mode()
     def begin_inference_session(self, ids: NDArray[np.int32]) -> InferenceStep:
         """Start anew with a prompt [T], T >= 1, of any length: what does not fit is seen as gists."""
-        if not len(ids):
-            raise ConfigError("the prompt must hold at least 1 token")
-        if self.session is not None and self.session.kv is not None:
-            self.session.kv.release()
+        if self.session is not None:
+            self.session.release_slab()
         self.session = self._factory.create("controller", "local", model="local")
         row = self.core.kv_model.pool.acquire()
         assert row is not None
@@ -82,21 +83,19 @@ class MCController:
 
     @torch.inference_mode()
     def inference_step(self, ids: NDArray[np.int32]) -> InferenceStep:
-        """Read the next tokens [T], T >= 1. A refocus follows whenever a block completes."""
-        session = self.session
-        if session is None or session.kv is None:
+        """Read the next tokens [T], T >= 1: one as a token of a reply, more as the prompt of a further turn.
+
+        As in the engine, a refocus precedes a token that begins a block which the budget's reserve cannot hold.
+        """
+        session, reader = self.session, self._reader
+        if session is None or reader is None:
             raise ConfigError("begin_inference_session comes first")
         if len(ids) != 1:
             return self._read(session, ids)
-        index = session.tokens
-        token = torch.tensor([int(ids[0])], device=self.core.kv_model.pool.device)
-        hidden = decode_step(self.core.kv_model, [session.kv], [index], token)[0]
-        session.append(ids)
-        context, report = ContextReport(), None
-        if session.tokens % session.block_size == 0:
-            drive(refocus(self.core, session, self._question(session), context, "", "interval"))
-            report = session.last_report
-        return self._step(session, hidden, report, context)
+        reader.context = ContextReport()
+        hidden = drive(reader.read(int(ids[0])))
+        reader.flush(make_room=False)
+        return self._step(session, hidden, reader.context)
 
     def process_batch(
         self, ids: Tensor, *, horizon: int = 64, kind: ContextKind = "mixed", weights: LossWeights | None = None
@@ -116,20 +115,16 @@ class MCController:
         return processor.process(rng, passages, [kind] * count, [shape] * count)
 
     def _read(self, session: Session, ids: NDArray[np.int32]) -> InferenceStep:
-        session.append(np.asarray(ids, np.int32))
-        context = ContextReport()
-        hidden = drive(refocus(self.core, session, self._question(session), context, "", "turn"))
-        assert hidden is not None
-        return self._step(session, hidden, session.last_report, context)
+        if self._reader is not None and self._reader.session is session:
+            self._reader.flush(make_room=True)  # the turn before is over
+        self._reader = Reader(self.core, session, ContextReport())
+        hidden = drive(self._reader.begin(np.asarray(ids, np.int32)))
+        return self._step(session, hidden, self._reader.context)
 
-    def _step(
-        self, session: Session, hidden: Tensor, report: RefocusReport | None, context: ContextReport
-    ) -> InferenceStep:
+    def _step(self, session: Session, hidden: Tensor, context: ContextReport) -> InferenceStep:
         visible_tokens(self.core, session, context)
+        report = session.last_report if context.refocuses else None
         return InferenceStep(self.core.bundle.decoder.logits(hidden), report, context)
-
-    def _question(self, session: Session) -> NDArray[np.int32]:
-        return session.tree.ids(max(0, session.tokens - QUESTION_TOKENS), session.tokens)
 
 
 def drive(job: Generator[Work, Any, T]) -> T:
@@ -141,6 +136,8 @@ def drive(job: Generator[Work, Any, T]) -> T:
         except StopIteration as stop:
             return stop.value
         match work:
+            case Decode():
+                answer = read_tokens([work])[0]
             case Forward(kv, chunk, embeddings):
                 answer = kv.run(chunk, embeddings)
             case Wait(future, deadline):

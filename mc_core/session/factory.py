@@ -57,6 +57,7 @@ class SessionFactory:
         wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins, self.bundle.gist_cost)
         session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
         session.metadata, session.implicit, session.durable = dict(metadata or {}), implicit, durable
+        session.acknowledge()
         return session
 
     def load(self, stored: StoredSession, store: SessionStore) -> Session:
@@ -82,8 +83,8 @@ class SessionFactory:
         session.counters = Counters(**record.state["counters"])
         session.refocuser.restore(record.state["allocator"])
         session.tree = restore_tree(session, record, store)
-        session.committed_tokens, session.stored_blocks = record.tokens, record.blocks
         session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}
+        session.acknowledge()
         return session
 
     def empty_tree(self) -> MegaContextTree:

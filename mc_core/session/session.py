@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.working_context import WorkingContext
+from mc_core.errors import StoreError
+from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import Lead
 from mc_core.focus.lens import Lens, LensView
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens
 from mc_core.kv.session_kv import SessionKV
-from mc_core.session.savepoint import Savepoint
+from mc_core.session.cut_end import CutEnd
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
+logger = logging.getLogger(__name__)
 QUESTION_TOKENS = 256
 """The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
 
@@ -51,14 +55,28 @@ class Counters:
     spans_evicted: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Acknowledged:
+    """A session as the store has it, and as a rollback leaves it."""
+
+    tokens: int
+    wc: WorkingContext
+    allocator: Mapping[str, Any]
+    counters: Counters
+    metadata: Mapping[str, Any]
+    prefixes: Sequence[tuple[str, int]]
+    chat: Mapping[str, Any]
+
+
 @dataclass(eq=False)
 class Session:
     """Changed by the engine thread alone; the server reads its plain fields.
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
-    rollback, which goes back to ``savepoint`` if a turn began one. Of a session that is not ``durable`` nothing goes to
-    the store, so none of its ids leave memory. ``chat``: what the server keeps of a conversation, stored with each
-    commit. ``kv`` is there while the session owns a slab. ``gist_calls``: GistNet calls since the last refocus.
+    rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
+    ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
+    GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
+    ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; it must be loaded anew.
     """
 
     id: str
@@ -79,15 +97,23 @@ class Session:
     chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
-    committed_tokens: int = 0
     counters: Counters = field(default_factory=Counters)
     kv: SessionKV | None = None
-    savepoint: Savepoint | None = None
+    cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
-    stored_blocks: int = 0
     sequence: int = 0
     gist_calls: int = 0
     last_report: RefocusReport | None = None
+    broken: bool = False
+    acknowledged: Acknowledged = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.acknowledge()
+
+    @property
+    def committed_tokens(self) -> int:
+        """Tokens of history that the store has acknowledged."""
+        return self.acknowledged.tokens
 
     @property
     def tokens(self) -> int:
@@ -98,37 +124,107 @@ class Session:
     def block_size(self) -> int:
         return self.wc.block_size
 
-    def append(self, ids: NDArray[np.int32]) -> None:
-        """Add tokens to the end of the history: tree, lens and working context."""
+    @property
+    def pin_room(self) -> int:
+        """Tokens that can be pinned."""
+        return pin_room(self.focus_config, self.wc.gist_cost)
+
+    def append(self, ids: NDArray[np.int32], *, make_room: bool = True) -> None:
+        """Add tokens to the end of the history: tree, lens and working context.
+
+        make_room: keep the budget's reserve free for those that come next. Else they may be taken from it.
+        """
+        self._grow(ids)
+        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval if make_room else 0)
+
+    def _grow(self, ids: NDArray[np.int32]) -> None:
+        """All but the working context, which then follows."""
         appended = self.tree.append(ids)
         self.gist_calls += appended.gist_calls
         if appended.new_blocks:
             first = appended.first_block
             blocks = np.arange(first, first + appended.new_blocks)
             self.lens.append(first, self.tree.block_ids(blocks))
-        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval)
 
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw for good."""
         self.wc.pin(start, end)
 
-    @property
-    def pin_room(self) -> int:
-        """Tokens that can be pinned."""
-        return pin_room(self.focus_config, self.wc.gist_cost)
-
     def rewind(self, position: int) -> None:
         """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
         if position == self.tokens:
             return
+        self._cut(position)
+        self.wc.rewind(position, reserve=self.focus_config.refocus_interval)
+        self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+
+    def _cut(self, position: int) -> None:
+        """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
-        self.wc.rewind(position, reserve=self.focus_config.refocus_interval)
         if self.kv is not None:
             self.kv.rewind(position)
-        for level in list(self.staged):
-            self.staged[level] = min(self.staged[level], self.tree.count(level))
-        self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+        self.staged = {level: min(rows, self.tree.count(level)) for level, rows in self.staged.items()}
+
+    def acknowledge(self) -> None:
+        """The store has the session as it is now."""
+        self.acknowledged = Acknowledged(
+            self.tokens,
+            self.wc.copy(),
+            self.refocuser.snapshot(),
+            replace(self.counters),
+            dict(self.metadata),
+            tuple(self.prefixes),
+            dict(self.chat),
+        )
+
+    def rollback(self) -> None:
+        """Back to what the store acknowledged last, pins and all; never raises, but may leave the session broken.
+
+        What this needs is never evicted (``blocks_to_keep``), so it does not wait for the store.
+        """
+        try:
+            self._return_to(self.acknowledged)
+        except Exception:
+            logger.exception("session %s cannot be rolled back in memory and must be loaded anew", self.id)
+            self.broken = True
+
+    def cut(self, position: int) -> None:
+        """Cut the acknowledged history at ``position`` for a turn that writes its end anew; a rollback puts it back.
+
+        The ids behind the cut must be in memory. Message boundaries behind the cut move to it: the turn is about to write their messages again.
+        """
+        ids, staged = self.tree.ids(position, self.committed_tokens), dict(self.staged)
+        prefixes, before = self.prefixes, self.acknowledged
+        self.rewind(position)
+        self.prefixes = [(digest, min(at, position)) for digest, at in prefixes]
+        self.acknowledge()
+        self.cut_end = CutEnd(ids, staged, self.record(), self.acknowledged)
+        self.acknowledged = before
+
+    def cut_stored(self) -> None:
+        """The store has the session at the cut: a rollback leaves it there from now on."""
+        assert self.cut_end is not None
+        self.acknowledged, self.cut_end = self.cut_end.acknowledged, None
+
+    def _return_to(self, back: Acknowledged) -> None:
+        if self.cut_end is not None:
+            end, self.cut_end = self.cut_end, None
+            self._cut(end.acknowledged.tokens)
+            self._grow(end.ids)
+            self.staged = end.staged
+        if self.tokens < back.tokens:
+            raise StoreError(f"the store has {back.tokens} tokens, but memory was cut at {self.tokens}")
+        self._cut(back.tokens)
+        self.wc, self.counters = back.wc.copy(), replace(back.counters)
+        self.refocuser.restore(back.allocator)
+        self.metadata, self.prefixes, self.chat = dict(back.metadata), list(back.prefixes), dict(back.chat)
+
+    def release_slab(self) -> None:
+        """Give the slab back, if the session has one."""
+        kv, self.kv = self.kv, None
+        if kv is not None:
+            kv.release()
 
     def blocks_to_rewind(self, position: int) -> NDArray[np.int64]:
         """Complete blocks whose ids a rewind to ``position`` needs: the one that is cut, and the new tail's."""
@@ -137,12 +233,10 @@ class Session:
         return np.union1d(self.wc.blocks_to_rewind(position), np.array(cut, np.int64))
 
     def blocks_to_keep(self) -> NDArray[np.int64]:
-        """Blocks that must not be evicted: raw ones, unstored ones, and what a rollback would need."""
-        back_to = self.savepoint.position if self.savepoint else self.committed_tokens
-        tail = max(0, back_to - self.wc.recent_tokens) // self.block_size
-        rollback = np.arange(tail, min(back_to // self.block_size + 1, self.tree.num_blocks))
-        unstored = np.arange(self.stored_blocks, self.tree.num_blocks)
-        return np.concatenate([self.raw_blocks(), rollback, unstored])
+        """Blocks that must not be evicted: raw ones, unstored ones, and those that stand raw after a rollback."""
+        unstored = np.arange(self.staged.get(0, 0), self.tree.num_blocks)
+        at_cut = [] if self.cut_end is None else [self._raw_blocks(self.cut_end.acknowledged.wc)]
+        return np.concatenate([self.raw_blocks(), self._raw_blocks(self.acknowledged.wc), *at_cut, unstored])
 
     def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
         """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits.
@@ -185,8 +279,10 @@ class Session:
 
     def raw_blocks(self) -> NDArray[np.int64]:
         """Complete blocks that stand raw in the working context."""
-        raw = (self.wc.levels == 0) & (self.wc.indices < self.tree.num_blocks)
-        return self.wc.indices[raw]
+        return self._raw_blocks(self.wc)
+
+    def _raw_blocks(self, wc: WorkingContext) -> NDArray[np.int64]:
+        return wc.indices[(wc.levels == 0) & (wc.indices < self.tree.num_blocks)]
 
     def focus(self) -> dict[str, Any]:
         """The working context as entries, with its budget, as ``/focus`` shows it."""
@@ -240,23 +336,10 @@ class Session:
             tree=self.tree,
             tail_ids=tail,
             cursor=self.tokens,
-            entry_vectors=self._entry_vectors,
+            entry_vectors=lambda: entry_vectors(self.wc, self.tree),
             tail_vectors=lambda: self._embed(tail),
             leads=tuple(leads),
         )
 
     def _embed(self, ids: NDArray[np.int32]) -> Tensor:
         return self.tree.embed(torch.from_numpy(ids.astype(np.int64)).to(self.tree.config.device))
-
-    def _entry_vectors(self) -> Tensor:
-        """One vector an entry: a gist, or the mean of a raw block's embeddings (the LOD1 gist when it is complete)."""
-        wc, tree = self.wc, self.tree
-        vectors = torch.zeros(len(wc.levels), tree.dim, device=tree.config.device)
-        complete = (wc.levels > 0) | (wc.indices < tree.num_blocks)
-        shown = np.maximum(wc.levels, 1)
-        for level in np.unique(shown[complete]).tolist():
-            rows = np.flatnonzero(complete & (shown == level))
-            vectors[torch.from_numpy(rows)] = tree.gists(level, wc.indices[rows]).to(vectors.dtype)
-        if not complete.all():
-            vectors[-1] = tree.embeddings(int(wc.starts()[-1]), tree.num_tokens).mean(0)
-        return vectors

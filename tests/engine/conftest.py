@@ -11,6 +11,7 @@ import pytest
 from engine_lab import FOCUS, Lab, MakeLab
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.observer import Observer
 from mc_core.focus.focus_config import FocusConfig
 from server.stores.sqlite import SqliteStore
 from support import write_model
@@ -24,9 +25,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def make_lab(bundle: Bundle, tmp_path: Path) -> MakeLab:
     @contextmanager
-    def make(config: EngineConfig | None = None, focus: FocusConfig = FOCUS, repair: str = "block") -> Iterator[Lab]:
+    def make(
+        config: EngineConfig | None = None,
+        focus: FocusConfig = FOCUS,
+        repair: str = "block",
+        observer: Observer | None = None,
+    ) -> Iterator[Lab]:
         store = SqliteStore(tmp_path / "lab.sqlite")
-        lab = Lab(bundle, store, config or EngineConfig(max_sessions=3, max_queue=2), focus, repair)
+        lab = Lab(bundle, store, config or EngineConfig(max_sessions=3, max_queue=2), focus, repair, observer)
         try:
             yield lab
         finally:

@@ -13,6 +13,7 @@ from mc_core.bundle.bundle import Bundle
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine, TurnHandle
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.observer import Observer
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.models.sampler import SamplingParams
@@ -30,6 +31,7 @@ class Reply:
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     finished: Finished | None = None
     error: Exception | None = None
     lasts: int = 0
@@ -38,9 +40,10 @@ class Reply:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Delta(text, ids, _):
+            case Delta(text, ids, logprobs):
                 self.text += text
                 self.ids += ids
+                self.logprobs += [one.logprob for one in logprobs]
                 self.first.set()
             case Finished():
                 self.finished = event
@@ -59,10 +62,16 @@ class Lab:
     """An engine, its store, and short ways to use them."""
 
     def __init__(
-        self, bundle: Bundle, store: SqliteStore, config: EngineConfig, focus: FocusConfig, repair: str
+        self,
+        bundle: Bundle,
+        store: SqliteStore,
+        config: EngineConfig,
+        focus: FocusConfig,
+        repair: str,
+        observer: Observer | None = None,
     ) -> None:
         self.bundle, self.store = bundle, store
-        self.engine = Engine(build_core(bundle, focus, config, store, repair=repair))
+        self.engine = Engine(build_core(bundle, focus, config, store, repair=repair, observer=observer))
         self.factory = SessionFactory(bundle, focus)
         self.engine.start()
 

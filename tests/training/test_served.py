@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mc_core.bundle.bundle import Bundle, load_bundle
-from mc_core.engine.refocus import refocus
+from mc_core.engine.refocus_job import refocus
 from mc_core.engine.requests import ContextReport
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig

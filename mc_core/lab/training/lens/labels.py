@@ -15,6 +15,7 @@ from torch import Tensor
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError
+from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.lab.data.arrays import Ints
 from mc_core.lab.tasks.make import make_episode
 from mc_core.lab.training.focus.contexts import ContextShape, Passage, open_blocks, sample_context
@@ -167,19 +168,6 @@ def _row(case: Case, labels: Labels, tree: MegaContextTree) -> dict[str, Tensor]
         "tails": tail,
         "tail_mask": torch.ones(len(tail), dtype=torch.bool),
     }
-
-
-def entry_vectors(wc: WorkingContext, tree: MegaContextTree) -> Tensor:
-    """One vector an entry [n, d] as a session shows it to its lens: a gist, or that of a raw block's node."""
-    vectors = torch.zeros(len(wc), tree.dim, device=tree.config.device)
-    complete = (wc.levels > 0) | (wc.indices < tree.num_blocks)
-    shown = np.maximum(wc.levels, 1)
-    for level in np.unique(shown[complete]).tolist():
-        rows = np.flatnonzero(complete & (shown == level))
-        vectors[torch.from_numpy(rows)] = tree.gists(level, wc.indices[rows]).to(vectors.dtype)
-    if not complete.all():
-        vectors[-1] = tree.embeddings(int(wc.starts()[-1]), tree.num_tokens).mean(0)
-    return vectors
 
 
 def _padded(rows: list[Tensor], in_front: bool) -> Tensor:

@@ -16,7 +16,7 @@ from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
 from mc_core.focus.refocuser import Proposal
-from mc_core.kv.layout import Layout, layout_of
+from mc_core.kv.layout import Layout
 from mc_core.session.session import Session
 
 
@@ -186,6 +186,3 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     context.raw = int(spans[wc.levels == 0].sum())
     coarse = session.tokens - context.raw
     context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)
-
-
-__all__ = ["evict", "layout_of", "refocus", "repair", "token_ids", "unit_embeddings", "visible_tokens"]

@@ -1,0 +1,77 @@
+"""Reading a turn: its prompt, then one token after the other, with the refocus that falls due in between.
+
+The engine generates with it, and the research facade feeds it by itself: what a turn's question is, and when the focus
+may change, is said here alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.engine.core import EngineCore
+from mc_core.engine.refocus_job import refocus
+from mc_core.engine.requests import ContextReport
+from mc_core.engine.work import Decode, Pause, Work
+from mc_core.errors import ConfigError
+from mc_core.session.session import QUESTION_TOKENS, Session
+
+
+class Reader:
+    """Reads one turn into a session that has its slab. The question of the turn is the newest tokens that it read.
+
+    ``context`` is told of each refocus.
+    """
+
+    def __init__(self, core: EngineCore, session: Session, context: ContextReport, request_id: str = "") -> None:
+        self.core, self.session, self.context, self._request_id = core, session, context, request_id
+        self._question: deque[int] = deque(maxlen=QUESTION_TOKENS)
+        self._ahead: list[int] = []  # in the slab, but not yet in the history
+        self._refocused_at = 0
+
+    def begin(self, prompt_ids: NDArray[np.int32]) -> Generator[Work, Tensor | None, Tensor]:
+        """Read a prompt [T], T >= 1 -> hidden state [d] of its last token."""
+        if not len(prompt_ids):
+            raise ConfigError("the prompt must hold at least 1 token")
+        step = self.core.config.ingest_tokens
+        for at in range(0, len(prompt_ids), step):
+            part = prompt_ids[at : at + step]
+            self.session.append(part)
+            yield Pause(len(part))
+        self._question.extend(prompt_ids[-QUESTION_TOKENS:].tolist())
+        hidden = yield from self._refocus("turn")
+        assert hidden is not None
+        return hidden
+
+    def read(self, token: int) -> Generator[Work, Tensor | None, Tensor]:
+        """Read one more token -> its hidden state [d].
+
+        Before it begins a block that would end more than ``refocus_interval`` tokens after the last refocus, there is
+        another: the reserve of the budget holds no more.
+        """
+        self._question.append(token)
+        session = self.session
+        index = session.tokens + len(self._ahead)
+        block_end = index + session.block_size
+        if index % session.block_size == 0 and block_end - self._refocused_at > session.focus_config.refocus_interval:
+            self.flush(make_room=True)
+            yield from self._refocus("interval")
+        assert session.kv is not None
+        hidden = yield Decode(session.kv, token, index)
+        self._ahead.append(token)
+        assert hidden is not None
+        return hidden
+
+    def flush(self, *, make_room: bool) -> None:
+        """Bring what was read into the history. make_room: what stood raw may have to go, so the slab needs repair."""
+        self.session.append(np.array(self._ahead, np.int32), make_room=make_room)
+        self._ahead.clear()
+
+    def _refocus(self, reason: str) -> Generator[Work, Tensor | None, Tensor | None]:
+        self._refocused_at = self.session.tokens
+        question = np.array(self._question, np.int32)
+        return (yield from refocus(self.core, self.session, question, self.context, self._request_id, reason))
