@@ -76,7 +76,7 @@ class Session:
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
-    ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; it must be loaded anew.
+    ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     """
 
     id: str
