@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from server.build import build_state, close_state
 from server.front import Front
+from server.gate import Gate
 from server.handlers import install_handlers
+from server.hosts import Hosts
 from server.limits import BodyLimit
 from server.routes import chat, completions, ingest, models, operations, sessions
 from server.settings import Settings
@@ -45,11 +48,21 @@ def build_app(
             await asyncio.gather(*chores, return_exceptions=True)
             await close_state(state)
 
-    app = FastAPI(title="MegaContext server", lifespan=lifespan)
+    app = FastAPI(title="MegaContext server", lifespan=lifespan, redirect_slashes=False)
     for module in (chat, completions, models, sessions, ingest, operations):
         app.include_router(module.router)
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
+    hosts = None if settings.api_key else Hosts(settings.host, settings.allowed_host)
+    app.add_middleware(Gate, hosts=hosts)
+    if settings.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     app.add_middleware(Front)
     install_handlers(app)
     told.instrument(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mc_core.errors import (
@@ -22,7 +23,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 @dataclass
 class ApiError(Exception):
-    """What a client is told. ``param`` names the field at fault; ``retry_after`` is in seconds."""
+    """What a client is told. ``param`` names the field at fault; ``retry_after`` is in seconds; ``more``: headers."""
 
     status: int
     message: str
@@ -30,6 +31,7 @@ class ApiError(Exception):
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -39,7 +41,8 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        after = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        return {**self.more, **after}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -48,6 +51,10 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def not_found(message: str, code: str) -> ApiError:
     return ApiError(404, message, code=code)
+
+
+def unauthorized(message: str, code: str) -> ApiError:
+    return ApiError(401, message, "authentication_error", code, more={"WWW-Authenticate": "Bearer"})
 
 
 def too_large(what: str, limit: int) -> ApiError:

@@ -1,26 +1,30 @@
-"""The first thing that a request meets: its id, the caller's key, its line in the log, and the last word on errors."""
+"""The first thing that a request meets: its id, its line in the log, its count, and what proxies do to it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import secrets
 import time
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.handlers import respond
 from server.state import ServerState
 
 logger = logging.getLogger(__name__)
 PROBES = ("/health", "/ready", "/metrics")
-
-
-class BrokenOffError(Exception):
-    """An answer ended before it was whole. It says nothing of why, for it is told to who traces requests."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+"""The label of methods and routes that there are not: what clients think up must not make series."""
+LINGER = 10.0
+"""Seconds in which the rest of a body may still come that nobody wants any more."""
 
 
 class Front:
-    """ASGI middleware. Keys are checked before a body is read; ``tenant`` and ``request_id`` go into the state."""
+    """ASGI middleware. HEAD is answered as GET, without a body; slashes too many do not matter; ``request_id`` goes
+    into the state."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -30,10 +34,11 @@ class Front:
             await self.app(scope, receive, send)
             return
         server: ServerState = scope["app"].state.server
-        headers = dict(scope["headers"])
-        request_id = _request_id(headers.get(b"x-request-id", b""))
-        own = scope.setdefault("state", {})
-        own["request_id"] = request_id
+        method, headers = scope["method"], Headers(scope=scope)
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _plain(scope["path"])}
+        request_id = _request_id(headers.get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        body = _Body(receive, headers)
         began, status = time.monotonic(), 0
 
         async def tagged(message: Message) -> None:
@@ -41,28 +46,59 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode("latin-1"))]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
+            if message["type"] == "http.response.body" and not message.get("more_body") and body.unread:
+                await send({**message, "more_body": True})
+                await body.discard()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
-            if scope["path"].startswith("/v1/"):
-                own["tenant"] = server.keys.tenant(headers.get(b"authorization", b"").decode("latin-1"))
-            await self.app(scope, receive, tagged)
-        except Exception as error:
-            if status:
-                # Too late for words; the connection is closed, so that nobody takes this answer for whole.
-                logger.error("request %s broke off", request_id, exc_info=error)
-                raise BrokenOffError from None
-            await respond(error, request_id)(scope, receive, tagged)
+            await self.app(scope, body.receive, tagged)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            server.metrics.http.labels(route, scope["method"], str(status)).inc()
+            route = getattr(scope.get("route"), "path", OTHER)
+            server.metrics.http.labels(route, method if method in METHODS else OTHER, str(status)).inc()
             if route not in PROBES:
-                fields = {"request_id": request_id, "method": scope["method"], "route": route, "status": status}
+                fields = {"request_id": request_id, "method": method, "route": route, "status": status}
                 fields["seconds"] = round(time.monotonic() - began, 4)
                 logger.info("request", extra={"fields": fields})
 
 
-def _request_id(given: bytes) -> str:
+class _Body:
+    """What comes in; ``unread`` while some of an announced body has not.
+
+    A server that closes a connection on unread bytes resets it, and the client may never see the answer that says why.
+    """
+
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self.unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        # Who asked first, and was not told to go on, sends nothing.
+        self._waits = "expect" in headers
+
+    async def receive(self) -> Message:
+        self._waits = False
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self.unread = False
+        return message
+
+    async def discard(self) -> None:
+        """Read what is left, for a while; nothing of it is kept."""
+        try:
+            async with asyncio.timeout(LINGER):
+                while self.unread and not self._waits:
+                    await self.receive()
+        except TimeoutError:
+            return
+
+
+def _plain(path: str) -> str:
+    """/v1//models/ -> /v1/models: addresses are often put together of parts that both bring a slash."""
+    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
+
+
+def _request_id(given: str) -> str:
     """The caller's id if it is a sane one, else a new one."""
-    text = given.decode("latin-1")
-    return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else secrets.token_hex(16)
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else secrets.token_hex(16)

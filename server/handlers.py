@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Scope
 
 from mc_core.errors import MegaContextError
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError, to_api_error
@@ -32,6 +34,8 @@ def respond(error: BaseException, request_id: str) -> Response:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error = _not_allowed(request.method, request.scope)
     return respond(error, getattr(request.state, "request_id", "?"))
 
 
@@ -46,6 +50,22 @@ def _known(error: BaseException) -> ApiError:
             cause = error.__cause__
             if isinstance(cause, ApiError):
                 return cause
-            return ApiError(error.status_code, str(error.detail), code="http_error")
+            return ApiError(error.status_code, str(error.detail), code="http_error", more=error.headers or {})
         case _:
             return to_api_error(error)
+
+
+def _not_allowed(method: str, scope: Scope) -> ApiError:
+    """405 with all methods of an address; a router knows those of one of its routes only."""
+    asked = {"type": "http", "path": scope["path"], "root_path": scope.get("root_path", ""), "headers": []}
+    routes = scope["app"].router.routes
+    allowed = [
+        name
+        for name in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)
+    ]
+    if "GET" in allowed:
+        allowed.insert(1, "HEAD")
+    names = ", ".join(allowed)
+    message = f"{method[:40]} is not allowed here; allowed: {names}"
+    return ApiError(405, message, code="method_not_allowed", more={"Allow": names})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.content import is_json
 from server.errors import too_large
 
 STREAMED = "/ingest"
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over ``limit`` bytes, announced or not; ingests have their own limit."""
+    """ASGI middleware: 413 for a body over ``limit`` bytes, announced or not; streamed ingests have their own."""
 
     def __init__(self, app: ASGIApp, limit: int, streamed_limit: int) -> None:
         self.app, self.limit, self.streamed_limit = app, limit, streamed_limit
@@ -20,8 +22,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.streamed_limit if scope["path"].endswith(STREAMED) else self.limit
-        announced = dict(scope["headers"]).get(b"content-length", b"")
+        headers = Headers(scope=scope)
+        # JSON is read as a whole, wherever it goes.
+        streamed = scope["path"].endswith(STREAMED) and not is_json(headers.get("content-type", ""))
+        limit = self.streamed_limit if streamed else self.limit
+        announced = headers.get("content-length", "")
         if announced.isdigit() and int(announced) > limit:
             raise too_large("the body", limit)
         size = 0

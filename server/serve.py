@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from server.app import build_app
 from server.build import build_state
+from server.hosts import is_loopback
 from server.logs import configure_logs
 from server.memory import settle_allocator
 from server.settings import Settings
@@ -65,12 +66,24 @@ def run(settings: Settings) -> None:
     telemetry = Telemetry.from_environment()
     state = build_state(settings, telemetry)
     app = build_app(settings, lambda *_: state, telemetry)
-    config = uvicorn.Config(
+    tell_open(settings)
+    DrainingServer(uvicorn_config(app, settings), app, settings.drain_seconds).run()
+
+
+def tell_open(settings: Settings) -> None:
+    """Warn of a server without a key that other machines can reach."""
+    if not settings.api_key and not is_loopback(settings.host):
+        logger.warning("no API key: everybody who reaches %s may use every session", settings.host)
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn listens."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=settings.idle_connection_seconds,
         timeout_graceful_shutdown=LAST_WORDS,
     )
-    DrainingServer(config, app, settings.drain_seconds).run()

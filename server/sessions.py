@@ -49,13 +49,15 @@ EXPIRE_AT_ONCE = 50
 class Slot:
     """A place for one session. ``users`` counts who holds or waits for the lock, so that nobody unloads it then.
 
-    interrupt: stops whoever holds the lock. deleting: nobody gets the session any more.
+    interrupt: stops whoever holds the lock. progress: tells how far an ingest is that holds it. deleting: nobody gets
+    the session any more.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     session: Session | None = None
     users: int = 0
     interrupt: Callable[[], None] | None = None
+    progress: Callable[[], dict[str, Any]] | None = None
     deleting: bool = False
 
 
@@ -70,6 +72,10 @@ class Lease:
     def on_delete(self, stop: Callable[[], None]) -> None:
         """What to call when the session is to be deleted while it is held."""
         self.slot.interrupt = stop
+
+    def shows(self, progress: Callable[[], dict[str, Any]]) -> None:
+        """What tells others how far the holder is, until it lets go."""
+        self.slot.progress = progress
 
 
 Key = tuple[str, str]
@@ -171,7 +177,7 @@ class SessionHost:
                     await self._forget(slot)
                     raise
                 finally:
-                    slot.interrupt = None
+                    slot.interrupt = slot.progress = None
                     if slot.session is not None and slot.session.broken:
                         await self._forget(slot)
 
@@ -192,6 +198,11 @@ class SessionHost:
         """The session if it is in memory, without holding it: for reading its plain fields."""
         slot = self._slots.get((tenant, session_id))
         return slot.session if slot is not None else None
+
+    def progress(self, session_id: str, tenant: str) -> dict[str, Any] | None:
+        """How far the ingest is that holds the session, if one does."""
+        slot = self._slots.get((tenant, session_id))
+        return slot.progress() if slot is not None and slot.progress is not None else None
 
     def busy(self, session_id: str, tenant: str) -> bool:
         """Whether a request holds or waits for the session."""

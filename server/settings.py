@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="bearer key, repeatable (comma-separated in the environment); none: open"
+    )
+    allowed_host: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="name under which an open server may be asked, repeatable; *.NAME: all below it; *: any",
+    )
+    cors_origin: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="origin whose pages may call the API from a browser, repeatable; *: any"
     )
 
     store: str = Field(
@@ -82,14 +90,31 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(64 << 20, ge=1024, description="JSON bodies; one byte more gets 413")
     max_ingest_bytes: int = Field(4 << 30, ge=1024, description="streamed ingest bodies; one byte more gets 413")
+    idle_connection_seconds: int = Field(
+        130, ge=1, description="how long an idle connection stays open; longer than proxies and clients keep theirs"
+    )
     keep_alive_seconds: float = Field(10.0, gt=0, description="silence after which a stream gets a comment")
     drain_seconds: float = Field(30.0, ge=0, description="how long running turns may go on after SIGTERM")
 
-    @field_validator("api_key", mode="before")
+    @field_validator("api_key", "allowed_host", "cors_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("allowed_host")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        if any(re.search(r"[/:\s]", name) for name in value):
+            raise ValueError("an allowed host is a name, without scheme and port")
+        return value
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        if not all(origin == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin) for origin in value):
+            raise ValueError("an origin is like https://app.example:8443, without a path, or *")
         return value
 
     @field_validator("api_key")

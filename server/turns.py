@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.engine.engine import Engine
+from mc_core.engine.engine import Engine, queue_full
 from mc_core.engine.requests import Failed, Turn
-from mc_core.errors import CancelledTurnError, QueueFullError, SpanMissingError
+from mc_core.errors import CancelledTurnError, SpanMissingError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
 from mc_core.store import FencedError, StoreDownError
@@ -87,7 +87,7 @@ class TurnService:
             raise draining()
         limit = self.engine.config.max_sessions + self.engine.config.max_queue
         if self.active >= limit:
-            raise QueueFullError(f"the queue is full: {self.active} turns under way, max_queue allows {limit}")
+            raise queue_full(self.engine.config)
         stream = TurnStream()
         task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
         self._running[task] = stream

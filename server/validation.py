@@ -27,7 +27,8 @@ def explain(errors: Sequence[Any]) -> ApiError:
     if kind == "extra_forbidden":
         return bad_request(f"the parameter '{field}' is not supported by this server", field, "unsupported_parameter")
     if kind == "missing":
-        return bad_request(f"the parameter '{field}' is missing", field, "missing_parameter")
+        what = f"the parameter '{field}'" if field else "the body"
+        return bad_request(f"{what} is missing", field, "missing_parameter")
     if kind == "json_invalid":
         return bad_request("the body is not valid JSON", None, "invalid_json")
     message = error["msg"].removeprefix("Value error, ")

@@ -28,6 +28,7 @@ from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.loading import save_decoder
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 from server.settings import Settings
+from server.state import ServerState
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 EOS = 2
@@ -149,6 +150,12 @@ class ServerThread:
     def sigterm(self) -> None:
         """What the signal does."""
         self.server.handle_exit(signal.SIGTERM, None)
+
+
+def state_in(server: ServerThread) -> ServerState:
+    """What the server holds, for tests that look into it or make a part of it fail."""
+    state: ServerState = server.server._state
+    return state
 
 
 @contextmanager

@@ -61,6 +61,13 @@ class TurnHandle:
         self._engine.wake()
 
 
+def queue_full(config: EngineConfig) -> QueueFullError:
+    """What one turn too many is told."""
+    return QueueFullError(
+        f"the queue is full: {config.max_sessions} turns may run (max_sessions) and {config.max_queue} wait (max_queue)"
+    )
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """A snapshot of the engine's counters and gauges."""
@@ -139,7 +146,7 @@ class Engine:
             if self.draining:
                 raise QueueFullError("the engine is draining and takes no new turns")
             if self._turns >= limit:
-                raise QueueFullError(f"the queue is full: max_queue is {self.config.max_queue}")
+                raise queue_full(self.config)
             self._turns += 1
             self._inbox.put(task)
         return TurnHandle(self, task)

@@ -16,7 +16,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens import make_lens
 from mc_core.focus.refocuser import Refocuser
 from mc_core.session.restore import restore_tree
-from mc_core.session.session import Counters, Session
+from mc_core.session.session import Counters, IngestCut, Session
 from mc_core.store import SessionStore, StoredSession
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
@@ -81,6 +81,8 @@ class SessionFactory:
         session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
         session.chat = dict(record.state.get("chat", {}))
         session.counters = Counters(**record.state["counters"])
+        if record.state.get("ingest_cut"):
+            session.ingest_cut = IngestCut(**record.state["ingest_cut"])
         session.refocuser.restore(record.state["allocator"])
         session.tree = restore_tree(session, record, store)
         session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}

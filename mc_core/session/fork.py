@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord
 
-OWN_STATE = ("context", "allocator", "counters", "budget", "chat")
+OWN_STATE = ("context", "allocator", "counters", "budget", "chat", "ingest_cut")
 """Parts of a session's state that it does not share with the session it was forked from."""
 
 

@@ -55,6 +55,14 @@ class Counters:
     spans_evicted: int = 0
 
 
+@dataclass(frozen=True)
+class IngestCut:
+    """How far an ingest in parts has come: so many bytes of its text stand at the history's end, at ``tokens``."""
+
+    bytes: int
+    tokens: int
+
+
 @dataclass(frozen=True, eq=False)
 class Acknowledged:
     """A session as the store has it, and as a rollback leaves it."""
@@ -66,6 +74,7 @@ class Acknowledged:
     metadata: Mapping[str, Any]
     prefixes: Sequence[tuple[str, int]]
     chat: Mapping[str, Any]
+    ingest_cut: IngestCut | None
 
 
 @dataclass(eq=False)
@@ -98,6 +107,7 @@ class Session:
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
     counters: Counters = field(default_factory=Counters)
+    ingest_cut: IngestCut | None = None
     kv: SessionKV | None = None
     cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
@@ -119,6 +129,12 @@ class Session:
     def tokens(self) -> int:
         """Tokens of history, acknowledged or not."""
         return self.tree.num_tokens
+
+    @property
+    def ingest_offset(self) -> int:
+        """Bytes that an ingest in parts has brought in, if the acknowledged history still ends with them."""
+        cut = self.ingest_cut
+        return cut.bytes if cut is not None and cut.tokens == self.committed_tokens else 0
 
     @property
     def block_size(self) -> int:
@@ -165,6 +181,8 @@ class Session:
         if self.kv is not None:
             self.kv.rewind(position)
         self.staged = {level: min(rows, self.tree.count(level)) for level, rows in self.staged.items()}
+        if self.ingest_cut is not None and self.ingest_cut.tokens > position:
+            self.ingest_cut = None
 
     def acknowledge(self) -> None:
         """The store has the session as it is now."""
@@ -176,6 +194,7 @@ class Session:
             dict(self.metadata),
             tuple(self.prefixes),
             dict(self.chat),
+            self.ingest_cut,
         )
 
     def rollback(self) -> None:
@@ -219,6 +238,7 @@ class Session:
         self.wc, self.counters = back.wc.copy(), replace(back.counters)
         self.refocuser.restore(back.allocator)
         self.metadata, self.prefixes, self.chat = dict(back.metadata), list(back.prefixes), dict(back.chat)
+        self.ingest_cut = back.ingest_cut
 
     def release_slab(self) -> None:
         """Give the slab back, if the session has one."""
@@ -324,6 +344,7 @@ class Session:
                 "budget": self.wc.budget,
                 "gists": self.gist_fingerprint,
                 "chat": self.chat,
+                "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
             },
             prefixes=tuple(self.prefixes),
             fence=self.fence,

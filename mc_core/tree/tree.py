@@ -73,7 +73,7 @@ class MegaContextTree:
             raise ConfigError(f"hot_ids must begin at a block border of {num_tokens} tokens, they begin at {first}")
         shape = (nodes, config.lens_keys, config.lens_key_dim)
         if config.lens_keys and (keys is None or keys.shape != shape):
-            raise ConfigError(f"keys must be {list(shape)}, got {None if keys is None else list(keys.shape)}")
+            raise ConfigError(f"keys must be {list(shape)}, got {'none' if keys is None else list(keys.shape)}")
         for level, rows in enumerate(gists, start=1):
             if rows.shape != (nodes, tree.dim):
                 raise ConfigError(f"gists of level {level} must be {[nodes, tree.dim]}, got {list(rows.shape)}")

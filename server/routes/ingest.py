@@ -1,110 +1,117 @@
-"""POST /v1/sessions/{id}/ingest: text of any size into a session's history. All of it counts, or none."""
+"""/v1/sessions/{id}/ingest: text of any size into a session's history, and how far it is."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import Future
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import numpy as np
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
-from mc_core.session.session import Session
+from server.content import is_json, media_type
 from server.errors import ApiError, bad_request
-from server.futures import settled
+from server.ingest import Ingest
+from server.interrupt import Interrupt
 from server.protocol.sessions import IngestText
-from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
-from server.text_pieces import batches, encode_pieces
+from server.text_pieces import PIECE
+from server.upload import Upload
 from server.validation import explain
 
 router = APIRouter()
+State = Annotated[ServerState, Depends(state_of)]
+Tenant = Annotated[str, Depends(tenant_of)]
 
 
 @router.post("/v1/sessions/{session_id}/ingest", dependencies=[Depends(accepting)])
 async def ingest(
     session_id: str,
     request: Request,
-    state: Annotated[ServerState, Depends(state_of)],
-    tenant: Annotated[str, Depends(tenant_of)],
+    state: State,
+    tenant: Tenant,
+    partial: bool = False,
+    offset: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, int]:
-    """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8."""
-    texts = _texts(request)
+    """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8.
+
+    partial: what was taken in counts all the same, and the rest may follow, from byte ``offset`` of the text on.
+    """
+    _check(request, partial, offset)
+    await state.host.known(session_id, tenant)
+    interrupt = Interrupt()
+    async with Upload(request.receive, lambda: interrupt.stop(ClientDisconnect())) as upload:
+        return await interrupt.run(_ingest(session_id, tenant, state, request, upload, interrupt, partial, offset))
+
+
+@router.get("/v1/sessions/{session_id}/ingest")
+async def progress(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]:
+    """How far the ingest under way is; without one, the byte from which one in parts that broke off may go on."""
+    running = state.host.progress(session_id, tenant)
+    if running is not None:
+        return running
+    session = state.host.peek(session_id, tenant)
+    if session is None:
+        async with state.host.use(session_id, tenant) as lease:
+            session = lease.session
+    return {"active": False, "tokens": 0, "bytes": 0, "offset": session.ingest_offset}
+
+
+async def _ingest(
+    session_id: str,
+    tenant: str,
+    state: ServerState,
+    request: Request,
+    upload: Upload,
+    interrupt: Interrupt,
+    partial: bool,
+    offset: int,
+) -> dict[str, int]:
+    deleted = ApiError(404, "the session was deleted while it read this text", code="session_not_found")
+    texts = _json_text(upload) if is_json(_content_type(request)) else _plain_text(upload, offset)
     with state.telemetry.spans.ingest() as span:
         async with state.host.use(session_id, tenant) as lease:
             span.set_attribute("gen_ai.conversation.id", lease.session.id)
-            before = lease.session.committed_tokens
+            lease.on_delete(lambda: interrupt.stop(deleted))
+            work = Ingest(state, lease, in_parts=partial, offset=offset)
             try:
-                await _unless_deleted(lease, _take_in(state, lease.session, texts))
-            except BaseException:
-                await settled(state.engine.rollback(lease.session))
-                raise
-            after = lease.session.committed_tokens
-        span.set_attribute("mc.tokens_added", after - before)
-    state.metrics.ingested.inc(after - before)
-    await state.host.leftovers.passed(after - before)
-    return {"tokens_added": after - before, "tokens": after}
+                await work.take_in(texts)
+            finally:
+                span.set_attribute("mc.tokens_added", work.added)
+                state.metrics.ingested.inc(work.added)
+            answer = {"tokens_added": work.added, "tokens": lease.session.committed_tokens}
+    await state.host.leftovers.passed(work.added)
+    return {**answer, "offset": work.session.ingest_offset} if partial else answer
 
 
-async def _unless_deleted(lease: Lease, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; ApiError 404 if the session is deleted meanwhile."""
-    task = asyncio.create_task(work)
-    deleted = False
-
-    def stop() -> None:
-        nonlocal deleted
-        deleted = True
-        task.cancel()
-
-    lease.on_delete(stop)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if deleted:
-            raise ApiError(404, "the session was deleted while it read this text", code="session_not_found") from None
-        raise
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "text/plain")
 
 
-async def _take_in(state: ServerState, session: Session, texts: AsyncIterator[str]) -> None:
-    """Tokenize the next batch while the engine takes in the last: at most two batches are in memory."""
-    taken: Future[int] | None = None
-    tokenizer, fresh = state.bundle.tokenizer, session.tokens == 0
-    try:
-        async for batch in batches(texts, tokenizer):
-            ids = await asyncio.to_thread(encode_pieces, tokenizer, batch, fresh)
-            if taken is not None:
-                await settled(taken)
-            elif session.tokens == 0:
-                ids = np.concatenate([tokenizer.prefix_ids, ids])
-            taken = state.engine.ingest(session, ids)
-    finally:
-        # Whatever happened, nothing may be under way when the session is rolled back.
-        if taken is not None:
-            await settled(taken)
-    await settled(state.engine.commit(session))
-
-
-def _texts(request: Request) -> AsyncIterator[str]:
-    header = request.headers.get("content-type", "text/plain").lower()
-    kind = header.partition(";")[0].strip()
-    if kind == "application/json":
-        return _json_text(request)
-    if kind != "text/plain":
+def _check(request: Request, partial: bool, offset: int) -> None:
+    """ApiError for a body that can't be read so."""
+    header = _content_type(request).lower()
+    if is_json(header):
+        if partial:
+            raise bad_request("an ingest in parts takes text/plain, for its offsets are bytes of the text", "partial")
+    elif media_type(header) != "text/plain":
+        kind = media_type(header)
         raise ApiError(415, f"send text/plain or application/json, not {kind!r}", param="content-type")
     charset = header.partition("charset=")[2].partition(";")[0].strip("\"' ") or "utf-8"
     if charset.replace("_", "-") not in ("utf-8", "utf8", "us-ascii"):
         raise ApiError(415, f"send UTF-8 text, not {charset!r}", param="content-type")
-    return _plain_text(request)
+    if offset and not partial:
+        raise bad_request("an offset needs partial=true", "offset")
 
 
-async def _plain_text(request: Request) -> AsyncIterator[str]:
+async def _plain_text(upload: Upload, offset: int) -> AsyncIterator[str]:
+    """The body as text; ``offset``: where it begins in the text that errors are about."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    size = 0
+    size = offset
     try:
-        async for chunk in request.stream():
+        async for chunk in upload.chunks():
             # What was held back from the last chunk comes first.
             held = len(decoder.getstate()[0])
             if text := decoder.decode(chunk):
@@ -117,10 +124,13 @@ async def _plain_text(request: Request) -> AsyncIterator[str]:
         raise bad_request(f"the body is not UTF-8: {error.reason} at byte {place}", "body", "invalid_utf8") from error
 
 
-async def _json_text(request: Request) -> AsyncIterator[str]:
-    body = await request.body()
+async def _json_text(upload: Upload) -> AsyncIterator[str]:
+    """The text in a JSON body, a piece at a time, so that nobody copies it as a whole."""
+    body = b"".join([chunk async for chunk in upload.chunks()]).removeprefix(codecs.BOM_UTF8)
     try:
-        parsed = await asyncio.to_thread(IngestText.model_validate_json, body)
+        text = (await asyncio.to_thread(IngestText.model_validate_json, body)).text
     except ValidationError as error:
         raise explain(error.errors(include_input=False)) from error
-    yield parsed.text
+    del body
+    for at in range(0, len(text), PIECE):
+        yield text[at : at + PIECE]

@@ -17,7 +17,7 @@ async def list_models(state: Annotated[ServerState, Depends(state_of)]) -> dict[
     return {"object": "list", "data": [_describe(state)]}
 
 
-@router.get("/v1/models/{model}")
+@router.get("/v1/models/{model:path}")
 async def get_model(model: str, state: Annotated[ServerState, Depends(state_of)]) -> dict[str, Any]:
     check_model(state, model)
     return _describe(state)

@@ -55,7 +55,8 @@ async def inspect(session_id: str, state: State, tenant: Tenant) -> dict[str, An
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.info(session_id, tenant)
     resident = state.host.peek(session_id, tenant)
-    return describe(resident) if resident is not None else summarize(info)
+    shown = describe(resident) if resident is not None else summarize(info)
+    return shown | _ingest_under_way(session_id, state, tenant)
 
 
 @router.delete("/{session_id}")
@@ -69,7 +70,7 @@ async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]
     """The working context as the model sees it now, also while a turn runs."""
     resident = state.host.peek(session_id, tenant)
     if resident is not None:
-        return await settled(state.engine.call(resident.focus))
+        return await settled(state.engine.call(resident.focus)) | _ingest_under_way(session_id, state, tenant)
     async with state.host.use(session_id, tenant) as lease:
         return await settled(state.engine.call(lease.session.focus))
 
@@ -82,3 +83,8 @@ async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) ->
             limit = lease.session.committed_tokens
             raise bad_request(f"position {body.position} lies beyond the history's {limit} tokens", "position")
         return {"tokens": await settled(state.engine.rewind(lease.session, body.position))}
+
+
+def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, Any]:
+    progress = state.host.progress(session_id, tenant)
+    return {} if progress is None else {"ingest": progress}
