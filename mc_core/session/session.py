@@ -211,7 +211,8 @@ class Session:
     def cut(self, position: int) -> None:
         """Cut the acknowledged history at ``position`` for a turn that writes its end anew; a rollback puts it back.
 
-        The ids behind the cut must be in memory. Message boundaries behind the cut move to it: the turn is about to write their messages again.
+        The ids behind the cut must be in memory. Message boundaries behind it move to it: the turn is about to write
+        their messages again.
         """
         ids, staged = self.tree.ids(position, self.committed_tokens), dict(self.staged)
         prefixes, before = self.prefixes, self.acknowledged
