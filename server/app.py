@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from server import openapi
 from server.build import build_state, close_state
 from server.front import Front
 from server.gate import Gate
@@ -48,7 +49,13 @@ def build_app(
             await asyncio.gather(*chores, return_exceptions=True)
             await close_state(state)
 
-    app = FastAPI(title="MegaContext server", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
+    )
     for module in (chat, completions, models, sessions, ingest, operations):
         app.include_router(module.router)
     # The last one added is the first that a request meets.
@@ -65,5 +72,6 @@ def build_app(
         )
     app.add_middleware(Front)
     install_handlers(app)
+    openapi.install(app, keys=bool(settings.api_key))
     told.instrument(app)
     return app

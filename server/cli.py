@@ -14,12 +14,9 @@ app = typer.Typer(cls=MainGroup, no_args_is_help=True, add_completion=False, pre
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from server.version import version
 
-        try:
-            typer.echo(f"megacontext {version('megacontext')}")
-        except PackageNotFoundError:
-            typer.echo("megacontext, run from a source tree that is not installed")
+        typer.echo(f"megacontext {version()}")
         raise typer.Exit
 
 

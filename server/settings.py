@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     prefill_tokens: int = Field(256, ge=1, description="prefill and repair beside each decode step")
     max_tokens: int = Field(1024, ge=1, description="length of a reply when a request names none")
     deterministic: bool = Field(False, description="replies don't depend on turns beside them, token for token; slower")
+    sampling_defaults: Literal["model", "openai"] = Field(
+        "model", description="what a request leaves out comes from the model's generation_config.json, or is OpenAI's"
+    )
     restore_deadline: float = Field(0.5, gt=0, description="how long a refocus waits for evicted spans")
 
     max_body_bytes: int = Field(64 << 20, ge=1024, description="JSON bodies; one byte more gets 413")

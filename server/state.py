@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine import Engine
+from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate
@@ -32,6 +34,12 @@ class ServerState:
     template: ChatTemplate | None
     keys: Keys
     telemetry: Telemetry
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How tokens are drawn where a request says nothing."""
+        own = self.bundle.sampling if self.settings.sampling_defaults == "model" else SamplingParams()
+        return dataclasses.replace(own, max_tokens=self.settings.max_tokens)
 
     @property
     def metrics(self) -> Metrics:

@@ -1,10 +1,11 @@
-"""Server-sent events of a turn. The response owns its clean-up: however it ends, the turn is let go."""
+"""Server-sent events of turns. The response owns its clean-up: however it ends, the turns are let go."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -13,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from mc_core.engine.requests import Delta, Event, Failed, Finished, TokenLogprob
 from server.errors import to_api_error
+from server.protocol.common import together
+from server.turn_group import TurnGroup
 from server.turn_stream import TurnStream
 
 DONE = b"data: [DONE]\n\n"
@@ -25,7 +28,7 @@ HEADERS = [
 
 
 class Format(Protocol):
-    """How one API writes a completion."""
+    """How one API writes a choice of a completion."""
 
     def opening(self) -> dict[str, Any] | None: ...
 
@@ -33,7 +36,7 @@ class Format(Protocol):
 
     def closing(self, finished: Finished, session_id: str | None) -> dict[str, Any]: ...
 
-    def usage_chunk(self, finished: Finished) -> dict[str, Any]: ...
+    def usage_chunk(self, finished: Sequence[Finished]) -> dict[str, Any]: ...
 
     def whole(
         self, text: str, logprobs: list[TokenLogprob], finished: Finished, session_id: str | None
@@ -44,26 +47,27 @@ Observe = Callable[[Event, float], None]
 """Told of each event and when it came (monotonic seconds)."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A turn, how it is written, and who is told of its events."""
+
+    stream: TurnStream
+    form: Format
+    observe: Observe
+
+
 def event(data: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 class TurnResponse(Response):
-    """An ASGI response that streams a turn and cancels it the moment the client goes away."""
+    """An ASGI response that streams the turns and cancels them the moment the client goes away."""
 
-    def __init__(
-        self,
-        stream: TurnStream,
-        form: Format,
-        *,
-        include_usage: bool,
-        keep_alive: float,
-        observe: Observe,
-    ) -> None:
+    def __init__(self, choices: Sequence[Choice], *, include_usage: bool, keep_alive: float) -> None:
         super().__init__()
         self.raw_headers = list(HEADERS)
-        self.stream, self.form, self.include_usage = stream, form, include_usage
-        self.keep_alive, self.observe = keep_alive, observe
+        self.choices, self.group = choices, TurnGroup([choice.stream for choice in choices])
+        self.include_usage, self.keep_alive = include_usage, keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(disconnected(receive))
@@ -76,7 +80,7 @@ class TurnResponse(Response):
             # The client went away in the middle of a write.
             return
         finally:
-            self.stream.cancel()
+            self.group.cancel()
             for task in (gone, writing):
                 task.cancel()
             await asyncio.gather(gone, writing, return_exceptions=True)
@@ -89,59 +93,69 @@ class TurnResponse(Response):
 
     async def _events(self) -> AsyncIterator[bytes]:
         yield KEEP_ALIVE
-        if (opening := self.form.opening()) is not None:
-            yield event(opening)
-        while True:
-            try:
-                one = await asyncio.wait_for(self.stream.next(), self.keep_alive)
-            except TimeoutError:
+        for choice in self.choices:
+            if (opening := choice.form.opening()) is not None:
+                yield event(opening)
+        finished: list[Finished] = []
+        while len(finished) < len(self.choices):
+            if (told := await self.group.next(self.keep_alive)) is None:
                 yield KEEP_ALIVE
                 continue
-            self.observe(one, time.monotonic())
+            choice, one = self.choices[told[0]], told[1]
+            choice.observe(one, time.monotonic())
             match one:
                 case Delta():
                     if one.text or one.logprobs:
-                        yield event(self.form.delta(one))
+                        yield event(choice.form.delta(one))
                 case Finished():
-                    yield event(self.form.closing(one, self.stream.session_id))
-                    if self.include_usage:
-                        yield event(self.form.usage_chunk(one))
-                    yield DONE
-                    return
+                    yield event(choice.form.closing(one, choice.stream.session_id))
+                    finished.append(one)
                 case Failed(error):
                     # Never a false "stop": the client sees that this reply is not whole.
                     yield b"event: error\n" + event(to_api_error(error).body())
                     return
+        if self.include_usage:
+            yield event(self.choices[0].form.usage_chunk(finished))
+        yield DONE
 
 
-async def whole(stream: TurnStream, form: Format, receive: Receive, observe: Observe) -> dict[str, Any] | None:
-    """The turn as one body; None when the client went away. Raises the turn's error."""
+async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] | None:
+    """The turns as one body; None when the client went away. Raises a turn's error."""
+    group = TurnGroup([choice.stream for choice in choices])
     gone = asyncio.create_task(disconnected(receive))
-    reading = asyncio.create_task(_collect(stream, form, observe))
+    reading = asyncio.create_task(_collect(choices, group))
     try:
         await asyncio.wait({gone, reading}, return_when=asyncio.FIRST_COMPLETED)
         return reading.result() if reading.done() else None
     finally:
-        stream.cancel()
+        group.cancel()
         for task in (gone, reading):
             task.cancel()
         await asyncio.gather(gone, reading, return_exceptions=True)
 
 
-async def _collect(stream: TurnStream, form: Format, observe: Observe) -> dict[str, Any]:
-    parts: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    while True:
-        one = await stream.next()
-        observe(one, time.monotonic())
+async def _collect(choices: Sequence[Choice], group: TurnGroup) -> dict[str, Any]:
+    parts: list[list[str]] = [[] for _ in choices]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
+    bodies: list[dict[str, Any]] = [{} for _ in choices]
+    finished: list[Finished] = []
+    while len(finished) < len(choices):
+        told = await group.next()
+        assert told is not None
+        place, one = told
+        choice = choices[place]
+        choice.observe(one, time.monotonic())
         match one:
             case Delta(text, _, more):
-                parts.append(text)
-                logprobs.extend(more)
+                parts[place].append(text)
+                logprobs[place].extend(more)
             case Finished():
-                return form.whole("".join(parts), logprobs, one, stream.session_id)
+                text = "".join(parts[place])
+                bodies[place] = choice.form.whole(text, logprobs[place], one, choice.stream.session_id)
+                finished.append(one)
             case Failed(error):
                 raise error
+    return together(bodies, finished)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -74,6 +74,16 @@ class TurnService:
         """Turns that hold a session or wait for one."""
         return len(self._running)
 
+    @property
+    def most(self) -> int:
+        """Turns that may be active at once."""
+        return self.engine.config.max_sessions + self.engine.config.max_queue
+
+    def check_room(self, turns: int) -> None:
+        """QueueFullError if there is no room for so many more turns now."""
+        if self.active + turns > self.most:
+            raise queue_full(self.engine.config)
+
     def start(
         self,
         lease: AbstractAsyncContextManager[Lease],
@@ -85,9 +95,7 @@ class TurnService:
         """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room."""
         if self.engine.draining:
             raise draining()
-        limit = self.engine.config.max_sessions + self.engine.config.max_queue
-        if self.active >= limit:
-            raise queue_full(self.engine.config)
+        self.check_room(1)
         stream = TurnStream()
         task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
         self._running[task] = stream

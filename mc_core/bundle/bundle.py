@@ -17,7 +17,9 @@ from mc_core.bundle.manifest import Manifest
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder
+from mc_core.models.generation import sampling_defaults
 from mc_core.models.loading import load_decoder, read_json, save_tensors, write_json
+from mc_core.models.sampling_params import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.models.words import Words
 from mc_core.nets.gistnet import GistNet
@@ -33,7 +35,7 @@ class Bundle:
     The decoder has the asked dtype; the networks compute in float32, so give them what ``embed`` returns.
     hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
     lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint: equal for
-    bundles whose stored gists can be shared.
+    bundles whose stored gists can be shared. sampling: as the model's makers want tokens drawn.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Bundle:
     sigma_scale: float
     words: Words
     gist_fingerprint: str
+    sampling: SamplingParams
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [...] -> input embeddings [..., hidden_size] in float32, as the networks want them."""
@@ -113,6 +116,7 @@ def load_bundle(
         sigma_scale=manifest.sigma_scale,
         words=tokenizer.words(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
+        sampling=sampling_defaults(folder),
     )
 
 

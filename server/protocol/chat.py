@@ -2,49 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mc_core.engine.requests import Delta, Finished, TokenLogprob
 from mc_core.models.sampler import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from server.chat_template import Message
-from server.protocol.common import SamplingFields, StrictModel, context, usage
+from server.protocol.common import SamplingFields, context, usage
+from server.protocol.parameters import ChatParameters, MessageParameters, PartParameters
+from server.protocol.strict import WHOLE, Positive
 
 MAX_MESSAGES = 10_000
+MAX_NAME = 256
 
 
-class TextPart(StrictModel):
+class TextPart(PartParameters):
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(StrictModel):
+class ChatMessage(MessageParameters):
     """A text message; ``developer`` reads as ``system``."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+    name: str | None = Field(None, min_length=1, max_length=MAX_NAME)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, data: Any) -> Any:
+        # What a reply holds instead, a tool call for one, is refused by its name.
+        empty = isinstance(data, dict) and not any(
+            data.get(name) for name in (*MessageParameters.model_fields, "content")
+        )
+        if empty and data.get("role") == "assistant" and data.get("content") is None:
+            raise PydanticCustomError("no_content", "a message of the assistant needs content; it cannot call tools")
+        return data
 
     def plain(self) -> Message:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        return Message("system" if self.role == "developer" else self.role, text, self.name)
 
 
-class ResponseFormat(StrictModel):
-    type: Literal["text"]
-
-
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, ChatParameters):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_tokens or max_completion_tokens, not both")
@@ -54,8 +66,8 @@ class ChatRequest(SamplingFields):
     def reply_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
-    def params(self, default_max_tokens: int) -> SamplingParams:
-        return self.sampling(default_max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+    def params(self, default: SamplingParams) -> SamplingParams:
+        return self.sampling(default, (self.top_logprobs or 0) if self.logprobs else None)
 
 
 class ChatFormat:
@@ -79,12 +91,13 @@ class ChatFormat:
         chunk["x_megacontext"] = context(finished.context, session_id)
         return chunk
 
-    def usage_chunk(self, finished: Finished) -> dict[str, Any]:
+    def usage_chunk(self, finished: Sequence[Finished]) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage(finished)}
 
     def whole(
         self, text: str, logprobs: list[TokenLogprob], finished: Finished, session_id: str | None
     ) -> dict[str, Any]:
+        """The body without its usage."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
@@ -95,7 +108,6 @@ class ChatFormat:
             **self.head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": usage(finished),
             "x_megacontext": context(finished.context, session_id),
         }
 

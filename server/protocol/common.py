@@ -5,51 +5,64 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from mc_core.engine.requests import ContextReport, Finished
 from mc_core.models.sampler import SamplingParams
+from server.protocol.parameters import CommonParameters, StreamParameters
+from server.protocol.strict import WHOLE, Natural, Positive
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
 MAX_STOP_TOKENS = 64
 MAX_BIASES = 1_024
+TOKEN_KEY = "^(0|[1-9][0-9]{0,8})$"
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
-class StrictModel(BaseModel):
-    """A body in which a field that is not honoured is an error, never ignored."""
+TopK = Annotated[int, Field(ge=-1), WHOLE]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE]
+TokenKey = Annotated[str, Field(pattern=TOKEN_KEY)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[TokenKey, Bias],
+    Field(max_length=MAX_BIASES),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": TOKEN_KEY},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIASES,
+        }
+    ),
+]
 
-    model_config = ConfigDict(extra="forbid", strict=False, protected_namespaces=())
 
-
-class StreamOptions(StrictModel):
+class StreamOptions(StreamParameters):
     include_usage: bool = False
 
 
-class SamplingFields(StrictModel):
+class SamplingFields(CommonParameters):
     """OpenAI's sampling parameters, plus top_k, min_p, repetition_penalty, stop_token_ids and ignore_eos."""
 
     model: str
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: TopK | None = None
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
-        None
-    )
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    logit_bias: LogitBias | None = None
+    seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_TOKENS)] | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    stop_token_ids: Annotated[list[Natural], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    max_tokens: Positive | None = None
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
     store: bool | None = None
@@ -69,8 +82,13 @@ class SamplingFields(StrictModel):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self, default_max_tokens: int, logprobs: int | None) -> SamplingParams:
-        """What the engine needs; a field that was not given keeps the engine's default."""
+    @property
+    def biases(self) -> dict[int, float]:
+        """By token id."""
+        return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+
+    def sampling(self, default: SamplingParams, logprobs: int | None) -> SamplingParams:
+        """What the engine needs; a field that was not given keeps its default."""
         names = (
             "temperature",
             "top_p",
@@ -79,16 +97,17 @@ class SamplingFields(StrictModel):
             "presence_penalty",
             "frequency_penalty",
             "repetition_penalty",
-            "logit_bias",
         )
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return SamplingParams(
+        return dataclasses.replace(
+            default,
             **given,
+            logit_bias=self.biases,
             seed=self.seed,
             stop=tuple(stops),
             stop_token_ids=tuple(self.stop_token_ids or ()),
-            max_tokens=self.reply_limit or default_max_tokens,
+            max_tokens=self.reply_limit or default.max_tokens,
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
         )
@@ -106,16 +125,28 @@ def now() -> int:
     return int(time.time())
 
 
-def usage(finished: Finished) -> dict[str, Any]:
-    """OpenAI's usage object: the prompt is all the history that stood before the reply."""
-    counts = finished.usage
-    prompt = counts.cached_tokens + counts.prompt_tokens
+def usage(finished: Iterable[Finished]) -> dict[str, Any]:
+    """OpenAI's usage object, of all turns: the prompt is all the history that stood before the reply."""
+    counts = [one.usage for one in finished]
+    cached = sum(one.cached_tokens for one in counts)
+    prompt = cached + sum(one.prompt_tokens for one in counts)
+    completion = sum(one.completion_tokens for one in counts)
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": counts.completion_tokens,
-        "total_tokens": prompt + counts.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
+
+
+def together(bodies: Sequence[dict[str, Any]], finished: Iterable[Finished]) -> dict[str, Any]:
+    """One body of the bodies of several turns, with the usage of all; each choice then tells its own context."""
+    body = bodies[0]
+    if len(bodies) > 1:
+        choices = [{**choice, "x_megacontext": one["x_megacontext"]} for one in bodies for choice in one["choices"]]
+        body = {**body, "choices": choices}
+        del body["x_megacontext"]
+    return {**body, "usage": usage(finished)}
 
 
 def context(report: ContextReport, session_id: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,24 +12,44 @@ from mc_core.models.detokenize import Detokenizer
 from mc_core.models.sampler import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from server.protocol.common import SamplingFields, context, usage
+from server.protocol.parameters import TextParameters
+from server.protocol.strict import WHOLE, Natural
+
+Text = Annotated[str, Field(min_length=1)]
+TokenIds = Annotated[list[Natural], Field(min_length=1)]
+
+Texts = Annotated[list[Text], Field(min_length=1)]
+TokenLists = Annotated[list[TokenIds], Field(min_length=1)]
 
 
-class CompletionRequest(SamplingFields):
-    """``prompt`` is text, or token ids."""
+class CompletionRequest(SamplingFields, TextParameters):
+    """``prompt`` is text or token ids, or a list of either: then each of them has a choice of its own."""
 
-    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    logprobs: int | None = Field(None, ge=0, le=5)
+    prompt: (
+        Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
 
-    def params(self, default_max_tokens: int) -> SamplingParams:
-        return self.sampling(default_max_tokens, self.logprobs)
+    @property
+    def prompts(self) -> Sequence[str | Sequence[int]]:
+        """The prompts one by one."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+    def params(self, default: SamplingParams) -> SamplingParams:
+        return self.sampling(default, self.logprobs)
 
 
 class CompletionFormat:
-    """Writes one text completion: as chunks, or whole."""
+    """Writes one choice of a text completion: as chunks, or as a whole body.
 
-    def __init__(self, completion_id: str, created: int, model: str, tokenizer: Tokenizer) -> None:
+    index: of the prompt that it continues.
+    """
+
+    def __init__(self, completion_id: str, created: int, model: str, tokenizer: Tokenizer, index: int = 0) -> None:
         self.head = {"id": completion_id, "object": "text_completion", "created": created, "model": model}
-        self._tokenizer, self._detokenizer = tokenizer, Detokenizer(tokenizer)
+        self._tokenizer, self._detokenizer, self._index = tokenizer, Detokenizer(tokenizer), index
         self._offset = 0
 
     def opening(self) -> dict[str, Any] | None:
@@ -43,23 +64,24 @@ class CompletionFormat:
         chunk["x_megacontext"] = context(finished.context, session_id)
         return chunk
 
-    def usage_chunk(self, finished: Finished) -> dict[str, Any]:
+    def usage_chunk(self, finished: Sequence[Finished]) -> dict[str, Any]:
         return {**self.head, "choices": [], "usage": usage(finished)}
 
     def whole(
         self, text: str, logprobs: list[TokenLogprob], finished: Finished, session_id: str | None
     ) -> dict[str, Any]:
+        """The body without its usage."""
         told = self._logprobs(tuple(logprobs)) if logprobs else None
         if told is not None:
             # Tokens of a stop string stand at the end of the text, which it is no part of.
             told["text_offset"] = [min(place, len(text)) for place in told["text_offset"]]
         body = self._choice(text, finished.reason, told)
-        body["usage"] = usage(finished)
         body["x_megacontext"] = context(finished.context, session_id)
         return body
 
     def _choice(self, text: str, reason: str | None, logprobs: dict[str, Any] | None) -> dict[str, Any]:
-        return {**self.head, "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}]}
+        choice = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {**self.head, "choices": [choice]}
 
     def _logprobs(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
         return {

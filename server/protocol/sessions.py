@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from mc_core.session.session import Session
 from mc_core.store import SessionInfo
-from server.protocol.common import StrictModel
+from server.protocol.answers import SessionObject
+from server.protocol.strict import Natural, Positive, StrictModel
 
 MAX_METADATA_BYTES = 16_384
 
@@ -17,7 +18,7 @@ MAX_METADATA_BYTES = 16_384
 class CreateSession(StrictModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     system: str | None = Field(None, min_length=1)
-    budget: int | None = Field(None, ge=1)
+    budget: Positive | None = None
 
     @field_validator("metadata")
     @classmethod
@@ -33,38 +34,38 @@ class IngestText(StrictModel):
 
 
 class Rewind(StrictModel):
-    position: int = Field(ge=0)
+    position: Natural
 
 
-def describe(session: Session) -> dict[str, Any]:
+def describe(session: Session) -> SessionObject:
     """A session in memory."""
-    return {
-        "id": session.id,
-        "object": "session",
-        "model": session.model,
-        "tokens": session.committed_tokens,
-        "budget": session.wc.budget,
-        "cost": session.wc.cost,
-        "utilization": session.wc.utilization,
-        "sequence": session.sequence,
-        "turns": session.counters.turns,
-        "created": int(session.created),
-        "updated": int(session.updated),
-        "metadata": session.metadata,
-        "implicit": session.implicit,
-    }
+    return SessionObject(
+        id=session.id,
+        object="session",
+        model=session.model,
+        tokens=session.committed_tokens,
+        budget=session.wc.budget,
+        cost=session.wc.cost,
+        utilization=session.wc.utilization,
+        sequence=session.sequence,
+        turns=session.counters.turns,
+        created=int(session.created),
+        updated=int(session.updated),
+        metadata=session.metadata,
+        implicit=session.implicit,
+    )
 
 
-def summarize(info: SessionInfo) -> dict[str, Any]:
+def summarize(info: SessionInfo) -> SessionObject:
     """A session as the store lists it."""
-    return {
-        "id": info.session_id,
-        "object": "session",
-        "model": info.model,
-        "tokens": info.tokens,
-        "sequence": info.sequence,
-        "created": int(info.created),
-        "updated": int(info.updated),
-        "metadata": dict(info.metadata),
-        "implicit": info.implicit,
-    }
+    return SessionObject(
+        id=info.session_id,
+        object="session",
+        model=info.model,
+        tokens=info.tokens,
+        sequence=info.sequence,
+        created=int(info.created),
+        updated=int(info.updated),
+        metadata=dict(info.metadata),
+        implicit=info.implicit,
+    )

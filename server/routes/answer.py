@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 from fastapi import Request, Response
@@ -11,7 +13,7 @@ from mc_core.engine.requests import Failed
 from server.errors import CLIENT_CLOSED_REQUEST, bad_request, not_found
 from server.protocol.common import SamplingFields
 from server.state import ServerState
-from server.streaming import Format, TurnResponse, whole
+from server.streaming import Choice, Format, TurnResponse, whole
 from server.turn_stream import TurnStream
 
 GRACE = 0.25
@@ -28,7 +30,7 @@ def check_request(state: ServerState, body: SamplingFields) -> None:
     """ApiError for what only the model can tell to be wrong."""
     check_model(state, body.model)
     size = state.bundle.decoder.config.vocab_size
-    strange = [token for token in body.logit_bias or {} if not 0 <= token < size]
+    strange = [token for token in body.biases if not 0 <= token < size]
     if strange:
         raise bad_request(f"logit_bias names token {strange[0]}, but the vocabulary has {size}", "logit_bias")
     strange = [token for token in body.stop_token_ids or [] if token >= size]
@@ -45,29 +47,32 @@ def check_store(body: SamplingFields, session_id: str | None) -> None:
 
 
 async def answer(
-    state: ServerState, request: Request, stream: TurnStream, form: Format, body: SamplingFields
+    state: ServerState, request: Request, turns: Sequence[tuple[TurnStream, Format]], body: SamplingFields
 ) -> Response:
-    """Stream the turn as server-sent events, or wait for all of it."""
-    watch = state.metrics.watch_turn()
+    """Stream the turns as server-sent events, or wait for all of them. Each is a choice of the answer."""
+    choices = [Choice(stream, form, state.metrics.watch_turn()) for stream, form in turns]
     if not body.stream:
-        result = await whole(stream, form, request.receive, watch)
+        result = await whole(choices, request.receive)
         if result is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(orjson.dumps(result), media_type="application/json")
     try:
-        await asyncio.wait_for(stream.started.wait(), GRACE)
-    except TimeoutError:
-        pass
+        await _begin([stream for stream, _ in turns])
     except BaseException:
-        stream.cancel()
+        for choice in choices:
+            choice.stream.cancel()
+            if (failure := choice.stream.failure()) is not None:
+                choice.observe(Failed(failure), 0.0)
         raise
-    if (failure := stream.failure()) is not None:
-        watch(Failed(failure), 0.0)
-        raise failure
-    return TurnResponse(
-        stream,
-        form,
-        include_usage=body.include_usage,
-        keep_alive=state.settings.keep_alive_seconds,
-        observe=watch,
-    )
+    return TurnResponse(choices, include_usage=body.include_usage, keep_alive=state.settings.keep_alive_seconds)
+
+
+async def _begin(streams: Sequence[TurnStream]) -> None:
+    """Until all turns have begun, or ``GRACE`` is over; raises what one of them has failed with by then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GRACE):
+            for stream in streams:
+                await stream.started.wait()
+    for stream in streams:
+        if (failure := stream.failure()) is not None:
+            raise failure

@@ -8,16 +8,22 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from server.errors import bad_request
+from server.openapi import TURN_ERRORS, errors, streamed
+from server.protocol.answers import ChatCompletion, ChatCompletionChunk
 from server.protocol.chat import ChatFormat, ChatRequest
 from server.protocol.common import new_id, now
 from server.routes.answer import answer, check_request, check_store
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 
-router = APIRouter(dependencies=[Depends(accepting)])
+router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={**errors(409, *TURN_ERRORS), **streamed(ChatCompletionChunk)},
+)
 async def chat_completions(
     body: ChatRequest,
     request: Request,
@@ -35,7 +41,7 @@ async def chat_completions(
     messages = [message.plain() for message in body.messages]
     if messages[-1].role == "assistant":
         raise bad_request("the last message must not be the assistant's", "messages")
-    sampling = body.params(state.settings.max_tokens)
+    sampling = body.params(state.sampling)
     session_id = body.session_id or x_session_id
     lease: AbstractAsyncContextManager[Lease]
     check_store(body, session_id)
@@ -49,4 +55,4 @@ async def chat_completions(
     completion_id = new_id("chatcmpl")
     stream = state.turns.start(lease, prepare, sampling, completion_id, "chat")
     form = ChatFormat(completion_id, now(), state.model_name, state.bundle.tokenizer)
-    return await answer(state, request, stream, form, body)
+    return await answer(state, request, [(stream, form)], body)

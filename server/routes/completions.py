@@ -11,17 +11,25 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from mc_core.models.tokenizer import Tokenizer
 from server.errors import bad_request
+from server.openapi import TURN_ERRORS, errors, streamed
+from server.protocol.answers import TextCompletion
 from server.protocol.common import new_id, now
 from server.protocol.completions import CompletionFormat, CompletionRequest
 from server.routes.answer import answer, check_request, check_store
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming import Format
+from server.turn_stream import TurnStream
 from server.turns import Prepare, Prompt
 
-router = APIRouter(dependencies=[Depends(accepting)])
+router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post(
+    "/v1/completions",
+    response_model=TextCompletion,
+    responses={**errors(*TURN_ERRORS), **streamed(TextCompletion)},
+)
 async def completions(
     body: CompletionRequest,
     request: Request,
@@ -29,22 +37,35 @@ async def completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Response:
-    """Continue a text: at the end of a session's history, or by itself."""
+    """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
     check_request(state, body)
     session_id = body.session_id or x_session_id
     check_store(body, session_id)
-    _check_prompt(state, body.prompt)
+    _check_number(state, len(body.prompts), session_id)
+    for prompt in body.prompts:
+        _check_prompt(state, prompt)
     if session_id is not None:
         await state.host.known(session_id, tenant)
-        lease = state.host.use(session_id, tenant)
-    else:
-        lease = state.host.passing(tenant)
-    completion_id = new_id("cmpl")
-    sampling = body.params(state.settings.max_tokens)
-    prepare = _reads(state.bundle.tokenizer, body.prompt)
-    stream = state.turns.start(lease, prepare, sampling, completion_id, "text_completion")
-    form = CompletionFormat(completion_id, now(), state.model_name, state.bundle.tokenizer)
-    return await answer(state, request, stream, form, body)
+    completion_id, created = new_id("cmpl"), now()
+    sampling = body.params(state.sampling)
+    state.turns.check_room(len(body.prompts))
+    turns: list[tuple[TurnStream, Format]] = []
+    for index, prompt in enumerate(body.prompts):
+        lease = state.host.use(session_id, tenant) if session_id is not None else state.host.passing(tenant)
+        # Traces tell turns apart by their ids.
+        turn_id = completion_id if len(body.prompts) == 1 else f"{completion_id}-{index}"
+        stream = state.turns.start(lease, _reads(state.bundle.tokenizer, prompt), sampling, turn_id, "text_completion")
+        form = CompletionFormat(completion_id, created, state.model_name, state.bundle.tokenizer, index)
+        turns.append((stream, form))
+    return await answer(state, request, turns, body)
+
+
+def _check_number(state: ServerState, prompts: int, session_id: str | None) -> None:
+    """ApiError for more prompts than a session, or this server, can ever take at once."""
+    if prompts > 1 and session_id is not None:
+        raise bad_request("a session is continued by one prompt, not by a list of them", "prompt")
+    if prompts > state.turns.most:
+        raise bad_request(f"prompt holds {prompts} prompts, but this server takes {state.turns.most} at once", "prompt")
 
 
 def _reads(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prepare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
@@ -15,18 +15,26 @@ from server.content import is_json, media_type
 from server.errors import ApiError, bad_request
 from server.ingest import Ingest
 from server.interrupt import Interrupt
+from server.openapi import errors, text_or
+from server.protocol.answers import Ingested, IngestProgress
 from server.protocol.sessions import IngestText
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.text_pieces import PIECE
 from server.upload import Upload
 from server.validation import explain
 
-router = APIRouter()
+router = APIRouter(tags=["sessions"], responses=errors(400, 401, 403, 404, 503))
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
-@router.post("/v1/sessions/{session_id}/ingest", dependencies=[Depends(accepting)])
+@router.post(
+    "/v1/sessions/{session_id}/ingest",
+    dependencies=[Depends(accepting)],
+    response_model_exclude_unset=True,
+    responses=errors(409, 413, 415),
+    openapi_extra=text_or(IngestText),
+)
 async def ingest(
     session_id: str,
     request: Request,
@@ -34,7 +42,7 @@ async def ingest(
     tenant: Tenant,
     partial: bool = False,
     offset: Annotated[int, Query(ge=0)] = 0,
-) -> dict[str, int]:
+) -> Ingested:
     """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8.
 
     partial: what was taken in counts all the same, and the rest may follow, from byte ``offset`` of the text on.
@@ -47,16 +55,16 @@ async def ingest(
 
 
 @router.get("/v1/sessions/{session_id}/ingest")
-async def progress(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]:
+async def progress(session_id: str, state: State, tenant: Tenant) -> IngestProgress:
     """How far the ingest under way is; without one, the byte from which one in parts that broke off may go on."""
     running = state.host.progress(session_id, tenant)
     if running is not None:
-        return running
+        return IngestProgress(**running)
     session = state.host.peek(session_id, tenant)
     if session is None:
         async with state.host.use(session_id, tenant) as lease:
             session = lease.session
-    return {"active": False, "tokens": 0, "bytes": 0, "offset": session.ingest_offset}
+    return IngestProgress(active=False, tokens=0, bytes=0, offset=session.ingest_offset)
 
 
 async def _ingest(
@@ -68,7 +76,7 @@ async def _ingest(
     interrupt: Interrupt,
     partial: bool,
     offset: int,
-) -> dict[str, int]:
+) -> Ingested:
     deleted = ApiError(404, "the session was deleted while it read this text", code="session_not_found")
     texts = _json_text(upload) if is_json(_content_type(request)) else _plain_text(upload, offset)
     with state.telemetry.spans.ingest() as span:
@@ -81,9 +89,9 @@ async def _ingest(
             finally:
                 span.set_attribute("mc.tokens_added", work.added)
                 state.metrics.ingested.inc(work.added)
-            answer = {"tokens_added": work.added, "tokens": lease.session.committed_tokens}
+            answer = Ingested(tokens_added=work.added, tokens=lease.session.committed_tokens)
     await state.host.leftovers.passed(work.added)
-    return {**answer, "offset": work.session.ingest_offset} if partial else answer
+    return answer.model_copy(update={"offset": work.session.ingest_offset}) if partial else answer
 
 
 def _content_type(request: Request) -> str:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.protocol.answers import Health, Readiness
 from server.state import ServerState, state_of
 
-router = APIRouter()
+router = APIRouter(tags=["operations"])
 State = Annotated[ServerState, Depends(state_of)]
 
 
-@router.get("/health")
-async def health(state: State, response: Response) -> dict[str, Any]:
+@router.get("/health", responses={500: {"model": Health, "description": "The engine has stopped."}})
+async def health(state: State, response: Response) -> Health:
     """Live: the process answers and the engine's thread runs."""
     response.status_code = 200 if state.engine.alive else 500
-    return {"status": "ok" if state.engine.alive else "dead"}
+    return Health(status="ok" if state.engine.alive else "dead")
 
 
-@router.get("/ready")
-async def ready(state: State, response: Response) -> dict[str, Any]:
+@router.get("/ready", responses={503: {"model": Readiness, "description": "New turns must go elsewhere."}})
+async def ready(state: State, response: Response) -> Readiness:
     """Ready for new turns, or the reasons why not. Degraded: the store is away, but sessions in memory go on."""
     reasons, degraded = [], False
     if not state.engine.alive:
@@ -34,10 +36,10 @@ async def ready(state: State, response: Response) -> dict[str, Any]:
         degraded = store.degraded and not reasons
         reasons.append(f"store: {store.detail}")
     response.status_code = 503 if reasons and not degraded else 200
-    status = "degraded" if degraded else "not ready" if reasons else "ready"
-    return {"status": status, "reasons": reasons}
+    return Readiness(status="degraded" if degraded else "not ready" if reasons else "ready", reasons=reasons)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(state: State) -> Response:
+    """All metrics, as Prometheus reads them."""
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -13,7 +13,7 @@ import pytest
 from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usage
 from mc_core.errors import StoreError
 from server.protocol.chat import ChatFormat
-from server.streaming import TurnResponse
+from server.streaming import Choice, TurnResponse
 from server.turn_stream import TurnStream
 from support import gauge, running, settings_for, wait_until
 
@@ -170,9 +170,8 @@ class Client:
 
 def response_of(stream, seen, keep_alive=10.0):
     form = ChatFormat("chatcmpl-1", 1, MODEL, tokenizer=None)
-    return TurnResponse(
-        stream, form, include_usage=True, keep_alive=keep_alive, observe=lambda event, when: seen.append(event)
-    )
+    choice = Choice(stream, form, lambda event, when: seen.append(event))
+    return TurnResponse([choice], include_usage=True, keep_alive=keep_alive)
 
 
 async def test_a_failed_stream_ends_with_an_error_event():

@@ -1,0 +1,111 @@
+"""/openapi.json: what the routes say of themselves, made true for a server whose errors have a shape of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from server.protocol.answers import ChatCompletionChunk, Error, TextCompletion
+from server.protocol.chat import ChatRequest
+from server.protocol.completions import CompletionRequest
+from server.state import ServerState
+from server.version import version
+
+JSON = "application/json"
+REF = "#/components/schemas/{model}"
+TITLE = "MegaContext server"
+DESCRIPTION = (
+    "An inference server whose conversations never run out of context. The API is OpenAI's; sessions, documents of any "
+    "size and a look at the focus come on top. In a request null means absent, and what is not supported is refused."
+)
+TAGS = [
+    {"name": "completions", "description": "Chat and text completions, whole or streamed."},
+    {"name": "models", "description": "The model that is served."},
+    {"name": "sessions", "description": "Histories of any length, and documents that are read into them."},
+    {"name": "operations", "description": "For orchestrators and dashboards."},
+]
+ERRORS = {
+    400: "The request cannot be served as it is; `param` names the field at fault.",
+    401: "The API key is missing or unknown.",
+    403: "A server without keys does not answer under this name.",
+    404: "There is no such model or session.",
+    409: "The request contradicts what the session holds.",
+    413: "The body is larger than the limit.",
+    415: "The body's type or coding is not supported.",
+    429: "There is no room for another turn now; `Retry-After` says when to try again.",
+    500: "The server failed.",
+    503: "The server is shutting down, its store is away, or the session is in use elsewhere; see `Retry-After`.",
+}
+TURN_ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route answers with beside success."""
+    return {status: {"model": Error, "description": ERRORS[status]} for status in statuses}
+
+
+def streamed(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """A success that is one body, or with ``stream`` server-sent events whose data are chunks."""
+    either = [{"$ref": REF.format(model=one.__name__)} for one in (chunk, Error)]
+    told = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": either}}
+    events = {
+        "type": "object",
+        "properties": {"event": {"enum": ["message", "error"]}, "data": {"anyOf": [{"const": "[DONE]"}, told]}},
+        "required": ["data"],
+        "description": "An event. The last one is `[DONE]`, or is called `error` and tells what failed.",
+    }
+    content = {"text/event-stream": {"schema": events}}
+    return {200: {"description": "The answer: whole, or with `stream` as it is written.", "content": content}}
+
+
+def text_or(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that a route reads itself: plain text, or JSON."""
+    kinds = {"text/plain": {"type": "string"}, JSON: model.model_json_schema()}
+    return {"requestBody": {"content": {kind: {"schema": schema} for kind, schema in kinds.items()}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def describe(app: FastAPI, *, model: str, keys: bool) -> dict[str, Any]:
+    """The document. model: the one that is served; keys: the server asks for one."""
+    about = get_openapi(title=TITLE, version=version(), description=DESCRIPTION, tags=TAGS, routes=app.routes)
+    for path, operations in about["paths"].items():
+        for operation in operations.values():
+            _tell_truth(operation, keys=keys, guarded=path.startswith("/v1/"))
+    schemas = about["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for chunk in (ChatCompletionChunk, TextCompletion):
+        schema = chunk.model_json_schema(ref_template=REF, mode="serialization")
+        schemas |= {**schema.pop("$defs"), chunk.__name__: schema}
+    for request in (ChatRequest, CompletionRequest):
+        schemas[request.__name__]["properties"]["model"]["enum"] = [model]
+    if keys:
+        about["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return about
+
+
+def _tell_truth(operation: dict[str, Any], *, keys: bool, guarded: bool) -> None:
+    # FastAPI thinks that a body that is none is answered 422.
+    operation["responses"].pop("422", None)
+    if keys and guarded:
+        operation["security"] = [{"bearer": []}]
+    operation["responses"].pop("403" if keys else "401", None)
+
+
+def install(app: FastAPI, *, keys: bool) -> None:
+    """Serve the document at /openapi.json; there are no pages that would load scripts from elsewhere."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            state: ServerState = app.state.server
+            app.openapi_schema = describe(app, model=state.model_name, keys=keys)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
