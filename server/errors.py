@@ -10,6 +10,7 @@ from mc_core.errors import (
     BudgetError,
     CancelledTurnError,
     ConfigError,
+    MegaContextError,
     QueueFullError,
     SpanMissingError,
     StoreError,
@@ -66,6 +67,12 @@ def draining() -> ApiError:
 
 def store_down(message: str, retry_after: float = 5) -> ApiError:
     return ApiError(503, message, "server_error", "store_down", retry_after=retry_after)
+
+
+def unreadable(session_id: str, error: Exception) -> ApiError:
+    """For a stored session that can't be brought back into memory."""
+    reason = str(error) if isinstance(error, MegaContextError) else "internal error"
+    return ApiError(500, f"session {session_id} can't be read: {reason}", "server_error", "session_unreadable")
 
 
 def to_api_error(error: BaseException) -> ApiError:

@@ -12,21 +12,27 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
 from mc_core.errors import StoreError
 from mc_core.session.factory import SessionFactory
+from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
 from mc_core.store import (
     MAX_LIST,
     FencedError,
     LeaseHeldError,
-    SessionInfo,
+    PrefixMatch,
     SessionPage,
+    SessionRecord,
     SessionStore,
     StoreDownError,
     UnknownSessionError,
 )
+from server.errors import unreadable
 from server.futures import settled
 from server.memory import Leftovers
 
@@ -108,27 +114,42 @@ class SessionHost:
         self, tenant: str, *, metadata: dict[str, Any], budget: int | None = None, implicit: bool = False
     ) -> Session:
         """A new session, stored and empty."""
-        session_id = f"sess_{secrets.token_hex(12)}"
         session = self.factory.create(
-            session_id, tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
+            _new_id(), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
         stored = await settled(self.store.create(session.record()))
-        opened = await settled(self.store.open(session_id, tenant, self._owner))
+        opened = await settled(self.store.open(session.id, tenant, self._owner))
         session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated
-        self._slots[tenant, session_id] = Slot(session=session)
+        self._slots[tenant, session.id] = Slot(session=session)
         self._bound()
         if implicit:
-            self._unpruned[tenant] += 1
-            if self._unpruned[tenant] > self._max_implicit // PRUNE_SHARE:
-                del self._unpruned[tenant]
-                self._spawn(self._prune(tenant))
+            self._count_implicit(tenant)
         return session
+
+    async def fork(self, parent: SessionRecord, ids: NDArray[np.int32], pins: Sequence[tuple[int, int]]) -> str | None:
+        """A new implicit session of the first tokens ``ids`` of a committed one, whose rows it shares -> its id.
+
+        None if the other one changed meanwhile.
+        """
+        tenant = parent.tenant
+        session = self.factory.create(_new_id(), tenant, model=self.model, implicit=True)
+        await settled(self.store.fork(parent.session_id, tenant, fork_record(session, parent, ids, pins)))
+        self._count_implicit(tenant)
+        if (await self.info(parent.session_id, tenant)).sequence != parent.sequence:
+            await self.delete(session.id, tenant)
+            return None
+        return session.id
+
+    def _count_implicit(self, tenant: str) -> None:
+        self._unpruned[tenant] += 1
+        if self._unpruned[tenant] > self._max_implicit // PRUNE_SHARE:
+            del self._unpruned[tenant]
+            self._spawn(self._prune(tenant))
 
     @asynccontextmanager
     async def passing(self, tenant: str) -> AsyncIterator[Lease]:
         """A session for one request alone, of which nothing goes to the store; it takes no place among the others."""
-        session_id = f"sess_{secrets.token_hex(12)}"
-        slot = Slot(session=self.factory.create(session_id, tenant, model=self.model, durable=False))
+        slot = Slot(session=self.factory.create(_new_id(), tenant, model=self.model, durable=False))
         assert slot.session is not None
         try:
             yield Lease(slot.session, "warm", slot)
@@ -188,7 +209,7 @@ class SessionHost:
         slot = self._slots.get((tenant, session_id))
         return slot is not None and slot.users > 0
 
-    async def info(self, session_id: str, tenant: str) -> SessionInfo:
+    async def info(self, session_id: str, tenant: str) -> SessionRecord:
         """The committed record; UnknownSessionError if there is none."""
         return await settled(self.store.record(session_id, tenant))
 
@@ -214,12 +235,9 @@ class SessionHost:
             finally:
                 slot.deleting = False
 
-    async def match(self, tenant: str, hashes: Sequence[str]) -> tuple[str, str] | None:
-        """(session id, hash) of the free implicit session that holds the longest prefix, hashes longest first."""
-        found = await settled(self.store.find_prefix(tenant, self.model, hashes)) if hashes else None
-        if found is None or self.busy(found.session_id, tenant):
-            return None
-        return found.session_id, found.hash
+    async def match(self, tenant: str, hashes: Sequence[str]) -> PrefixMatch | None:
+        """The implicit session that holds the longest prefix, hashes longest first."""
+        return await settled(self.store.find_prefix(tenant, self.model, hashes))
 
     async def close(self) -> None:
         """Give up all leases; every session is stored already."""
@@ -247,9 +265,12 @@ class SessionHost:
         stored = await settled(self.store.open(session_id, tenant, self._owner))
         try:
             return await asyncio.to_thread(self.factory.load, stored, self.store)
-        except Exception:
+        except Exception as error:
             await settled(self.store.release(session_id, stored.fence))
-            raise
+            if isinstance(error, StoreDownError):
+                raise
+            # Whatever it is, it is not the fault of the request that asked for the session.
+            raise unreadable(session_id, error) from error
 
     async def _forget(self, slot: Slot) -> None:
         if (session := slot.session) is not None:
@@ -345,3 +366,7 @@ class SessionHost:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("keeping sessions within bounds failed", exc_info=task.exception())
+
+
+def _new_id() -> str:
+    return f"sess_{secrets.token_hex(12)}"

@@ -7,6 +7,7 @@ let go of the session, and only then lets the next request have it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,25 +18,43 @@ from numpy.typing import NDArray
 
 from mc_core.engine.engine import Engine, queue_full
 from mc_core.engine.requests import Failed, Turn
-from mc_core.errors import CancelledTurnError
+from mc_core.errors import CancelledTurnError, SpanMissingError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
 from mc_core.store import FencedError, StoreDownError
 from server.chat_template import ChatTemplate, Message
-from server.errors import draining
-from server.prefixes import MAX_PREFIXES, MatchedLease, chain_hash, hash_chain
+from server.conversation import (
+    ChatState,
+    Ids,
+    Window,
+    begin_with,
+    check_system,
+    reading,
+    remember,
+    render,
+    system_of,
+    system_span,
+    unseen,
+)
+from server.errors import ApiError, draining
+from server.futures import settled
+from server.matching import MatchedLease
 from server.sessions import Lease, SessionHost
 from server.telemetry.spans import Spans, end_turn
 from server.turn_stream import TurnStream, error_of
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a turn reads, and what is written behind its reply."""
+    """What a turn reads, and what is written behind its reply; where it cuts the history first, and what it pins."""
 
     ids: NDArray[np.int32]
     suffix: NDArray[np.int32]
     commit: Callable[[str], None] | None = None
+    cut: int | None = None
+    pins: tuple[tuple[int, int], ...] = ()
 
 
 Prepare = Callable[[Lease], Awaitable[Prompt]]
@@ -124,6 +143,8 @@ class TurnService:
                     request_id=request_id,
                     source=held.source,
                     commit_state=prompt.commit,
+                    cut=prompt.cut,
+                    pins=prompt.pins,
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
@@ -145,33 +166,78 @@ class TurnService:
     # -- chat ----------------------------------------------------------------------------------------------------
 
     def in_session(self, messages: Sequence[Message]) -> Prepare:
-        """New messages of a named session."""
+        """Messages of a named session: new ones, or all of its own and new ones behind them."""
 
         async def prepare(lease: Lease) -> Prompt:
-            return await self._prompt(lease.session, messages, None)
+            return await self._prompt(lease.session, unseen(lease.session, messages))
 
         return prepare
 
     def by_messages(
         self, tenant: str, messages: Sequence[Message]
     ) -> tuple[AbstractAsyncContextManager[Lease], Prepare]:
-        """All messages of a chat: the session that holds the longest prefix of them, or a new one."""
-        chain = hash_chain(messages)
-        known: list[int] = [0]
+        """All messages of a chat: the session that holds them so far, a branch of one that holds some, or a new one."""
+        assert self.template is not None
+        matched = MatchedLease(self.host, self.template, tenant, messages)
 
         async def prepare(lease: Lease) -> Prompt:
-            count = known[0]
-            return await self._prompt(lease.session, messages[count:], chain[-1])
+            known = matched.known
+            return await self._prompt(lease.session, messages[known:], messages[:known], matched.wanted)
 
-        return MatchedLease(self.host, self.engine, tenant, chain, known), prepare
+        return matched, prepare
 
-    async def _prompt(self, session: Session, messages: Sequence[Message], digest: str | None) -> Prompt:
+    async def open_with(self, session: Session, system: Message) -> None:
+        """Give an empty session its system message. Templates that fold it into a question write it with the first."""
+        template, ask = self.template, Message("user", "x")
+        assert template is not None
+        nothing = Window((), 0, True)
+        wanted = await asyncio.to_thread(render, template, nothing, [system, ask], system)
+        span = await asyncio.to_thread(system_span, template, nothing, [system, ask], system, wanted)
+        check_system(span, session.pin_room, session.wc.budget, "system")
+        try:
+            ids = await asyncio.to_thread(template.ids, [system], first=True, reply=False)
+        except ApiError:
+            ids = np.empty(0, np.int32)
+
+        def begin() -> None:
+            begin_with(session, system, len(ids))
+
+        await settled(self.engine.call(begin))
+        await settled(self.engine.ingest(session, ids))
+        await settled(self.engine.commit(session))
+
+    async def _prompt(
+        self,
+        session: Session,
+        new: Sequence[Message],
+        known: Sequence[Message] = (),
+        wanted: Ids | None = None,
+    ) -> Prompt:
+        """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
+        history is nothing but a beginning of them."""
         assert self.template is not None
-        ids = await asyncio.to_thread(self.template.ids, messages, first=session.tokens == 0, reply=True)
+        before, system = session.prefixes, system_of(session, new)
+        if wanted is None:
+            window, held = await self._window(session, known)
+            wanted = await asyncio.to_thread(render, self.template, window, new, system)
+        else:
+            window, held = Window((), 0, True), wanted[: session.tokens]
+        went = await asyncio.to_thread(
+            reading, self.template, self.engine.core.bundle.tokenizer, session, window, new, system, wanted, held
+        )
+        return Prompt(
+            went.ids,
+            self.template.suffix_ids,
+            lambda reply: remember(session, before, new, reply, went),
+            went.keep if went.keep < session.tokens else None,
+            went.pins,
+        )
 
-        def commit(text: str) -> None:
-            if digest is not None:
-                after = chain_hash(digest, Message("assistant", text))
-                session.prefixes = [*session.prefixes, (after, session.tokens)][-MAX_PREFIXES:]
-
-        return Prompt(ids, self.template.suffix_ids, commit)
+    async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
+        """The messages that are still open, and the ids that the history holds of them."""
+        window = ChatState.of(session).window(session, known)
+        try:
+            return window, await settled(self.engine.read(session, window.start, session.tokens))
+        except SpanMissingError:
+            logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
+            return Window((), session.tokens, False), np.empty(0, np.int32)

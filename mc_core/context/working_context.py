@@ -155,8 +155,14 @@ class WorkingContext:
         self._entries = make_room(coarsest, self.protection, self.budget - reserve)
 
     def rewind(self, position: int, reserve: int = 0) -> None:
-        """Follow a history that was cut to ``position`` tokens. ``blocks_to_rewind`` tells which ids that takes."""
-        self._entries = make_room(self._rewound(position), self.protection, self.budget - reserve)
+        """Follow a history that was cut to ``position`` tokens. ``blocks_to_rewind`` tells which ids that takes.
+
+        Pins end there too: what they held is no longer in the history.
+        """
+        pins = [(start, min(end, position)) for start, end in self.protection.pins if start < position]
+        protection = Protection(self.block_size, self.recent_tokens, pins)
+        self._entries = make_room(self._rewound(position), protection, self.budget - reserve)
+        self.protection = protection
 
     def blocks_to_rewind(self, position: int) -> Ints:
         """Blocks that stand raw after a rewind to ``position`` but do not now: their ids are needed, ascending."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mc_core.engine import jobs
 from mc_core.engine.batch import draw_tokens, read_tokens
@@ -168,6 +169,10 @@ class Engine:
     def rewind(self, session: Session, position: int) -> Future[int]:
         """Cut the history at ``position`` tokens and commit -> tokens of history."""
         return self._submit_job(jobs.rewind(self.core, session, position), session)
+
+    def read(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
+        """The ids [start, end) of a session's history."""
+        return self._submit_job(jobs.read(self.core, session, start, end), session)
 
     def release(self, session: Session) -> Future[None]:
         """Give a session's slab back, before it leaves memory."""

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus_job import evict
+from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
 from mc_core.session.session import Session
+from mc_core.store import SessionRecord
 
 T = TypeVar("T")
 ROWS = 4096
@@ -60,14 +62,57 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 
 def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Store all of the history; when this returns, it survives a crash."""
+    if session.cut_end is not None:
+        # Rows below the committed length can't be replaced; so the store first goes back to where they differ. A crash
+        # between the two leaves the session there, with the texts of the messages that follow (``Session.chat``).
+        yield from _write(core, session, session.cut_end.record)
+        session.cut_stored()
     yield from stage(core, session)
-    if session.durable:
-        future = core.store.commit(session.record())
-        yield Wait(future)
-        session.sequence = future.result()
+    yield from _write(core, session, session.record())
     session.updated = time.time()
     session.acknowledge()
     evict(core, session)
+
+
+def _write(core: EngineCore, session: Session, record: SessionRecord) -> Generator[Work, Any, None]:
+    if session.durable:
+        future = core.store.commit(record)
+        yield Wait(future)
+        session.sequence = future.result()
+
+
+def begin(core: EngineCore, session: Session, turn: Turn) -> Generator[Work, Any, None]:
+    """Cut the history where the turn says, and pin what it wants pinned; a failed turn takes both back."""
+    if turn.cut is not None:
+        yield from _fetch(core, session, _blocks(session, turn.cut, session.tokens))
+        yield from _fetch(core, session, session.blocks_to_rewind(turn.cut))
+        session.cut(turn.cut)
+    for start, end in turn.pins:
+        session.pin(start, end)
+
+
+def read(core: EngineCore, session: Session, start: int, end: int) -> Generator[Work, Any, NDArray[np.int32]]:
+    """The ids [start, end) of the history, from the store where they have left memory."""
+    yield from _fetch(core, session, _blocks(session, start, end))
+    return session.tree.ids(start, end)
+
+
+def _blocks(session: Session, start: int, end: int) -> NDArray[np.int64]:
+    size = session.block_size
+    return np.arange(start // size, min(-(-end // size), session.tree.num_blocks))
+
+
+def _fetch(core: EngineCore, session: Session, blocks: NDArray[np.int64]) -> Generator[Work, Any, None]:
+    missing = session.tree.missing(blocks)
+    if not len(missing):
+        return
+    future = core.store.read_spans(session.id, missing)
+    yield Wait(future)
+    batch = future.result()
+    if len(batch.blocks) < len(missing):
+        lost = np.setdiff1d(missing, batch.blocks)
+        raise SpanMissingError(f"the store lost the spans of blocks {lost.tolist()[:8]} of session {session.id}")
+    session.tree.restore(batch.blocks, batch.ids)
 
 
 def undone_by_error(session: Session, job: Generator[Work, Any, T]) -> Generator[Work, Any, T]:
@@ -83,15 +128,7 @@ def rewind(core: EngineCore, session: Session, position: int) -> Generator[Work,
     """Cut the history at a position and store that; where the store refuses, what was cut is lost to memory."""
     if not 0 <= position <= session.tokens:
         raise ConfigError(f"position must lie in [0, {session.tokens}], got {position}")
-    missing = session.tree.missing(session.blocks_to_rewind(position))
-    if len(missing):
-        future = core.store.read_spans(session.id, missing)
-        yield Wait(future)
-        batch = future.result()
-        if len(batch.blocks) < len(missing):
-            lost = np.setdiff1d(missing, batch.blocks)
-            raise SpanMissingError(f"cannot rewind to {position}: the store lost the spans of blocks {lost.tolist()}")
-        session.tree.restore(batch.blocks, batch.ids)
+    yield from _fetch(core, session, session.blocks_to_rewind(position))
     session.rewind(position)
     yield from commit(core, session)
     return session.tokens

@@ -95,7 +95,8 @@ class Turn:
 
     ``sink`` is called on the engine thread (after the store's acknowledgement on one of the store's) and must
     not block; the last event is Finished or Failed, exactly once. ``commit_state`` is called with the reply's
-    text when the turn is about to be stored and may update the session's metadata and prefixes.
+    text when the turn is about to be stored and may update the session's metadata, prefixes and chat. ``cut``: where
+    the committed history ends for this turn, None to go on at its end; ``pins``: token ranges that stay raw for good.
     """
 
     session: Session
@@ -106,3 +107,5 @@ class Turn:
     request_id: str = ""
     source: Warmth = "warm"
     commit_state: Callable[[str], None] | None = None
+    cut: int | None = None
+    pins: tuple[tuple[int, int], ...] = ()

@@ -58,6 +58,7 @@ class _TurnRun:
         context.queue_seconds = started - self.submitted
         core.observer.queued(turn.request_id, context.queue_seconds)
 
+        yield from jobs.begin(core, session, turn)
         history = session.tokens
         reader = Reader(core, session, context, turn.request_id)
         hidden = yield from reader.begin(turn.prompt_ids)

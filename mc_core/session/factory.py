@@ -88,6 +88,7 @@ class SessionFactory:
         session.fence, session.implicit = stored.fence, record.implicit
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
         session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
+        session.chat = dict(record.state.get("chat", {}))
         session.counters = Counters(**record.state["counters"])
         if record.state.get("ingest_cut"):
             session.ingest_cut = IngestCut(**record.state["ingest_cut"])

@@ -21,12 +21,25 @@ from mc_core.focus.leads import Lead
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.session_kv import SessionKV
+from mc_core.session.cut_end import CutEnd
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
 logger = logging.getLogger(__name__)
 QUESTION_TOKENS = 256
 """The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
+
+
+def pin_room(focus: FocusConfig, gist_cost: int) -> int:
+    """Tokens that can be pinned in all, block 0 among them, so that a history of any length still fits.
+
+    The rest of the budget goes to the tail and its open block, the next block of a reply, one that the focus may open,
+    and the coarsest cover of everything else.
+    """
+    size = focus.block_size
+    cover = 4 * size * gist_cost
+    free = focus.budget - focus.recent_tokens - 2 * size - focus.refocus_interval - cover
+    return max(1, free // size) * size
 
 
 @dataclass
@@ -59,6 +72,7 @@ class Acknowledged:
     counters: Counters
     metadata: Mapping[str, Any]
     prefixes: Sequence[tuple[str, int]]
+    chat: Mapping[str, Any]
     ingest_cut: IngestCut | None
 
 
@@ -69,7 +83,8 @@ class Session:
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
-    GistNet calls since the last refocus. ``broken``: what is in memory is worth nothing; it must be loaded anew.
+    GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
+    ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
     """
@@ -90,11 +105,13 @@ class Session:
     implicit: bool = False
     durable: bool = True
     prefixes: list[tuple[str, int]] = field(default_factory=list)
+    chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
     updated: float = field(default_factory=time.time)
     counters: Counters = field(default_factory=Counters)
     ingest_cut: IngestCut | None = None
     kv: SessionKV | None = None
+    cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
     sequence: int = 0
     gist_calls: int = 0
@@ -125,18 +142,27 @@ class Session:
     def block_size(self) -> int:
         return self.wc.block_size
 
+    @property
+    def pin_room(self) -> int:
+        """Tokens that can be pinned."""
+        return pin_room(self.focus_config, self.wc.gist_cost)
+
     def append(self, ids: NDArray[np.int32], *, make_room: bool = True) -> None:
         """Add tokens to the end of the history: tree, lens and working context.
 
         make_room: keep the budget's reserve free for those that come next. Else they may be taken from it.
         """
+        self._grow(ids)
+        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval if make_room else 0)
+
+    def _grow(self, ids: NDArray[np.int32]) -> None:
+        """All but the working context, which then follows."""
         appended = self.tree.append(ids)
         self.gist_calls += appended.gist_calls
         if appended.new_blocks:
             first = appended.first_block
             blocks = np.arange(first, first + appended.new_blocks)
             self.lens.append(first, self.tree.block_ids(blocks))
-        self.wc.extend(self.tree.num_tokens, reserve=self.focus_config.refocus_interval if make_room else 0)
 
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw for good."""
@@ -169,6 +195,7 @@ class Session:
             replace(self.counters),
             dict(self.metadata),
             tuple(self.prefixes),
+            dict(self.chat),
             self.ingest_cut,
         )
 
@@ -183,13 +210,38 @@ class Session:
             logger.exception("session %s cannot be rolled back in memory and must be loaded anew", self.id)
             self.broken = True
 
+    def cut(self, position: int) -> None:
+        """Cut the acknowledged history at ``position`` for a turn that writes its end anew; a rollback puts it back.
+
+        The ids behind the cut must be in memory. Message boundaries behind it move to it: the turn is about to write
+        their messages again.
+        """
+        ids, staged = self.tree.ids(position, self.committed_tokens), dict(self.staged)
+        prefixes, before = self.prefixes, self.acknowledged
+        self.rewind(position)
+        self.prefixes = [(digest, min(at, position)) for digest, at in prefixes]
+        self.acknowledge()
+        self.cut_end = CutEnd(ids, staged, self.record(), self.acknowledged)
+        self.acknowledged = before
+
+    def cut_stored(self) -> None:
+        """The store has the session at the cut: a rollback leaves it there from now on."""
+        assert self.cut_end is not None
+        self.acknowledged, self.cut_end = self.cut_end.acknowledged, None
+
     def _return_to(self, back: Acknowledged) -> None:
+        if self.cut_end is not None:
+            end, self.cut_end = self.cut_end, None
+            self._cut(end.acknowledged.tokens)
+            self._grow(end.ids)
+            self.staged = end.staged
         if self.tokens < back.tokens:
             raise StoreError(f"the store has {back.tokens} tokens, but memory was cut at {self.tokens}")
         self._cut(back.tokens)
         self.wc, self.counters = back.wc.copy(), replace(back.counters)
         self.refocuser.restore(back.allocator)
-        self.metadata, self.prefixes, self.ingest_cut = dict(back.metadata), list(back.prefixes), back.ingest_cut
+        self.metadata, self.prefixes, self.chat = dict(back.metadata), list(back.prefixes), dict(back.chat)
+        self.ingest_cut = back.ingest_cut
 
     def release_slab(self) -> None:
         """Give the slab back, if the session has one."""
@@ -206,7 +258,8 @@ class Session:
     def blocks_to_keep(self) -> NDArray[np.int64]:
         """Blocks that must not be evicted: raw ones, unstored ones, and those that stand raw after a rollback."""
         unstored = np.arange(self.staged.get(0, 0), self.tree.num_blocks)
-        return np.concatenate([self.raw_blocks(), self._raw_blocks(self.acknowledged.wc), unstored])
+        at_cut = [] if self.cut_end is None else [self._raw_blocks(self.cut_end.acknowledged.wc)]
+        return np.concatenate([self.raw_blocks(), self._raw_blocks(self.acknowledged.wc), *at_cut, unstored])
 
     def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
         """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits.
@@ -302,6 +355,7 @@ class Session:
                 "counters": vars(self.counters).copy(),
                 "budget": self.wc.budget,
                 "gists": self.gist_fingerprint,
+                "chat": self.chat,
                 "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
                 "keys": self.key_fingerprint,
             },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -29,18 +28,13 @@ Tenant = Annotated[str, Depends(tenant_of)]
 )
 async def create(body: CreateSession, state: State, tenant: Tenant) -> SessionObject:
     """A new session; its system prompt is read at once and never collapses."""
-    ids = None
-    if body.system is not None:
-        if state.template is None:
-            raise bad_request("this model has no chat template, so there is no system prompt", "system")
-        ids = await asyncio.to_thread(state.template.ids, [Message("system", body.system)], first=True, reply=False)
+    if body.system is not None and state.template is None:
+        raise bad_request("this model has no chat template, so there is no system prompt", "system")
     session = await state.host.create(tenant, metadata=body.metadata, budget=body.budget)
-    if ids is not None:
+    if body.system is not None:
         try:
             async with state.host.use(session.id, tenant) as lease:
-                await settled(state.engine.call(lambda: lease.session.pin(0, len(ids))))
-                await settled(state.engine.ingest(lease.session, ids))
-                await settled(state.engine.commit(lease.session))
+                await state.turns.open_with(lease.session, Message("system", body.system))
         except BaseException:
             await state.host.delete(session.id, tenant)
             raise

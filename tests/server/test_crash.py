@@ -11,7 +11,9 @@ import pytest
 from support import ServerProcess
 
 SESSIONS = 3
-FIELDS = {"model": "tiny", "stream": True, "max_tokens": 12, "ignore_eos": True}
+# Letters alone: what random weights write is often no UTF-8, and is put right with the next turn, in other tokens.
+LETTERS = {"67": 100, "68": 100, "69": 100}
+FIELDS = {"model": "tiny", "stream": True, "max_tokens": 12, "ignore_eos": True, "logit_bias": LETTERS}
 ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]
 
 

@@ -183,7 +183,7 @@ def test_memory_holds_a_bounded_number_of_sessions(model_dir, tmp_path):
     settings = settings_for(model_dir, tmp_path / "s.sqlite", max_resident_sessions=2)
     with running(settings) as address, httpx.Client(base_url=address) as http:
         made = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(5)]
-        body = {"model": MODEL, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+        body = {"model": MODEL, "max_tokens": 2, "temperature": 0, "messages": [{"role": "user", "content": "Hi"}]}
         sources = []
         for _ in range(2):
             for session in made:

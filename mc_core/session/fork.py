@@ -1,0 +1,41 @@
+"""A session that begins as a part of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.session.session import Session
+from mc_core.store import SessionRecord
+
+OWN_STATE = ("context", "allocator", "counters", "budget", "chat", "ingest_cut")
+"""Parts of a session's state that it does not share with the session it was forked from."""
+
+
+def fork_record(
+    session: Session, parent: SessionRecord, ids: NDArray[np.int32], pins: Sequence[tuple[int, int]]
+) -> SessionRecord:
+    """What makes ``session``, a new and empty one, of the first tokens ``ids`` of ``parent``, whose rows it shares.
+
+    It sees them as coarse as can be until its first turn; ``pins`` stay raw for good.
+    """
+    for start, end in pins:
+        session.pin(start, end)
+    session.wc.cover(len(ids), reserve=session.focus_config.refocus_interval)
+    own = session.record()
+    return replace(
+        parent,
+        session_id=session.id,
+        metadata=own.metadata,
+        implicit=own.implicit,
+        tokens=len(ids),
+        tail=ids[len(ids) // session.block_size * session.block_size :],
+        # What tells with which networks the shared rows were made stays the parent's.
+        state={**parent.state, **{name: own.state[name] for name in OWN_STATE}},
+        prefixes=(),
+        created=own.created,
+        fence=0,
+    )
