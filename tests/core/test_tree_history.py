@@ -160,7 +160,7 @@ def test_load_runs_no_network() -> None:
         (lambda parts: parts["gists"].append(parts["gists"][1]), r"level 3 must be \[0, 12\]"),
         (lambda parts: parts.update(hot_ids=parts["hot_ids"][1:]), "begin at a block border"),
         (lambda parts: parts.update(hot_ids=np.zeros(1_000, np.int32)), "begin at a block border"),
-        (lambda parts: parts.update(keys=None), "keys must be .* got None"),
+        (lambda parts: parts.update(keys=None), "keys must be .* got none"),
         (lambda parts: parts.update(keys=parts["keys"][1:]), r"keys must be \[19, 2, 4\]"),
         (lambda parts: parts.update(key_net=None), "no key network"),
     ],
