@@ -33,8 +33,9 @@ serve: $(STAMP)
 chat: $(STAMP)
 	@$(BIN)/megacontext chat $(ARGS)
 
+# Two processes of one thread each: most tests wait for servers, files and clocks more than they compute.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
