@@ -16,14 +16,17 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """What went wrong on purpose, as one line on stderr and exit status 1; anything else keeps its traceback."""
-    from clients.megacontext_client import ClientError
+def plain_errors(*others: type[Exception]) -> Iterator[None]:
+    """What went wrong on purpose, as one line on stderr and exit status 1; anything else keeps its traceback.
+
+    others: errors that say so beside the library's own and the system's, such as a client's.
+    """
     from mc_core.errors import MegaContextError
 
+    expected: tuple[type[Exception], ...] = (MegaContextError, OSError, *others)
     try:
         yield
-    except (ClientError, MegaContextError, OSError) as error:
+    except expected as error:
         typer.echo(f"megacontext: {error}", err=True)
         raise typer.Exit(1) from error
 

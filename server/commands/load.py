@@ -16,9 +16,10 @@ def load(settings: LoadSettings) -> None:
     """Put a running server under load and report what its clients see; the last line of stdout is JSON."""
     from clients.load.command import main
     from clients.load.trace import TraceError
+    from clients.megacontext_client import ClientError
 
     given = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("MEGACONTEXT_API_KEY")
-    with plain_errors():
+    with plain_errors(ClientError):
         try:
             main(settings, first_key(given))
         except TraceError as error:

@@ -20,11 +20,12 @@ def chat(
 ) -> None:
     """Chat with a running server in the terminal."""
     from clients import terminal
+    from clients.megacontext_client import ClientError
 
     if session and system:
         raise typer.BadParameter("--system is for a new session; it can't be changed in an old one")
     options = {"max_tokens": max_tokens, "temperature": temperature}
-    with plain_errors():
+    with plain_errors(ClientError):
         given = {name: value for name, value in options.items() if value is not None}
         terminal.run(url, first_key(api_key), session, system, given)
 
@@ -38,11 +39,11 @@ def ingest(
     """Append text files of any size to a session; prints the session's id."""
     from rich.console import Console
 
-    from clients.megacontext_client import MegaContext
+    from clients.megacontext_client import ClientError, MegaContext
     from clients.progress import upload_file
 
     notes = Console(stderr=True)
-    with plain_errors(), MegaContext(url, first_key(api_key)) as server:
+    with plain_errors(ClientError), MegaContext(url, first_key(api_key)) as server:
         session_id = server.session(session).id if session else server.create_session().id
         # Said before the upload too, so that a broken one can be gone on with or deleted.
         notes.print(f"session {session_id}", highlight=False, style="dim")
