@@ -9,13 +9,15 @@ from mc_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3 / linear rotary scaling, as in Hugging Face ``rope_parameters``."""
+    """Llama-3 / linear rotary scaling, as in Hugging Face ``rope_parameters``; or, as GGUF files have it, one divisor
+    for each channel pair (``factors``)."""
 
-    kind: str = "default"  # "default" | "linear" | "llama3"
+    kind: str = "default"  # "default" | "linear" | "llama3" | "factors"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

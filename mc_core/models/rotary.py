@@ -28,6 +28,8 @@ def _scaled(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
         return inv_freq
     if scaling.kind == "linear":
         return inv_freq / scaling.factor
+    if scaling.kind == "factors":
+        return inv_freq / torch.tensor(scaling.factors)
     # llama3: long wavelengths are divided by the factor, short ones stay, the band between is blended.
     wavelength = 2 * math.pi / inv_freq
     original = scaling.original_max_position_embeddings
