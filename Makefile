@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More options for a command: make serve ARGS="--port 9000", make test ARGS="tests/store -x".
 ARGS ?=
+# tiny is bundled; smollm2 is fetched once (98 MB).
+MODEL ?= tiny
 BENCHES ?= flat ingest recall repair telemetry
 # Two threads are enough for small models, and two runs on one machine don't fight over its cores.
 export OMP_NUM_THREADS ?= 2
@@ -14,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: help serve chat test test-slow lint format bench client docs clean
 
 help:
-	@echo "make serve      serve the bundled model (ARGS: options of megacontext serve)"
+	@echo "make serve      serve the bundled model (ARGS: options of megacontext serve); MODEL=smollm2 fetches a real one"
 	@echo "make chat       chat with a running server in the terminal"
 	@echo "make test       all quick tests; make test-slow: the long ones"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
@@ -28,7 +30,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 serve: $(STAMP)
+ifeq ($(MODEL),tiny)
 	@env -u OMP_NUM_THREADS $(BIN)/megacontext serve $(ARGS)
+else
+	@file=$$($(BIN)/megacontext model fetch $(MODEL)) && env -u OMP_NUM_THREADS $(BIN)/megacontext serve --model "$$file" $(ARGS)
+endif
 
 chat: $(STAMP)
 	@$(BIN)/megacontext chat $(ARGS)

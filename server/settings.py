@@ -19,8 +19,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MEGACONTEXT_", extra="forbid", frozen=True, protected_namespaces=())
 
-    model: Path = Field(BUNDLED_MODEL, description="bundle or Hugging Face folder to serve")
+    model: Path = Field(BUNDLED_MODEL, description="bundle, Hugging Face folder or GGUF file to serve")
     model_name: str | None = Field(None, description="name in /v1/models; the folder's name by default")
+    chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of weights and KV; auto: float32 on the CPU, bfloat16 on a GPU"

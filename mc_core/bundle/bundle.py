@@ -18,7 +18,9 @@ from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder
 from mc_core.models.generation import sampling_defaults
-from mc_core.models.loading import load_decoder, read_json, save_tensors, write_json
+from mc_core.models.gguf_file import GgufFile
+from mc_core.models.gguf_tokenizer import load_tokenizer
+from mc_core.models.loading import HuggingFaceFolder, decoder_of, find_gguf, read_json, save_tensors, write_json
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.models.words import Words
@@ -82,18 +84,20 @@ def load_bundle(
     *,
     block_size: int | None = None,
 ) -> Bundle:
-    """Load a bundle, or a plain Hugging Face folder, which is one without ``bundle.json``.
+    """Load a bundle, or what is one without ``bundle.json``: a plain Hugging Face folder, or a GGUF file.
 
-    block_size: None takes the bundle's (32 for a plain folder). ConfigError if the folder's parts do not fit each
-    other, or ``block_size`` is not the one that the networks were trained for.
+    block_size: None takes the bundle's (32 without one). ConfigError if the folder's parts do not fit each other, or
+    ``block_size`` is not the one that the networks were trained for.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise ConfigError(f"model must be a folder, and {folder} is none")
+    file = find_gguf(folder)
+    if file is None and not folder.is_dir():
+        raise ConfigError(f"model must be a folder or a GGUF file, and {folder} is neither")
     manifest = Manifest.from_json(read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else Manifest()
     size = _block_size(manifest, block_size)
-    tokenizer = Tokenizer.load(folder)
-    decoder = load_decoder(folder, dtype, device)
+    base = HuggingFaceFolder(folder) if file is None else GgufFile(file)
+    tokenizer = load_tokenizer(base) if isinstance(base, GgufFile) else Tokenizer.load(folder)
+    decoder = decoder_of(base, dtype, device)
     tokenizer.fit(decoder.config.vocab_size)
     gistnet = make_gistnet(decoder.config.hidden_size, size, manifest.gistnet)
     if manifest.gistnet is not None:
@@ -104,7 +108,7 @@ def load_bundle(
         _load_weights(lensnet, folder / LENSNET)
         lensnet = lensnet.to(device)
     return Bundle(
-        name=manifest.name or folder.resolve().name,
+        name=manifest.name or folder.resolve().name.removesuffix(".gguf"),
         decoder=decoder,
         tokenizer=tokenizer,
         gistnet=gistnet.to(device).eval(),
@@ -119,7 +123,7 @@ def load_bundle(
         words=tokenizer.words(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
         key_fingerprint=_fingerprint(decoder, lensnet.key_net) if lensnet is not None else None,
-        sampling=sampling_defaults(folder),
+        sampling=sampling_defaults(folder) if folder.is_dir() else SamplingParams(),
     )
 
 

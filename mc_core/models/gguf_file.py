@@ -24,7 +24,7 @@ from mc_core.models.decoder_config import DecoderConfig, RopeScaling
 from mc_core.models.families import read_config
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""``general.architecture`` of what the decoder computes; Llama 2 and 3, SmolLM2 and Mistral all call themselves llama."""
+"""``general.architecture`` of what the decoder computes; Llama 2 and 3, SmolLM2 and Mistral are all llama."""
 PERMUTED = ("llama",)
 """Architectures whose rows of q and k are interleaved in the file: their rotary pairs neighbours."""
 
@@ -115,7 +115,7 @@ class GgufFile:
         return replace(config, sliding_window=int(window)) if window else config
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight by its Hugging Face name, one in memory at a time; float32, or float16 where the file has that."""
+        """Every weight by its Hugging Face name, one in memory at a time; float32, or float16 if the file has that."""
         for name, tensor in self._tensors.items():
             if name != _ROPE_FACTORS:
                 yield hugging_face_name(name), torch.from_numpy(self._weight(name, tensor))
@@ -190,4 +190,6 @@ def _dequantised(tensor: gguf.ReaderTensor) -> NDArray[Any]:
     try:
         return gguf.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
-        raise ConfigError(f"the tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which is not read") from error
+        raise ConfigError(
+            f"the tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which is not read"
+        ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from mc_core.errors import ConfigError
 from mc_core.models.gguf_file import GgufFile
+from mc_core.models.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types of GGUF files."""
@@ -46,6 +47,11 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
 WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
 """Those that take a piece which is a token for that token, whatever the merges say."""
 BEGIN_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
+
+
+def load_tokenizer(file: GgufFile) -> Tokenizer:
+    """The file's tokenizer, with its chat template and all of its end tokens; errors as ``tokenizer_json``."""
+    return Tokenizer(tokenizer_json(file), tokenizer_settings(file), end_ids(file), chat_template(file))
 
 
 def tokenizer_json(file: GgufFile) -> bytes:
@@ -102,10 +108,10 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> dict[str, Any]:
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in PRE_TOKENIZERS[name]
     ]
-    bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    pieces = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     merges = [merge.split(" ", 1) for merge in file.value("tokenizer.ggml.merges")]
     return {
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, bytes_]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, pieces]},
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": _bpe(tokens, merges, ignore_merges=name in WHOLE_WORDS),
     }

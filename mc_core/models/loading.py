@@ -1,4 +1,4 @@
-"""Base models on disk: Hugging Face folders in and out, safetensors only (no pickle is ever opened)."""
+"""Base models on disk: Hugging Face folders in and out, GGUF files in. No pickle is ever opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.models.decoder import Decoder
+from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.families import read_config, write_config
+from mc_core.models.gguf_file import GgufFile, part_number
 
 logger = logging.getLogger(__name__)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,13 +51,60 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     os.replace(part, path)
 
 
+class WeightSource(Protocol):
+    """Where a base model comes from: its shape, and its weights by their Hugging Face names."""
+
+    path: Path
+
+    def config(self) -> DecoderConfig:
+        """The decoder's shape; ConfigError names what is missing or unsupported."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, one in memory at a time."""
+        ...
+
+
+class HuggingFaceFolder:
+    """``config.json`` and ``*.safetensors``."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def config(self) -> DecoderConfig:
+        return read_config(read_json(self.path / "config.json"))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return _tensors(self.path)
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that a model's path means: the file itself, or the only model in a folder without config.json.
+
+    ConfigError if a folder holds several models.
+    """
+    if path.suffix == ".gguf":
+        return path
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    models = [file for file in sorted(path.glob("*.gguf")) if part_number(file) == 1]
+    if len(models) > 1:
+        raise ConfigError(f"{path} holds {len(models)} GGUF models; name one of {', '.join(m.name for m in models)}")
+    return models[0] if models else None
+
+
 def load_decoder(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
-    """The base model of a folder (``config.json``, ``*.safetensors``), in eval mode.
+    """The base model of a Hugging Face folder (``config.json``, ``*.safetensors``) or a GGUF file, in eval mode.
 
     ConfigError names the setting that is unsupported, or the tensors that are missing, unexpected or mis-shaped.
     """
-    folder = Path(path)
-    config = read_config(read_json(folder / "config.json"))
+    file = find_gguf(Path(path))
+    return decoder_of(HuggingFaceFolder(path) if file is None else GgufFile(file), dtype, device)
+
+
+def decoder_of(source: WeightSource, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+    """The base model of a weight source; errors as ``load_decoder``."""
+    config = source.config()
     with torch.device("meta"):
         decoder = Decoder(config)
     expected = {_disk_name(name): tuple(p.shape) for name, p in decoder.state_dict().items()}
@@ -64,7 +113,7 @@ def load_decoder(path: Path | str, dtype: torch.dtype = torch.float32, device: t
     weights: dict[str, Tensor] = {}
     tied_head: Tensor | None = None
     wrong: list[str] = []
-    for name, tensor in _tensors(folder):
+    for name, tensor in source.tensors():
         if name.endswith("rotary_emb.inv_freq"):
             continue  # old checkpoints carry it; it is a function of the config
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -72,13 +121,13 @@ def load_decoder(path: Path | str, dtype: torch.dtype = torch.float32, device: t
         elif name not in expected:
             wrong.append(f"{name} is unexpected")
         elif tuple(tensor.shape) != expected[name]:
-            wrong.append(f"{name} has shape {tuple(tensor.shape)}, config.json says {expected[name]}")
+            wrong.append(f"{name} has shape {tuple(tensor.shape)}, the configuration says {expected[name]}")
         else:
             # A copy: the file stays mapped otherwise, and a later overwrite of it would reach into the model.
             weights[_own_name(name)] = tensor.to(device=device, dtype=dtype, copy=True)
     wrong += [f"{name} is missing" for name in expected if _own_name(name) not in weights and not _named(wrong, name)]
     if wrong:
-        raise ConfigError(f"the weights in {folder} do not fit config.json: {_summary(wrong)}")
+        raise ConfigError(f"the weights in {source.path} do not fit the configuration: {_summary(wrong)}")
     _check_tied(tied_head, weights)
     decoder.load_state_dict(weights, strict=False, assign=True)
     if config.tie_word_embeddings:

@@ -8,13 +8,14 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import tiny_tokenizers
 import torch
-from gguf_writer import Q, tables_of, tiny_decoder, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import tiny_tokenizers
+from gguf_writer import Q, tables_of, tiny_decoder, write_gguf
+from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
 from mc_core.models.attention import FullAttention
 from mc_core.models.decoder import Decoder
@@ -114,13 +115,13 @@ def test_parts_are_one_model(tmp_path: Path) -> None:
     """A model in parts is the same as in one file, whichever part is named; a part that is gone is named."""
     decoder = tiny_decoder()
     first = write_gguf(tmp_path / "m.gguf", decoder, "llama", parts=3)
-    whole = {name: tensor for name, tensor in GgufFile(write_gguf(tmp_path / "one.gguf", decoder, "llama")).tensors()}
+    whole = dict(GgufFile(write_gguf(tmp_path / "one.gguf", decoder, "llama")).tensors())
     for path in (first, tmp_path / "m-00003-of-00003.gguf"):
         parts = dict(GgufFile(path).tensors())
         assert parts.keys() == whole.keys()
         assert all(torch.equal(parts[name], whole[name]) for name in whole)
     (tmp_path / "m-00002-of-00003.gguf").unlink()
-    with pytest.raises(ConfigError, match="m-00002-of-00003.gguf is not there"):
+    with pytest.raises(ConfigError, match=r"m-00002-of-00003\.gguf is not there"):
         GgufFile(first)
 
 
@@ -158,7 +159,7 @@ def test_a_file_that_is_cut_short_is_told(tmp_path: Path) -> None:
     data = path.read_bytes()
     for length in (0, 3, 20, 200, len(data) // 2):
         path.write_bytes(data[:length])
-        with pytest.raises(ConfigError, match="m.gguf"):
+        with pytest.raises(ConfigError, match=r"m\.gguf"):
             dict(GgufFile(path).tensors())
 
 
@@ -176,17 +177,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[GgufFile,
 
 @settings(max_examples=60, deadline=None)
 @given(text=TEXTS)
-def test_ids_are_those_of_the_tokenizer_it_was_made_of(
-    files: dict[str, tuple[GgufFile, Tokenizer]], text: str
-) -> None:
+def test_ids_are_those_of_the_tokenizer_it_was_made_of(files: dict[str, tuple[GgufFile, Tokenizer]], text: str) -> None:
     """Tables of a GGUF file make the ids that the tokenizer makes which they were taken from."""
     for name, (file, original) in files.items():
         own = Tokenizer.from_str(tokenizer_json(file).decode())
-        assert own.encode(text, add_special_tokens=False).ids == original.encode(text, add_special_tokens=False).ids, name
+        assert own.encode(text, add_special_tokens=False).ids == original.encode(text, add_special_tokens=False).ids, (
+            name
+        )
 
 
 def test_names_ends_and_template_are_read(tmp_path: Path) -> None:
-    """Special tokens have their names, every end token counts, and the begin token is put in front if the file says so."""
+    """Special tokens have their names, every end token counts, and the begin token is put in front if it says so."""
     tokenizer = tiny_tokenizers.byte_level()
     start, end, begin, close = (tokenizer.token_to_id(text) for text in tiny_tokenizers.SPECIAL)
     more = {
@@ -256,3 +257,16 @@ def _logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     return decoder.logits(decoder(decoder.embed(ids), FullAttention(rotation)))
 
 
+def test_a_bundle_is_loaded_from_a_file_or_from_the_folder_that_holds_it(tmp_path: Path) -> None:
+    """Weights, shape, tokenizer and name come from the file alone; two models in one folder are told apart by name."""
+    tables = tables_of(tiny_tokenizers.byte_level(), "gpt2", **{"ggml.pre": "gpt-2"})
+    decoder = tiny_decoder(vocab_size=420)
+    path = write_gguf(tmp_path / "tiny.gguf", decoder, "llama", tokenizer=tables)
+    for place, name in ((path, "tiny"), (tmp_path, tmp_path.name)):
+        bundle = load_bundle(place)
+        assert bundle.name == name
+        assert torch.equal(bundle.decoder.embed_tokens.weight, decoder.embed_tokens.weight)
+        assert bundle.tokenizer.decode(bundle.tokenizer.encode("the fox")) == "the fox"
+    write_gguf(tmp_path / "other.gguf", decoder, "llama", tokenizer=tables)
+    with pytest.raises(ConfigError, match=r"2 GGUF models; name one of other\.gguf, tiny\.gguf"):
+        load_bundle(tmp_path)

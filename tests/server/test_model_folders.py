@@ -6,8 +6,9 @@ import httpx
 import openai
 import pytest
 
+from gguf_writer import tables_of, tiny_decoder, write_gguf
 from mc_core.models.tokenizer import Tokenizer
-from support import CHATML, ServerThread, settings_for, write_model
+from support import CHATML, EOS, VOCABULARY, ServerThread, settings_for, write_model, write_tokenizer
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -85,3 +86,25 @@ def test_a_text_begins_with_the_begin_token_wherever_it_comes_from(odd):
         assert added == count
         usage = client.completions.create(**ask, extra_body={"session_id": session}).usage
         assert usage.prompt_tokens == 2 * count - 1
+
+
+def test_a_gguf_file_is_served_with_its_own_template_or_another(tmp_path):
+    """A GGUF file alone makes a model that chats; ``chat_template`` names a file that takes its template's place."""
+    raw = write_tokenizer(tmp_path / "source", CHATML)
+    more = {"ggml.pre": "gpt-2", "ggml.eos_token_id": EOS, "chat_template": "{{ raise_exception('not this one') }}"}
+    path = write_gguf(
+        tmp_path / "tiny.gguf",
+        tiny_decoder(vocab_size=VOCABULARY, max_position_embeddings=1024),
+        "llama",
+        tokenizer=tables_of(raw, "gpt2", **more),
+    )
+    with ServerThread(settings_for(path, tmp_path / "a.sqlite")) as server:
+        refused = httpx.post(f"{server.address}/v1/chat/completions", json=CHAT)
+        assert (refused.status_code, "not this one" in refused.text) == (400, True)
+    template = tmp_path / "chatml.jinja"
+    template.write_text(CHATML)
+    with ServerThread(settings_for(path, tmp_path / "a.sqlite", chat_template=template)) as server:
+        told = httpx.post(f"{server.address}/v1/chat/completions", json={**CHAT, "max_tokens": 4, "logprobs": True})
+        assert told.status_code == 200
+        expected = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        assert told.json()["usage"]["prompt_tokens"] == len(raw.encode(expected).ids)

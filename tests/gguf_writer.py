@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mc_core.models.decoder import Decoder
-from mc_core.models.gguf_file import PERMUTED, _NAMES
+from mc_core.models.gguf_file import _NAMES, PERMUTED
 
 Q = gguf.GGMLQuantizationType
 BACK = {theirs: own for own, theirs in _NAMES.items()}
