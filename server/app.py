@@ -68,7 +68,7 @@ def build_app(
             allow_origins=settings.cors_origin,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "X-Session-ID", "Retry-After"],
         )
     app.add_middleware(Front)
     install_handlers(app)

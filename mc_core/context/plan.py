@@ -68,21 +68,21 @@ def applied(entries: Entries, protection: Protection, plan: Plan, budget: int) -
     """The entries one refocus later, with the plan's edits; PlanError if any of them is impossible."""
     if plan.num_tokens != entries.num_tokens:
         raise PlanError(f"the plan is for {plan.num_tokens} tokens of history, there are {entries.num_tokens}")
-    draft = _Draft(entries, protection)
+    changes = _Changes(entries, protection)
     for edit in plan.edits:
         if edit.level < 1 or edit.index < 0:
             raise PlanError(f"a {edit.kind} needs a node of level >= 1 and index >= 0, got {edit.node}")
         if edit.kind == "expand":
-            draft.expand(edit.node)
+            changes.expand(edit.node)
         else:
-            draft.collapse(edit.node)
-    result = draft.result(plan)
+            changes.collapse(edit.node)
+    result = changes.result(plan)
     if result.cost > budget:
         raise PlanError(f"the plan ends at a cost of {result.cost}, over the budget of {budget}")
     return result
 
 
-class _Draft:
+class _Changes:
     """Rows of the old entries that are gone, and the nodes that came: +1 from an expand, -1 from a collapse."""
 
     def __init__(self, entries: Entries, protection: Protection) -> None:

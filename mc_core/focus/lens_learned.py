@@ -65,7 +65,7 @@ class LearnedLens:
     @torch.inference_mode()
     def ask(self, view: LensView) -> Asked:
         """What the network itself says."""
-        tail = view.tail_vectors()[None]
+        tail = view.question_vectors()[None]
         entries = len(view.wc.levels)
         output = self.net(self._input(view, tail))
         end = view.turn_start // view.wc.block_size

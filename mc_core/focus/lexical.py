@@ -216,9 +216,9 @@ class LexicalIndex:
         terms, first = np.unique(question.terms, return_index=True)
         return terms, weights[first].astype(np.float32), unit
 
-    def evidence(self, tail_ids: Ids, end: int | None = None) -> Evidence:
+    def evidence(self, question: Ids, end: int | None = None) -> Evidence:
         """The blocks below ``end`` that hold terms of the question, as far as these were rare enough to be read."""
-        return self.evidence_of(self.folded(tail_ids), end)
+        return self.evidence_of(self.folded(question), end)
 
     def evidence_of(self, folded: Ids, end: int | None = None, without: Ints | None = None) -> Evidence:
         """The same for ids that are folded; ``without``: blocks that do not count."""

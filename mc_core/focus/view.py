@@ -49,24 +49,24 @@ class Scores:
 class LensView:
     """One question about one working context of n entries.
 
-    tail_ids: the question, i.e. the newest tokens of the current turn, newest last [t]. cursor: tokens of history.
-    entry_vectors() -> [n, d], one vector an entry; tail_vectors() -> [t, d], embeddings of the tail: both on the
+    question: the newest tokens of the current turn, newest last [t]. cursor: tokens of history.
+    entry_vectors() -> [n, d], one vector an entry; question_vectors() -> [t, d], the question's embeddings: both on the
     device of the tree, and made only for a lens that asks for them. leads: what statements that were found named in
     turn, to be looked for as well.
     """
 
     wc: WorkingContext
     tree: MegaContextTree
-    tail_ids: NDArray[np.int32]
+    question: NDArray[np.int32]
     cursor: int
     entry_vectors: Callable[[], Tensor]
-    tail_vectors: Callable[[], Tensor]
+    question_vectors: Callable[[], Tensor]
     leads: tuple[Lead, ...] = ()
 
     @property
     def turn_start(self) -> int:
         """First token of the current turn that the question still shows; it never lies after the protected tail."""
-        return max(0, min(self.cursor - len(self.tail_ids), self.wc.tail_start))
+        return max(0, min(self.cursor - len(self.question), self.wc.tail_start))
 
 
 @dataclass(frozen=True, eq=False)

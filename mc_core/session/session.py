@@ -364,14 +364,14 @@ class Session:
         )
 
     def _view(self, question: NDArray[np.int32], leads: Sequence[Lead]) -> LensView:
-        tail = question[-QUESTION_TOKENS:]
+        newest = question[-QUESTION_TOKENS:]
         return LensView(
             wc=self.wc,
             tree=self.tree,
-            tail_ids=tail,
+            question=newest,
             cursor=self.tokens,
             entry_vectors=lambda: entry_vectors(self.wc, self.tree),
-            tail_vectors=lambda: self._embed(tail),
+            question_vectors=lambda: self._embed(newest),
             leads=tuple(leads),
         )
 

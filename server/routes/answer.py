@@ -38,12 +38,21 @@ def check_request(state: ServerState, body: SamplingFields) -> None:
         raise bad_request(f"stop_token_ids names token {strange[0]}, but the vocabulary has {size}", "stop_token_ids")
 
 
-def check_store(body: SamplingFields, session_id: str | None) -> None:
-    """ApiError for a request that wants nothing to be kept, in a session that keeps everything."""
-    if body.store is False and session_id is not None:
-        raise bad_request(
-            "store false keeps nothing, but session_id names a session that is kept: give one of them", "store"
-        )
+async def named_session(state: ServerState, body: SamplingFields, header: str | None, tenant: str) -> str | None:
+    """The session that a request names, in its body or by X-Session-ID; None if it names none.
+
+    ApiError if the two differ, if there is no such session, or if nothing is to be kept of what goes into it.
+    """
+    if body.session_id and header and body.session_id != header:
+        raise bad_request("session_id and X-Session-ID name different sessions", "session_id")
+    session_id = body.session_id or header
+    if session_id is not None:
+        if body.store is False:
+            raise bad_request(
+                "store false keeps nothing, but session_id names a session that is kept: give one of them", "store"
+            )
+        await state.host.known(session_id, tenant)
+    return session_id
 
 
 async def answer(
@@ -55,7 +64,7 @@ async def answer(
         result = await whole(choices, request.receive)
         if result is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return Response(orjson.dumps(result), media_type="application/json")
+        return _told(Response(orjson.dumps(result), media_type="application/json"), choices)
     try:
         await _begin([stream for stream, _ in turns])
     except BaseException:
@@ -64,7 +73,15 @@ async def answer(
             if (failure := choice.stream.failure()) is not None:
                 choice.observe(Failed(failure), 0.0)
         raise
-    return TurnResponse(choices, include_usage=body.include_usage, keep_alive=state.settings.keep_alive_seconds)
+    keep_alive = state.settings.keep_alive_seconds
+    return _told(TurnResponse(choices, include_usage=body.include_usage, keep_alive=keep_alive), choices)
+
+
+def _told(response: Response, choices: Sequence[Choice]) -> Response:
+    """Say in a header which session answers, as soon as that is known; a stream's last chunk says it too."""
+    if len(choices) == 1 and (session_id := choices[0].stream.session_id) is not None:
+        response.headers["X-Session-ID"] = session_id
+    return response
 
 
 async def _begin(streams: Sequence[TurnStream]) -> None:

@@ -12,7 +12,7 @@ from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.answers import ChatCompletion, ChatCompletionChunk
 from server.protocol.chat import ChatFormat, ChatRequest
 from server.protocol.common import new_id, now
-from server.routes.answer import answer, check_request, check_store
+from server.routes.answer import answer, check_request, named_session
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 
@@ -36,17 +36,13 @@ async def chat_completions(
     if state.template is None:
         raise bad_request("this model has no chat template; use /v1/completions", "model")
     state.template.check()
-    if body.session_id and x_session_id and body.session_id != x_session_id:
-        raise bad_request("session_id and X-Session-ID name different sessions", "session_id")
     messages = [message.plain() for message in body.messages]
     if messages[-1].role == "assistant":
         raise bad_request("the last message must not be the assistant's", "messages")
     sampling = body.params(state.sampling)
-    session_id = body.session_id or x_session_id
+    session_id = await named_session(state, body, x_session_id, tenant)
     lease: AbstractAsyncContextManager[Lease]
-    check_store(body, session_id)
     if session_id is not None:
-        await state.host.known(session_id, tenant)
         lease, prepare = state.host.use(session_id, tenant), state.turns.in_session(messages)
     elif body.store is False:
         lease, prepare = state.host.passing(tenant), state.turns.in_session(messages)

@@ -15,7 +15,7 @@ from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.answers import TextCompletion
 from server.protocol.common import new_id, now
 from server.protocol.completions import CompletionFormat, CompletionRequest
-from server.routes.answer import answer, check_request, check_store
+from server.routes.answer import answer, check_request, named_session
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.streaming import Format
@@ -39,13 +39,10 @@ async def completions(
 ) -> Response:
     """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
     check_request(state, body)
-    session_id = body.session_id or x_session_id
-    check_store(body, session_id)
+    session_id = await named_session(state, body, x_session_id, tenant)
     _check_number(state, len(body.prompts), session_id)
     for prompt in body.prompts:
         _check_prompt(state, prompt)
-    if session_id is not None:
-        await state.host.known(session_id, tenant)
     completion_id, created = new_id("cmpl"), now()
     sampling = body.params(state.sampling)
     state.turns.check_room(len(body.prompts))

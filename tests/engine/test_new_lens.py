@@ -32,7 +32,7 @@ class TextLens:
         del self.texts[num_blocks:]
 
     def score(self, view: LensView) -> Scores:
-        wanted, end = self.decode(view.tail_ids), view.turn_start // view.wc.block_size
+        wanted, end = self.decode(view.question), view.turn_start // view.wc.block_size
         found = np.array([i for i, text in enumerate(self.texts[:end]) if wanted in text], np.int64)
         harm = recency(view.wc)
         return lifted(view.wc, np.zeros_like(harm), harm, found, np.ones(len(found), np.float32))

@@ -148,15 +148,20 @@ def test_a_history_is_the_rendered_transcript(client, tokenizer, session):
         before = after
 
 
-def test_the_session_may_be_named_in_a_header(http, session):
-    """X-Session-ID names the session as session_id does; two different names are refused."""
-    body = {"model": MODEL, "messages": ASK, "max_tokens": 2}
-    headers = {"X-Session-ID": session}
-    reply = http.post("/v1/chat/completions", json=body, headers=headers)
-    assert reply.json()["x_megacontext"]["session_id"] == session
-    clash = http.post("/v1/chat/completions", json={**body, "session_id": "another"}, headers=headers)
-    assert clash.status_code == 400
-    assert clash.json()["error"]["param"] == "session_id"
+@pytest.mark.parametrize(
+    ("path", "ask"), [("chat/completions", {"messages": ASK}), ("completions", {"prompt": "It was"})]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_session_is_named_in_a_header(http, session, path, ask, stream):
+    """X-Session-ID names the session as session_id does, and the answer's tells which it was; two names are refused."""
+    body = {"model": MODEL, "max_tokens": 2, "stream": stream, **ask}
+    named = http.post(f"/v1/{path}", json=body, headers={"X-Session-ID": session})
+    assert (named.status_code, named.headers["X-Session-ID"]) == (200, session)
+    clash = http.post(f"/v1/{path}", json={**body, "session_id": "another"}, headers={"X-Session-ID": session})
+    assert (clash.status_code, clash.json()["error"]["param"]) == (400, "session_id")
+    found = http.post(f"/v1/{path}", json=body)
+    # A text that stands by itself has a session for the time of its answer, which nobody can go on with.
+    assert ("X-Session-ID" in found.headers) == (path == "chat/completions")
 
 
 def test_content_may_be_text_parts(client, session):

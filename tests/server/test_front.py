@@ -185,7 +185,9 @@ def test_pages_of_an_allowed_origin_may_call(guarded):
         guarded.post("/v1/sessions", headers={"origin": ORIGIN, "content-encoding": "gzip"}),
     ):
         assert answer.headers["access-control-allow-origin"] == ORIGIN
-        assert {"X-Request-ID", "Retry-After"} <= set(answer.headers["access-control-expose-headers"].split(", "))
+        assert {"X-Request-ID", "X-Session-ID", "Retry-After"} <= set(
+            answer.headers["access-control-expose-headers"].split(", ")
+        )
         assert answer.headers["x-request-id"]
 
 
