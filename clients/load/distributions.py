@@ -48,11 +48,6 @@ class Distribution:
         numbers = ",".join(f"{value:g}" for value in self.parameters)
         return numbers if self.kind == "constant" else f"{self.kind}:{numbers}"
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether every draw is 0."""
-        return not any(self.parameters)
-
     def draw(self, rng: random.Random) -> float:
         """One number, 0 or above."""
         return max(0.0, _DRAW[self.kind][1](rng, self.parameters))

@@ -70,15 +70,13 @@ def queue_full(config: EngineConfig) -> QueueFullError:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A snapshot of the engine's counters and gauges."""
+    """A snapshot of the engine's gauges."""
 
     running: int
     waiting: int
     free_slabs: int
     slabs: int
     tasks: int
-    decode_steps: int
-    decoded_tokens: int
     slab_bytes: int
 
 
@@ -95,8 +93,6 @@ class Engine:
         self._forward_turn = 0
         self._lock = threading.Lock()
         self._turns = 0
-        self._decode_steps = 0
-        self._decoded_tokens = 0
         self._cancelling = False
         self._stopping = False
         self._over = False
@@ -196,8 +192,6 @@ class Engine:
             free_slabs=self.core.kv_model.pool.free_rows + len(self._idle),
             slabs=self.config.max_sessions,
             tasks=len(self._tasks),
-            decode_steps=self._decode_steps,
-            decoded_tokens=self._decoded_tokens,
             slab_bytes=self.core.kv_model.pool.bytes(),
         )
 
@@ -368,8 +362,6 @@ class Engine:
         drawn = self._answers(Sample, self._draw)
         if not drawn:
             return
-        self._decode_steps += 1
-        self._decoded_tokens += len(drawn)
         try:
             self.core.observer.decoded(len(read), time.monotonic() - started)
         except Exception as error:

@@ -77,8 +77,3 @@ class DecoderConfig:
                 raise ConfigError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.rope_direction not in (1, -1):
             raise ConfigError(f"rope_direction must be 1 or -1, got {self.rope_direction}")
-
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one key-value head."""
-        return self.num_heads // self.num_kv_heads
