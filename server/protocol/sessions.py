@@ -13,6 +13,8 @@ from server.protocol.answers import SessionObject
 from server.protocol.strict import Natural, Positive, StrictModel
 
 MAX_METADATA_BYTES = 16_384
+MAX_METADATA_DEPTH = 64
+"""Objects and lists within each other. What writes answers fails at some 250; lists would then fail with them."""
 
 
 class CreateSession(StrictModel):
@@ -23,6 +25,8 @@ class CreateSession(StrictModel):
     @field_validator("metadata")
     @classmethod
     def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _deeper(value, MAX_METADATA_DEPTH):
+            raise ValueError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
         # Not every Python object that JSON makes can be written as JSON again.
         if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is larger than {MAX_METADATA_BYTES} bytes")
@@ -35,6 +39,14 @@ class IngestText(StrictModel):
 
 class Rewind(StrictModel):
     position: Natural
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested deeper than so many levels."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inside)
 
 
 def describe(session: Session) -> SessionObject:

@@ -28,6 +28,28 @@ def test_a_session_from_creation_to_deletion(http):
     assert http.delete(f"/v1/sessions/{body['id']}").status_code == 404
 
 
+@pytest.mark.parametrize("kind", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"])
+def test_metadata_is_told_as_deep_as_it_is_taken(http, kind):
+    """What is nested too deep is refused by name, and no session is so deep that lists of sessions fail with it."""
+
+    def nested(levels):
+        inner = 1
+        for _ in range(levels - 1):
+            inner = kind(inner)
+        return {"a": inner}
+
+    before = [session["id"] for session in http.get("/v1/sessions").json()["data"]]
+    for levels in (65, 300, 900):
+        answer = http.post("/v1/sessions", json={"metadata": nested(levels)})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "metadata"
+        assert "64 levels" in answer.json()["error"]["message"]
+    assert [session["id"] for session in http.get("/v1/sessions").json()["data"]] == before
+    made = http.post("/v1/sessions", json={"metadata": nested(64)})
+    assert (made.status_code, made.json()["metadata"]) == (201, nested(64))
+    http.delete(f"/v1/sessions/{made.json()['id']}")
+
+
 def test_listing_is_paged(http):
     """Pages put together are all sessions, newest first, each once."""
     made = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(5)]
