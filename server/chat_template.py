@@ -50,41 +50,49 @@ class ChatTemplate:
 
         first: the messages are a whole conversation. Else earlier exchanges stand before them, and the ids are those
         that the messages have in the whole: then ``system`` is the conversation's own system message, for templates
-        that repeat or move it, and a system message among the others stands where the template puts it, or else in
-        front of the user message behind it.
+        that repeat or move it. A system message behind others stands where the template puts it, or else in front of
+        the user message behind it: the same in both cases.
         """
         self.check()
-        if first:
-            whole = [*([system] if system else []), *messages]
-            guarded = self._wall.behind(whole)
-            return guarded.ids(self._run(guarded, reply))
-        if not any(message.role == "system" for message in messages):
-            return self._later(messages, reply, system)
-        return self._with_system(messages, reply, system)
-
-    def _with_system(self, messages: Sequence[Message], reply: bool, system: Message | None) -> Ids:
+        talk = [*([system] if system else []), *([] if first else _before(messages))]
+        if first and not talk:
+            talk, messages = list(messages[:1]), messages[1:]
+        ids = self._whole if first else self._later
+        inside = [message for message in messages if message.role == "system"]
+        if not inside:
+            return ids(talk, messages, reply)
         try:
-            return self._later(messages, reply, system)
+            self._check_told([*talk, *messages], reply)
+            return ids(talk, messages, reply)
         except ApiError:
-            told = next(message for message in messages if message.role == "system")
-            guarded = self._wall.behind([told, Message("user", "x")])
+            guarded = self._wall.behind([inside[0], Message("user", "x")])
             self._run(guarded, reply=True)  # what the template does not take even in front is refused
-            return self._later(_folded(messages), reply, system)
+            return ids(talk, _folded(messages), reply)
 
-    def _later(self, messages: Sequence[Message], reply: bool, system: Message | None) -> Ids:
+    def _whole(self, talk: Sequence[Message], messages: Sequence[Message], reply: bool) -> Ids:
+        guarded = self._wall.behind([*talk, *messages])
+        return guarded.ids(self._run(guarded, reply))
+
+    def _later(self, talk: Sequence[Message], messages: Sequence[Message], reply: bool) -> Ids:
         """Render behind an exchange and cut that off again, since templates treat first messages differently."""
-        talk = [*([system] if system else []), *_exchange()]
-        if messages and messages[0].role == "assistant":
-            talk.append(Message("user", secrets.token_hex(16)))
         guarded = self._wall.behind([*talk, *messages])
         text = self._run(guarded, reply)
-        place = _behind(text, talk[-1])
-        told = [m["content"].strip() for m in guarded.messages[len(talk) :] if m["role"] == "system"]
-        if not all(content in text[place:] for content in told):
-            raise bad_request("the model's chat template drops a system message in the middle", "messages")
-        ids = guarded.ids_behind(text, place)
+        ids = guarded.ids_behind(text, _behind(text, talk[-1]))
         closing = self.suffix_ids if talk[-1].role == "assistant" else self._closing(talk)
         return ids[common(ids, closing) :]
+
+    def _check_told(self, messages: Sequence[Message], reply: bool) -> None:
+        """ApiError 400 if the template leaves out a system message, or moves a later one in front of a question."""
+        marked = [_marked(message) for message in messages]
+        text, place = self._run(self._wall.behind(marked), reply), 0
+        for number, message in enumerate(marked):
+            if message.role == "assistant":
+                continue
+            at = text.find(message.content.strip(), place)
+            if at < 0:
+                raise bad_request("the model's chat template drops a system message in the middle", "messages")
+            # The first one may stand anywhere.
+            place = 0 if number == 0 and message.role == "system" else at
 
     def _learn(self) -> None:
         """What the template writes around plain messages, which tells how replies end and what they may hold."""
@@ -131,6 +139,20 @@ def _exchange() -> list[Message]:
     return [Message("user", secrets.token_hex(16)), Message("assistant", secrets.token_hex(16))]
 
 
+def _before(messages: Sequence[Message]) -> list[Message]:
+    """What ``messages`` can stand behind."""
+    talk = _exchange()
+    if messages and messages[0].role == "assistant":
+        talk.append(Message("user", secrets.token_hex(16)))
+    return talk
+
+
+def _marked(message: Message) -> Message:
+    """A question or a system message with a text that nobody can know; replies, and what is blank, as they are."""
+    told = message.role != "assistant" and message.content.strip()
+    return Message(message.role, secrets.token_hex(16), message.name) if told else message
+
+
 def _behind(rendered: str, message: Message) -> int:
     """The place behind a made-up message."""
     at = rendered.rfind(message.content)
@@ -145,7 +167,7 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
     waiting: list[str] = []
     for message in messages:
         if message.role == "system":
-            waiting.append(message.content)
+            waiting += [message.content] if message.content.strip() else []
         elif message.role == "user":
             folded.append(Message("user", "\n\n".join([*waiting, message.content]), message.name))
             waiting = []

@@ -220,6 +220,21 @@ def test_a_system_message_that_the_template_never_takes_is_refused():
         chat.ids([SYSTEM, ASK], first=False, reply=True)
 
 
+@pytest.mark.parametrize("system", [None, Message("system", "Be brief."), Message("system", "Be polite.")])
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - SYSTEMLESS))
+def test_a_system_message_in_the_middle_is_the_same_in_a_whole_conversation(shape, system):
+    """Whether it is read behind a history or with all of it, it is there, in one place, and so is the first one."""
+    chat, tokenizer = shaped(shape)
+    front = [] if system is None else [system]
+    told, new = [*front, ASK, Message("assistant", "Hello.")], [SYSTEM, Message("user", "And now?")]
+    later = chat.ids(new, first=False, reply=True, system=system)
+    whole = chat.ids([*told, *new], first=True, reply=True)
+    assert np.array_equal(whole[len(whole) - len(later) :], later)
+    text = tokenizer.decode(whole, skip_special_tokens=False)
+    assert all(text.count(message.content) >= 1 for message in [*front, *new])
+    assert text.index("Hello.") < text.rindex(SYSTEM.content)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_messages_may_begin_with_a_reply(shape):
     """A reply behind a history begins as the template begins a reply, and the rest follows as in the whole."""

@@ -135,6 +135,20 @@ def test_a_named_session_is_rendered_like_the_whole_list(model, tmp_path):
     assert "t" in "".join(m["content"] for m in messages if m["role"] == "assistant")
 
 
+def test_a_system_message_in_the_middle_is_told_however_the_list_is_read(model, tmp_path):
+    """A turn that goes on in place, the same again on a branch, and an edited list all show it to the model."""
+    with Server(model, tmp_path / "s.sqlite") as server:
+        messages = [{"role": "user", "content": TEXTS[0]}]
+        messages.append(check_reply(server, messages, server.ask(messages))[1])
+        messages += [{"role": "system", "content": "Whisper."}, {"role": "user", "content": "And now?"}]
+        edited = [{**messages[0], "content": TEXTS[2]}, *messages[1:]]
+        for asked in (messages, messages, edited):
+            answer = server.ask(asked)
+            session, _ = check_reply(server, asked, answer)
+            prompt = server.history(session)[: answer.json()["usage"]["prompt_tokens"]]
+            assert server.read(prompt).count("Whisper.") == 1
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_system_message_stays_raw(model, tmp_path, named):
     """However the conversation begins and wherever the template puts it, all of it is in view in every later turn."""
