@@ -63,12 +63,14 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
 def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Store all of the history; when this returns, it survives a crash."""
     if session.cut_end is not None:
-        # Rows below the committed length can't be replaced; so the store first goes back to where they differ. A crash
-        # between the two leaves the session there, with the texts of the messages that follow (``Session.chat``).
+        # Rows below the committed length can't be replaced; so the store first goes back to where they differ, with a
+        # note of what stood there: where the turn then never comes, the session's next user finds it as it was.
         yield from _write(core, session, session.cut_end.record)
         session.cut_stored()
+        session.broken = session.durable
     yield from stage(core, session)
     yield from _write(core, session, session.record())
+    session.broken = False
     session.updated = time.time()
     session.acknowledge()
     evict(core, session)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mc_core.session.session import Acknowledged
 
 
+CUT_OFF = "cut_off"
+"""In the state of a record at a cut: ``ids`` and ``prefixes`` that stood there before, for a turn that never ends."""
+
+
 @dataclass(frozen=True, eq=False)
 class CutEnd:
     """What was cut off, and the session right behind the cut.

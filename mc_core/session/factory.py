@@ -98,6 +98,7 @@ class SessionFactory:
         session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}
         session.acknowledge()
         restoring.mend()
+        restoring.put_back()
         return session
 
     def empty_tree(self) -> MegaContextTree:

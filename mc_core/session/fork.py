@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord
 
@@ -34,7 +35,10 @@ def fork_record(
         tokens=len(ids),
         tail=ids[len(ids) // session.block_size * session.block_size :],
         # What tells with which networks the shared rows were made stays the parent's.
-        state={**parent.state, **{name: own.state[name] for name in OWN_STATE}},
+        state={
+            **{name: value for name, value in parent.state.items() if name != CUT_OFF},
+            **{name: own.state[name] for name in OWN_STATE},
+        },
         prefixes=(),
         created=own.created,
         fence=0,

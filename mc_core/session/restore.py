@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mc_core.context.plan import Edit, Plan
 from mc_core.errors import StoreError
+from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord, SessionStore
 from mc_core.tree.levels import nodes_at_once
@@ -103,6 +104,27 @@ class Restoring:
                 store.write_gists(record.session_id, record.fence, level, first, values, keys).result()
         self.session.sequence = store.commit(self.session.record()).result()
 
+    def put_back(self) -> None:
+        """Of a turn that was about to replace the end of the history, and never did: that end, and store it."""
+        end = self.record.state.get(CUT_OFF)
+        if end is None:
+            return
+        session = self.session
+        session.append(np.array(end["ids"], np.int32))
+        session.prefixes = [(str(digest), int(at)) for digest, at in end["prefixes"]]
+        tree, lease = session.tree, (session.id, session.fence)
+        for level in range(tree.num_levels + 1):
+            for first, stop in _runs(np.arange(session.staged.get(level, 0), tree.count(level))):
+                if level == 0:
+                    self.store.write_spans(*lease, first, tree.block_ids(np.arange(first, stop))).result()
+                else:
+                    gists = tree.gist_range(level, first, stop).cpu().numpy()
+                    keys = tree.lens_keys(first, stop).cpu().numpy() if level == 1 and tree.config.lens_keys else None
+                    self.store.write_gists(*lease, level, first, gists, keys).result()
+            session.staged[level] = tree.count(level)
+        session.sequence = self.store.commit(session.record()).result()
+        session.acknowledge()
+
     def _read(self, with_keys: bool) -> None:
         """Take what is stored and sound."""
         for level, rows in enumerate(self.gists, start=1):
@@ -177,7 +199,7 @@ def _parts(count: int) -> Iterator[tuple[int, int]]:
 
 def _runs(nodes: Ints) -> Iterator[tuple[int, int]]:
     """Neighbouring nodes among ``nodes`` (ascending) as [first, end), short enough for one write."""
-    for run in np.split(nodes, np.flatnonzero(np.diff(nodes) > 1) + 1):
+    for run in [] if not len(nodes) else np.split(nodes, np.flatnonzero(np.diff(nodes) > 1) + 1):
         for at in range(0, len(run), WRITTEN):
             part = run[at : at + WRITTEN]
             yield int(part[0]), int(part[-1]) + 1

@@ -21,7 +21,7 @@ from mc_core.focus.leads import Lead
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.session_kv import SessionKV
-from mc_core.session.cut_end import CutEnd
+from mc_core.session.cut_end import CUT_OFF, CutEnd
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
@@ -221,11 +221,14 @@ class Session:
         self.rewind(position)
         self.prefixes = [(digest, min(at, position)) for digest, at in prefixes]
         self.acknowledge()
-        self.cut_end = CutEnd(ids, staged, self.record(), self.acknowledged)
+        at_cut = self.record()
+        cut_off = {"ids": ids.tolist(), "prefixes": [list(prefix) for prefix in prefixes]}
+        at_cut = replace(at_cut, state={**at_cut.state, CUT_OFF: cut_off})
+        self.cut_end = CutEnd(ids, staged, at_cut, self.acknowledged)
         self.acknowledged = before
 
     def cut_stored(self) -> None:
-        """The store has the session at the cut: a rollback leaves it there from now on."""
+        """The store has the session at the cut, and beside it what was cut off, until it takes the turn."""
         assert self.cut_end is not None
         self.acknowledged, self.cut_end = self.cut_end.acknowledged, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from engine_lab import Lab, MakeLab, Reply, random_ids
 from mc_core.engine import jobs
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
+from mc_core.errors import StoreError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
+from mc_core.store import SessionRecord
 
 PROMPT = random_ids(40, 7)
 
@@ -82,8 +85,8 @@ def test_a_failed_turn_takes_its_cut_back(make_lab: MakeLab, cut: int | None) ->
         np.testing.assert_array_equal(history(lab, lab.reopen("a")), history(lab, twin))
 
 
-def test_a_crash_between_the_cut_and_the_turn_keeps_what_the_next_turn_needs(lab: Lab) -> None:
-    """The store then has the history up to the cut, with the conversation's state and all of its boundaries."""
+def test_a_crash_between_the_cut_and_the_turn_loses_nothing(lab: Lab) -> None:
+    """The session's next user finds it as it was before the turn: history, conversation and boundaries."""
     session = lab.session("a", 2_000)
     session.chat, session.prefixes = {"told": 1}, [("h", 600), ("i", 2_000)]
     lab.engine.commit(session).result()
@@ -100,9 +103,41 @@ def test_a_crash_between_the_cut_and_the_turn_keeps_what_the_next_turn_needs(lab
 
     lab.engine.call(begin).result().result()
     found = lab.reopen("a")
-    np.testing.assert_array_equal(history(lab, found), random_ids(2_000)[:1_990])
-    assert (found.chat, found.prefixes) == ({"told": 1}, [("h", 600), ("i", 1_990)])
+    for _ in range(2):
+        np.testing.assert_array_equal(history(lab, found), random_ids(2_000))
+        assert (found.chat, found.prefixes) == ({"told": 1}, [("h", 600), ("i", 2_000)])
+        found.wc.check()
+        lab.engine.release(found).result()
+        found = lab.reopen("a")
     assert lab.ask(found, PROMPT).finished is not None
+
+
+@pytest.mark.parametrize("cut", [1_990, 1_000, 0])
+def test_a_store_that_fails_between_the_cut_and_the_turn_loses_nothing(lab: Lab, cut: int) -> None:
+    """Memory then says that it is worth nothing, and the store gives the session back as it was before the turn."""
+    session = lab.session("a", 2_000)
+    store, commits = lab.store, 0
+    commit = store.commit
+
+    def failing(record: SessionRecord) -> Future[int]:
+        nonlocal commits
+        commits += 1
+        if commits == 2:
+            future: Future[int] = Future()
+            future.set_exception(StoreError("the disk is full"))
+            return future
+        return commit(record)
+
+    with mock.patch.object(store, "commit", failing):
+        reply = ask(lab, session, cut)
+    assert isinstance(reply.error, StoreError)
+    assert (commits, session.broken) == (2, True)
+    lab.engine.release(session).result()
+    found = lab.reopen("a")
+    np.testing.assert_array_equal(history(lab, found), random_ids(2_000))
+    assert not found.broken
+    assert ask(lab, found, cut).finished is not None
+    np.testing.assert_array_equal(history(lab, lab.reopen("a"))[:cut], random_ids(2_000)[:cut])
 
 
 def test_pins_end_where_the_history_is_cut(lab: Lab) -> None:
