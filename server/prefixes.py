@@ -32,7 +32,7 @@ def hash_chain(messages: Sequence[Message], before: str = "") -> list[str]:
 
 def part_hashes(before: str, message: Message) -> list[str]:
     """Hashes of the beginnings of a long message, shortest first: with them a list is found that differs inside it."""
-    return [_digest(before, message.role, message.content[:size], "part") for size in _sizes(len(message.content))]
+    return [_digest(before, "part", message.role, message.content[:size]) for size in _sizes(len(message.content))]
 
 
 def all_hashes(messages: Sequence[Message], before: str = "") -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from mc_core.engine.requests import Delta, Event, Failed, Finished
+from mc_core.errors import CancelledTurnError
 
 MAX_BEHIND = 16_384
 """Events that a reader may be behind; one that reads more slowly loses its turn, since memory is bounded."""
@@ -25,6 +26,7 @@ class TurnStream:
         self._loop = asyncio.get_running_loop()
         self._stop: Callable[[], object] | None = None
         self._cancelled = False
+        self._reason: Exception | None = None
         self._over: asyncio.Future[Finished | Failed] = self._loop.create_future()
         self._began = time.monotonic()
         self.first_delta: float | None = None
@@ -36,10 +38,11 @@ class TurnStream:
         """What the turn failed with, if it has failed already."""
         return error_of(self._over.result()) if self._over.done() else None
 
-    def cancel(self) -> None:
-        """Stop the turn, wherever it is; as often as one likes."""
+    def cancel(self, reason: Exception | None = None) -> None:
+        """Stop the turn, wherever it is; as often as one likes. Its reader is told the first reason that is given."""
         if not self._over.done():
             self._cancelled = True
+            self._reason = self._reason or reason
             if self._stop is not None:
                 self._stop()
 
@@ -57,6 +60,8 @@ class TurnStream:
         """Hand an event to the reader; nothing follows the last one."""
         if self._over.done():
             return
+        if self._reason is not None and isinstance(error_of(event), CancelledTurnError):
+            event = Failed(self._reason)
         self._events.put_nowait(event)
         if self.first_delta is None and isinstance(event, Delta):
             self.first_delta = time.monotonic() - self._began
@@ -71,5 +76,5 @@ class TurnStream:
         return await self._over
 
 
-def error_of(event: Finished | Failed) -> Exception | None:
+def error_of(event: Event) -> Exception | None:
     return event.error if isinstance(event, Failed) else None

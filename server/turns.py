@@ -36,7 +36,7 @@ from server.conversation import (
     system_span,
     unseen,
 )
-from server.errors import ApiError, draining
+from server.errors import ApiError, draining, not_found
 from server.futures import settled
 from server.matching import MatchedLease
 from server.sessions import Lease, SessionHost
@@ -131,7 +131,7 @@ class TurnService:
     ) -> None:
         try:
             async with lease as held:
-                held.on_delete(stream.cancel)
+                held.on_delete(lambda: stream.cancel(_deleted()))
                 stream.session_id = held.session.id if held.session.durable else None
                 prompt = await prepare(held)
                 turn = Turn(
@@ -241,3 +241,7 @@ class TurnService:
         except SpanMissingError:
             logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
             return Window((), session.tokens, False), np.empty(0, np.int32)
+
+
+def _deleted() -> ApiError:
+    return not_found("the session was deleted during this turn", "session_not_found")

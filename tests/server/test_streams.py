@@ -105,7 +105,7 @@ def test_a_queued_client_that_leaves_makes_room(server):
 
 
 def test_deleting_a_session_stops_its_stream(server):
-    """A deleted session's stream ends with an error event, and the session is gone."""
+    """A deleted session's stream ends with an error event that says so, and the session is gone."""
     session = httpx.post(f"{server}/v1/sessions", json={}).json()["id"]
     with httpx.stream("POST", f"{server}/v1/chat/completions", json={**ENDLESS, "session_id": session}) as stream:
         lines = stream.iter_lines()
@@ -113,7 +113,7 @@ def test_deleting_a_session_stops_its_stream(server):
         assert httpx.delete(f"{server}/v1/sessions/{session}").status_code == 200
         rest = [line for line in lines if line]
     assert rest[-2] == "event: error"
-    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "session_not_found"
     assert httpx.get(f"{server}/v1/sessions/{session}").status_code == 404
     wait_until(lambda: idle(server), 5)
 
