@@ -15,11 +15,10 @@ from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
 from mc_core.session.session import Session
+from mc_core.session.staging import write_rows
 from mc_core.store import SessionRecord
 
 T = TypeVar("T")
-ROWS = 4096
-"""Rows in one write: a larger one would keep other sessions' commits waiting."""
 
 
 def ingest(core: EngineCore, session: Session, ids: NDArray[np.int32]) -> Generator[Work, Any, int]:
@@ -38,22 +37,7 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     """Write new spans and gists to the store and wait for it; they count only after a commit."""
     if not session.durable:
         return
-    tree, store, futures = session.tree, core.store, []
-    first, blocks = session.staged.get(0, 0), tree.num_blocks
-    staged = {0: blocks}
-    for at in range(first, blocks, ROWS):
-        ids = tree.block_ids(np.arange(at, min(blocks, at + ROWS)))
-        futures.append(store.write_spans(session.id, session.fence, at, ids))
-    for level in range(1, tree.num_levels + 1):
-        end = tree.count(level)
-        for at in range(session.staged.get(level, 0), end, ROWS):
-            stop = min(end, at + ROWS)
-            gists = tree.gist_range(level, at, stop).cpu().numpy()
-            keys = None
-            if level == 1 and tree.config.lens_keys:
-                keys = tree.lens_keys(at, stop).cpu().numpy()
-            futures.append(store.write_gists(session.id, session.fence, level, at, gists, keys))
-        staged[level] = end
+    futures, staged = write_rows(session, core.store)
     for future in futures:
         yield Wait(future)
         future.result()

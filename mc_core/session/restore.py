@@ -14,6 +14,7 @@ from mc_core.context.plan import Edit, Plan
 from mc_core.errors import StoreError
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
+from mc_core.session.staging import WRITTEN, write_rows
 from mc_core.store import SessionRecord, SessionStore
 from mc_core.tree.levels import nodes_at_once
 from mc_core.tree.tree import MegaContextTree
@@ -23,8 +24,6 @@ Ints = NDArray[np.int64]
 
 ROWS = 65_536
 """Rows read at once: bounds the memory of waking a long session."""
-WRITTEN = 4096
-"""Rows in one write: a larger one would keep other sessions' commits waiting."""
 
 
 @dataclass(eq=False)
@@ -112,16 +111,9 @@ class Restoring:
         session = self.session
         session.append(np.array(end["ids"], np.int32))
         session.prefixes = [(str(digest), int(at)) for digest, at in end["prefixes"]]
-        tree, lease = session.tree, (session.id, session.fence)
-        for level in range(tree.num_levels + 1):
-            for first, stop in _runs(np.arange(session.staged.get(level, 0), tree.count(level))):
-                if level == 0:
-                    self.store.write_spans(*lease, first, tree.block_ids(np.arange(first, stop))).result()
-                else:
-                    gists = tree.gist_range(level, first, stop).cpu().numpy()
-                    keys = tree.lens_keys(first, stop).cpu().numpy() if level == 1 and tree.config.lens_keys else None
-                    self.store.write_gists(*lease, level, first, gists, keys).result()
-            session.staged[level] = tree.count(level)
+        futures, session.staged = write_rows(session, self.store)
+        for future in futures:
+            future.result()
         session.sequence = self.store.commit(session.record()).result()
         session.acknowledge()
 
@@ -199,7 +191,7 @@ def _parts(count: int) -> Iterator[tuple[int, int]]:
 
 def _runs(nodes: Ints) -> Iterator[tuple[int, int]]:
     """Neighbouring nodes among ``nodes`` (ascending) as [first, end), short enough for one write."""
-    for run in [] if not len(nodes) else np.split(nodes, np.flatnonzero(np.diff(nodes) > 1) + 1):
+    for run in np.split(nodes, np.flatnonzero(np.diff(nodes) > 1) + 1):
         for at in range(0, len(run), WRITTEN):
             part = run[at : at + WRITTEN]
             yield int(part[0]), int(part[-1]) + 1
