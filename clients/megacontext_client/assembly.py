@@ -84,4 +84,4 @@ def broken(error: httpx.HTTPError) -> APIConnectionError:
         return APIConnectionError("the server did not answer in time")
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
         return StreamEndedError(f"the connection broke off: {error}")
-    return APIConnectionError(f"cannot reach the server: {error}")
+    return APIConnectionError(f"cannot reach the server at {error.request.url.netloc.decode()}: {error}")

@@ -171,8 +171,8 @@ def test_chat(url: str, wire: Wire) -> None:
 
 
 def test_no_server(free_port: int) -> None:
-    """Law: a server that can't be reached is one line and exit status 1."""
+    """Law: a server that can't be reached is one line, which names its address, and exit status 1."""
     result = RUNNER.invoke(app, ["chat", "--url", f"http://127.0.0.1:{free_port}"])
     assert result.exit_code == 1
-    assert "cannot reach the server" in result.stderr
+    assert f"cannot reach the server at 127.0.0.1:{free_port}: " in result.stderr
     assert len(result.stderr.splitlines()) == 1
