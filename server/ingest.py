@@ -37,9 +37,8 @@ class Ingest:
         self._before, self._bytes = self.session.committed_tokens, offset
         known = self.session.ingest_offset
         if offset and offset != known:
-            raise ApiError(
-                409, f"the history ends with byte {known} of an ingest in parts, not {offset}", code="ingest_offset"
-            )
+            end = f"with byte {known} of an ingest in parts" if known else "with no ingest in parts"
+            raise ApiError(409, f"the history ends {end}, so nothing goes on at byte {offset}", code="ingest_offset")
 
     @property
     def added(self) -> int:
