@@ -1,4 +1,4 @@
-"""``megacontext``: serve, doctor, chat, ingest, load, settings, train, ablate, eval. Each is imported when it runs."""
+"""``megacontext``: the command line; each command is imported when it runs (``commands/lazy.py`` lists them)."""
 
 from __future__ import annotations
 
