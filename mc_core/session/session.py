@@ -133,10 +133,12 @@ class Session:
         return self.tree.num_tokens
 
     @property
-    def ingest_offset(self) -> int:
-        """Bytes that an ingest in parts has brought in, if the acknowledged history still ends with them."""
-        cut = self.ingest_cut
-        return cut.bytes if cut is not None and cut.tokens == self.committed_tokens else 0
+    def ingest_offset(self) -> int | None:
+        """Bytes that an ingest in parts has brought in, 0 without one; None if the history went on behind them."""
+        known = self.acknowledged
+        if known.ingest_cut is None:
+            return 0
+        return known.ingest_cut.bytes if known.ingest_cut.tokens == known.tokens else None
 
     @property
     def block_size(self) -> int:

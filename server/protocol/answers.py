@@ -205,12 +205,13 @@ class ModelList(Answer):
 
 
 class IngestProgress(Answer):
-    """Tokens and bytes that an ingest has taken in, and the byte of the text from which it could go on for good."""
+    """Tokens and bytes that an ingest has taken in, and the byte of the text from which it could go on for good;
+    null where the history went on behind an ingest in parts."""
 
     active: bool
     tokens: Count
     bytes: Count
-    offset: Count
+    offset: Count | None
 
 
 class SessionObject(Answer):

@@ -134,7 +134,7 @@ def test_only_the_byte_that_comes_next_is_taken(http, session):
     assert http.post(path, content=b"\xff").status_code == 400
     assert progress(http, session)["offset"] == 16
     tokens = http.post(path, content=b"Another text.").json()["tokens"]
-    assert progress(http, session)["offset"] == 0
+    assert progress(http, session)["offset"] is None
     late = http.post(f"{path}?partial=true&offset=16", content=b"x")
     assert late.status_code == 409
     assert "no ingest in parts" in late.json()["error"]["message"]
