@@ -17,6 +17,7 @@ from opentelemetry.trace import NoOpTracer, Span, Status, StatusCode, Tracer, se
 from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Failed, Finished
 from mc_core.models.sampling_params import SamplingParams
+from server.errors import ApiError
 from server.telemetry import names
 from server.telemetry.attributes import finished_attributes, part_attributes, refocus_attributes, request_attributes
 
@@ -136,8 +137,10 @@ def end_turn(span: Span, event: Finished | Failed, session_id: str | None, first
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Mark a span as failed, by the kind of error alone: its words may quote a user."""
+    """Mark a span as failed, by the kind of error alone, or the code that clients get: its words may quote a user."""
     kind = "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+    if isinstance(error, ApiError) and error.code is not None:
+        kind = error.code
     span.set_attribute("error.type", kind)
     span.set_status(Status(StatusCode.ERROR, kind))
 

@@ -171,7 +171,7 @@ def test_a_failed_turn_says_what_kind_of_error_it_was(received, model_dir, tmp_p
             assert asked.result().status_code >= 400
     turn = one(received.spans(), "chat tiny")
     assert turn.status.code == turn.status.STATUS_CODE_ERROR
-    assert attributes(turn)["error.type"] == "CancelledTurnError"
+    assert attributes(turn)["error.type"] == "session_not_found"
     assert "gen_ai.response.finish_reasons" not in attributes(turn)
 
 
