@@ -18,7 +18,7 @@ from server.settings import BUNDLED_MODEL
 from support import running, settings_for
 
 MEBIBYTE = 1 << 20
-NEEDLES, DIGITS, RIGHT = 10, 7, 0.8
+NEEDLES, DIGITS, RIGHT = 20, 7, 0.8
 
 
 def test_files():

@@ -86,7 +86,7 @@ def crashes(model_dir, folder, rounds):
 
 def test_kill_nine_loses_no_acknowledged_turn(model_dir, tmp_path):
     """Every turn whose last event was sent is there after kill -9, none is half there, and the next turn works."""
-    assert crashes(model_dir, tmp_path, 2) > 0
+    assert crashes(model_dir, tmp_path, 3) > 0
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def acknowledged(child, count):
     return {name: int(tokens) for name, tokens, _ in (line.split() for line in lines if line.endswith("\n"))}
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_nine_loses_no_acknowledged_turn(harness, rounds):
     """Law: after kill -9 every acknowledged commit is whole, at every level, and nothing beyond it is visible; a
     session killed between a reshape and its commit has all of its spans and no gist."""

@@ -174,7 +174,7 @@ any_steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1 << 16)),
 
 
 @pytest.mark.parametrize("kind", sorted(HARNESSES))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps=any_steps)
 def test_random_histories_match_plain_lists(kind, steps):
     """Law: after any sequence of calls and restarts a store holds exactly what was written, and committed, no more."""
