@@ -52,7 +52,7 @@ def history(bundle: Bundle, order: list[int]) -> tuple[NDArray[np.int32], list[t
                 places[which] = (at, at + len(ids))
             parts.append(ids)
             at += len(ids)
-    return np.concatenate([*parts, bundle.tokenizer.encode(talk(rng, 150))]), [places[i] for i in range(len(CHAIN))]
+    return np.concatenate([*parts, bundle.tokenizer.encode(talk(rng, 80))]), [places[i] for i in range(len(CHAIN))]
 
 
 def asked(bundle: Bundle, hops: int, order: list[int]) -> tuple[Session, list[tuple[int, int]]]:
@@ -137,7 +137,7 @@ def test_of_all_that_is_said_of_a_name_what_was_asked_for_is_opened(bundle: Bund
         ids += [text, bundle.tokenizer.encode(f"{said} ")]
     question = bundle.tokenizer.encode("\nWhat is the locker code of the person who works as a tailor?\n")
     controller = MCController(bundle, FocusConfig(lens="lexical", hops=0))
-    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 150))]))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
     controller.inference_step(question)
     assert controller.session is not None
     leads = controller.session.leads(question, [])
@@ -155,7 +155,7 @@ def named_by_leads(bundle: Bundle, said: list[str], question: str) -> tuple[list
         places.append(sum(map(len, ids)) // 32)
         ids.append(bundle.tokenizer.encode(f" {text}"))
     controller = MCController(bundle, FocusConfig(lens="lexical", hops=0))
-    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 150))]))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
     controller.inference_step(bundle.tokenizer.encode(f"\n{question}\n"))
     assert controller.session is not None
     leads = controller.session.leads(bundle.tokenizer.encode(f"\n{question}\n"), [])
@@ -232,7 +232,7 @@ def test_a_followed_place_is_not_named_again(bundle: Bundle) -> None:
             ids.append(bundle.tokenizer.encode(" Clara went again."))
     question = bundle.tokenizer.encode("\nWhere is the owner of the violet car that Simon drives on Sundays?\n")
     controller = MCController(bundle, FocusConfig(lens="lexical", hops=0, neighbours=0))
-    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 150))]))
+    controller.begin_inference_session(np.concatenate([*ids, bundle.tokenizer.encode(talk(rng, 80))]))
     controller.inference_step(question)
     assert controller.session is not None
     leads = controller.session.leads(question, [])
