@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,30 @@ from mc_core.models.tokenizer import Tokenizer
 
 PIECE = 65_536
 """Characters of a file that are encoded at a time; each piece is a document."""
+
+
+_QUOTE = "(?:[\"'*_)]|\u201d|\u2019)*"
+_SHORT_FORMS = (
+    "Mr",
+    "Mrs",
+    "Ms",
+    "Dr",
+    "St",
+    "Prof",
+    "Rev",
+    "Capt",
+    "Col",
+    "Gen",
+    "Hon",
+    "Messrs",
+    "vs",
+    "No",
+    "[A-Z]",
+)
+_SHORT = "".join(rf"(?<!\b{word})" for word in _SHORT_FORMS)
+SENTENCE_END = re.compile(rf"(?:[!?]|{_SHORT}\.){_QUOTE}(?=\s+[\"'(]?[^\sa-z]|\s*$)".encode())
+"""The end of a sentence in UTF-8: no short form such as "Mr.", no initial, and what follows does not go on in small
+letters."""
 
 
 class Filler:
@@ -31,6 +56,7 @@ class Filler:
         used = np.unique(np.concatenate(self.documents))
         begins = [token for token in used.tolist() if tokenizer.token_bytes(token)[:1] in (b" ", b"\n")]
         self._begins = np.array(begins, np.int32)
+        self._bytes = {token: tokenizer.token_bytes(token) for token in used.tolist()}
 
     @classmethod
     def of_streams(cls, streams: Sequence[Stream], tokenizer: Tokenizer) -> Filler:
@@ -65,3 +91,12 @@ class Filler:
         """Offsets in ``ids`` at which a statement breaks no word, the start and the end among them, ascending."""
         inside = np.flatnonzero(np.isin(ids, self._begins))
         return np.unique(np.concatenate([[0], inside, [len(ids)]]).astype(np.int64))
+
+    def sentence_borders(self, ids: Ids) -> Ints:
+        """Those of ``borders`` at which a sentence or a paragraph ends, the start and the end among them."""
+        parts = [self._bytes[token] for token in ids.tolist()]
+        places = np.cumsum([0, *map(len, parts)])
+        ends = [found.end() for found in SENTENCE_END.finditer(b"".join(parts))]
+        borders = self.borders(ids)
+        inside = np.isin(places[borders], ends)
+        return borders[inside | (borders == 0) | (borders == len(ids))]

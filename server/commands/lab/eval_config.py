@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mc_core.errors import ConfigError
 from mc_core.lab.evaluation.methods import BASELINES
-from mc_core.lab.evaluation.suites import EVERY_SUITE, MEASURES
-from mc_core.lab.tasks.plant import SUITES
+from mc_core.lab.evaluation.suites import EVERY_SUITE, MEASURES, TUNING
+from mc_core.lab.tasks.plant import PLANTED
 from server.settings import BUNDLED_MODEL
 
 ALL = "all"
 HELP = {
-    "suites": f"{ALL}, or some of: {', '.join(EVERY_SUITE)}",
+    "suites": f"{ALL}, or some of: {', '.join((*EVERY_SUITE, *TUNING))}",
     "bundle": "folder of the model; over HTTP its tokenizer cuts the text",
     "data": "folder of .jsonl or .jsonl.xz files; one document in 100, which training left out, is the text",
     "text": "UTF-8 file to use as text instead",
@@ -71,9 +71,10 @@ class SuitesConfig:
     write: bool = False
 
     def __post_init__(self) -> None:
-        strange = [name for name in self.suites if name not in (ALL, *EVERY_SUITE)]
+        known = (ALL, *EVERY_SUITE, *TUNING)
+        strange = [name for name in self.suites if name not in known]
         if strange:
-            raise ConfigError(f"suites must be of {ALL}, {', '.join(EVERY_SUITE)}, got {', '.join(strange)}")
+            raise ConfigError(f"suites must be of {', '.join(known)}, got {', '.join(strange)}")
         for name in ("trials", "baseline_trials", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -90,10 +91,10 @@ class SuitesConfig:
 
     def chosen(self, among: tuple[str, ...]) -> tuple[str, ...]:
         """The suites that were asked for, of some."""
-        asked = EVERY_SUITE if ALL in self.suites else self.suites
+        asked = (*self.suites, *EVERY_SUITE) if ALL in self.suites else self.suites
         return tuple(name for name in among if name in asked)
 
     @property
     def questions(self) -> tuple[str, ...]:
         """Suites that ask."""
-        return self.chosen(tuple(SUITES))
+        return self.chosen(PLANTED)

@@ -1,0 +1,5 @@
+"""Everyday prose, written by hand and never trained on: what somebody says, and what is asked about it later."""
+
+from mc_core.lab.tasks.plain.statements import WRITTEN, Statement, read_statements, statements
+
+__all__ = ["WRITTEN", "Statement", "read_statements", "statements"]
