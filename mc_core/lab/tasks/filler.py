@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 from mc_core.errors import ConfigError
 from mc_core.lab.data.arrays import Ids, Ints
-from mc_core.lab.data.cache import Stream
+from mc_core.lab.data.corpus import Document
 from mc_core.models.tokenizer import Tokenizer
 
 PIECE = 65_536
@@ -46,27 +46,30 @@ class Filler:
     """Documents to take text from; the tokens at which a word begins tell where a statement may stand."""
 
     def __init__(self, documents: Sequence[Ids], tokenizer: Tokenizer) -> None:
-        """Control tokens are left out, so that the text is the same however it is read."""
+        """Control tokens are left out, so that the text is the same however it is read. ``prefix``: what the tokenizer
+        puts before a raw text, and so before a history that is ingested."""
         control = np.array(sorted(tokenizer.control_ids), np.int32)
         cleaned = (ids[~np.isin(ids, control)] for ids in documents)
         self.documents = [ids.astype(np.int32) for ids in cleaned if len(ids)]
         if not self.documents:
             raise ConfigError("the text for the history is empty")
         self.tokens = sum(map(len, self.documents))
+        self.prefix = tokenizer.prefix_ids
         used = np.unique(np.concatenate(self.documents))
         begins = [token for token in used.tolist() if tokenizer.token_bytes(token)[:1] in (b" ", b"\n")]
         self._begins = np.array(begins, np.int32)
         self._bytes = {token: tokenizer.token_bytes(token) for token in used.tolist()}
 
     @classmethod
-    def of_streams(cls, streams: Sequence[Stream], tokenizer: Tokenizer) -> Filler:
-        """Documents of a corpus."""
-        rows = [
-            np.asarray(stream.ids[start:end], np.int32)
-            for stream in streams
-            for start, end in zip(stream.offsets[:-1].tolist(), stream.offsets[1:].tolist(), strict=True)
+    def of_documents(cls, documents: Sequence[Document], tokenizer: Tokenizer) -> Filler:
+        """Documents of a corpus; a dialogue is a text of paragraphs, each under its role."""
+        texts = [
+            "".join(f"{role}\n{part}\n" for role, part in zip(document.roles, document.parts, strict=True))
+            if document.roles
+            else document.parts[0]
+            for document in documents
         ]
-        return cls(rows, tokenizer)
+        return cls(tokenizer.encode_batch(texts), tokenizer)
 
     @classmethod
     def of_text(cls, path: Path, tokenizer: Tokenizer) -> Filler:

@@ -129,8 +129,9 @@ def _shuffled(rng: Generator, episodes: Sequence[Episode]) -> Iterator[Episode]:
 
 
 def _history(rng: Generator, filler: Filler, plan: PlantPlan, history: _Planting) -> History:
-    hay = filler.take(rng, plan.length - history.tokens)
-    words, sentences = filler.borders(hay), filler.sentence_borders(hay)
+    hay = filler.take(rng, plan.length - history.tokens - len(filler.prefix))
+    words, sentences = (len(filler.prefix) + found for found in (filler.borders(hay), filler.sentence_borders(hay)))
+    hay = np.concatenate([filler.prefix, hay])
     stated: list[Ints] = []
     offsets: list[Ints] = []
     for suite, _, ids, _, cell in history.planted:

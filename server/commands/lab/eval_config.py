@@ -14,7 +14,7 @@ from server.settings import BUNDLED_MODEL
 ALL = "all"
 HELP = {
     "suites": f"{ALL}, or some of: {', '.join((*EVERY_SUITE, *TUNING))}",
-    "bundle": "folder of the model; over HTTP its tokenizer cuts the text",
+    "bundle": "folder of the model, or its GGUF file; over HTTP its tokenizer cuts the text",
     "data": "folder of .jsonl or .jsonl.xz files; one document in 100, which training left out, is the text",
     "text": "UTF-8 file to use as text instead",
     "lengths": "tokens of history, comma-separated",
@@ -22,7 +22,7 @@ HELP = {
     "trials": "questions of each suite at each length",
     "histories": "histories of each length at most; a passkey takes one for itself",
     "lenses": "lenses to compare, comma-separated; by default the bundle's learned one, alone and fused, and lexical",
-    "baselines": "recency, sinks, oracle, full: all at the same budget, comma-separated; none for none",
+    "baselines": f"{', '.join(BASELINES)}: all at the same budget, comma-separated; none for none",
     "baseline_trials": "questions of each suite at each length by a baseline",
     "budget": "tokens of the working context; by default the bundle's or the server's own",
     "max_answer_tokens": "longest reply",
