@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.keys import keys_of
 from mc_core.lab.tasks.loose import tells
-from mc_core.lab.tasks.plain import read_statements, statements
+from mc_core.lab.tasks.plain import chats, read_statements, statements, talk
 
 ROW = {"statement": "Ode owes 1,250 crowns.", "question": "What does Ode owe?", "values": ["1250"], "wording": "owes"}
 COMMON = frozenset(
@@ -105,12 +105,13 @@ def test_separators_never_matter(number: int, before: str, after: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"values": []}, "values must name at least one"),
+        ({"values": []}, "values must be a list that is not blank"),
+        ({"values": [" "]}, "values must be texts that are not blank"),
         ({"values": ["77"]}, "'77' is not in the statement"),
         ({"values": ["Ode"]}, "is told by the question"),
-        ({"values": "1250"}, "values must be a list of texts"),
+        ({"values": "1250"}, "values must be a list"),
         ({"question": 4}, "question must be a text"),
-        ({"wording": " "}, "wording must not be blank"),
+        ({"wording": " "}, "wording must be a text that is not blank"),
         ({"more": 1}, "must have the fields"),
     ],
 )
@@ -129,8 +130,34 @@ def test_what_is_there_twice_or_no_json(tmp_path: Path) -> None:
     for text, message in (
         (json.dumps(ROW) + "\n" + json.dumps(ROW), "the statement .* is there twice"),
         ("{", "line 1: not JSON"),
-        ("", "holds no statement"),
+        ("", "holds no row"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_statements(file)
+
+
+def test_the_chats_are_many_and_tell_each_thing_once() -> None:
+    """At least 60 questions over 10 chats; what one turn tells stands nowhere else, replies and talk included."""
+    found = chats()
+    assert len(found) >= 10
+    assert sum(len(chat.told) for chat in found) >= 60
+    said = [text for turn in talk() for text in (turn.user, turn.assistant)]
+    for chat in found:
+        own = [text for told in chat.told for text in (told.turn.user, told.turn.assistant)]
+        for told in chat.told:
+            for value in told.statement.values:
+                assert [text for text in own if tells(text, value)] == [told.turn.user], value
+                assert not [other for other in chat.told if tells(other.statement.question, value)], value
+                assert not [text for text in said if tells(text, value)], value
+
+
+def test_what_the_user_says_holds_what_is_told(tmp_path: Path) -> None:
+    """A turn's statement is a part of it; the file's rows are checked as those of statements are."""
+    from mc_core.lab.tasks.plain.chats import _chat
+
+    row = {"user": "Hi. Ode owes 5.", "assistant": "Oh.", **{name: ROW[name] for name in ("question", "values")}}
+    with pytest.raises(ConfigError, match="statement must be a part"):
+        _chat({"chat": "x", "told": [{**row, "statement": ROW["statement"]}]})
+    with pytest.raises(ConfigError, match="told must be a list"):
+        _chat({"chat": "x", "told": []})

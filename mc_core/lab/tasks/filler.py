@@ -90,6 +90,15 @@ class Filler:
                     break
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
+    def passage(self, rng: Generator, count: int) -> Ids:
+        """Whole sentences of one document, at most ``count`` tokens; less than a sentence if that is longer."""
+        sizes = np.array([len(ids) for ids in self.documents])
+        ids = self.documents[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        start = int(rng.integers(max(len(ids) - count, 0) + 1))
+        ids = ids[start : start + count]
+        inside = self.sentence_borders(ids)[1:-1]
+        return ids[inside[0] : inside[-1]] if len(inside) > 1 else ids
+
     def borders(self, ids: Ids) -> Ints:
         """Offsets in ``ids`` at which a statement breaks no word, the start and the end among them, ascending."""
         inside = np.flatnonzero(np.isin(ids, self._begins))

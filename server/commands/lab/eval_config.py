@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mc_core.errors import ConfigError
+from mc_core.lab.evaluation.chats import CHAT
 from mc_core.lab.evaluation.methods import BASELINES
 from mc_core.lab.evaluation.suites import EVERY_SUITE, MEASURES, TUNING
 from mc_core.lab.tasks.plant import PLANTED
@@ -84,9 +85,10 @@ class SuitesConfig:
             raise ConfigError("data or text must be given, and not both")
         if self.text is not None and self.chosen(MEASURES):
             raise ConfigError(f"text: {' and '.join(self.chosen(MEASURES))} measure documents of a corpus; give data")
-        if self.http is not None and (self.chosen(MEASURES) or self.write or self.lenses or self.show_gists):
+        own = self.chosen((CHAT, *MEASURES)) or self.write or self.lenses or self.show_gists
+        if self.http is not None and own:
             raise ConfigError(
-                "http: a server has its own lens and settings; lenses, nll, stability, write are not for it"
+                "http: a server has its own lens and settings; lenses, chat, nll, stability, write are not for it"
             )
 
     def chosen(self, among: tuple[str, ...]) -> tuple[str, ...]:
@@ -96,5 +98,10 @@ class SuitesConfig:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Suites that ask."""
+        """Suites that are planted in histories of the asked lengths."""
         return self.chosen(PLANTED)
+
+    @property
+    def chats(self) -> bool:
+        """Whether chats are asked about."""
+        return bool(self.chosen((CHAT,)))

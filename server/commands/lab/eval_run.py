@@ -9,12 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.data.cache import held_out_streams
 from mc_core.lab.data.corpus import held_out_documents
 from mc_core.lab.data.model_tokenizer import model_tokenizer, raw_tokenizer
 from mc_core.lab.evaluation.answers import Row, ask_all, histories_for
+from mc_core.lab.evaluation.chats import CHAT, TOKENS, chat_histories
 from mc_core.lab.evaluation.driver import Driver
 from mc_core.lab.evaluation.engine_driver import EngineDriver
 from mc_core.lab.evaluation.machine import machine
@@ -24,6 +27,7 @@ from mc_core.lab.evaluation.results import Results
 from mc_core.lab.evaluation.stability import StabilityPlan, stability_suite
 from mc_core.lab.evaluation.suites import MEASURES, Told
 from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
 from mc_core.models.tokenizer import Tokenizer
 from server.commands.lab.eval_config import SuitesConfig
@@ -64,14 +68,15 @@ def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
         moving = StabilityPlan(config.refocuses, config.history_tokens)
         results = replace(results, stability=stability_suite(bundle, streams, serving, moving, told))
         keep(results)
-    if not config.questions:
+    if not (config.questions or config.chats):
         return results
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "eval.sqlite")
         try:
             with EngineDriver(bundle, focus, store, prompt_of(bundle), lenses, baselines) as driver:
                 filler = _filler(config, bundle.tokenizer)
-                return _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
+                results = _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
+                return _ask_chats(config, driver, filler, results, told, keep) if config.chats else results
         finally:
             store.close()
 
@@ -98,20 +103,45 @@ def _ask(
     keep: Keep,
 ) -> Results:
     """Questions length by length, so that a long history does not wait in memory for the others."""
-    limits = dict.fromkeys(BASELINES, config.baseline_trials)
-    for length in config.lengths:
+    for length in config.lengths if config.questions else ():
         plan = PlantPlan(length, config.questions, config.trials, config.depths, config.histories)
         histories = histories_for([plan], tokenizer, filler, config.seed)
-        rows, skipped = ask_all(driver, histories, methods, limits, config.max_answer_tokens, told)
-        left_out = {f"{method} at {length:,} tokens": reason for method, reason in skipped.items()}
-        results = replace(
-            results,
-            rows=(*results.rows, *rows),
-            skipped={**results.skipped, **left_out},
-            notes=(*results.notes, *_notes(config, rows, filler, length)),
-        )
+        results, rows = _asked(config, driver, methods, histories, results, told)
+        results = replace(results, notes=(*results.notes, *_notes(config, rows, filler, length)))
         keep(results)
     return results
+
+
+def _ask_chats(
+    config: SuitesConfig, driver: EngineDriver, filler: Filler, results: Results, told: Told, keep: Keep
+) -> Results:
+    """Questions about the first turns of long chats."""
+    rng = np.random.default_rng([config.seed, TOKENS])
+    histories = chat_histories(rng, driver.bundle.tokenizer, filler, driver.prompt, config.trials)
+    results, _ = _asked(config, driver, driver.methods, histories, results, told)
+    count = sum(len(history.questions) for history in histories)
+    if count < config.trials:
+        results = replace(
+            results, notes=(*results.notes, f"{CHAT}: {count} of {config.trials} trials; there are no more")
+        )
+    keep(results)
+    return results
+
+
+def _asked(
+    config: SuitesConfig,
+    driver: Driver,
+    methods: Sequence[str],
+    histories: Sequence[History],
+    results: Results,
+    told: Told,
+) -> tuple[Results, list[Row]]:
+    """The results with what was asked of some histories, and the rows of these."""
+    limits = dict.fromkeys(BASELINES, config.baseline_trials)
+    rows, skipped = ask_all(driver, histories, methods, limits, config.max_answer_tokens, told)
+    length = histories[0].length
+    left_out = {f"{method} at {length:,} tokens": reason for method, reason in skipped.items()}
+    return replace(results, rows=(*results.rows, *rows), skipped={**results.skipped, **left_out}), rows
 
 
 def _notes(config: SuitesConfig, rows: Sequence[Row], filler: Filler, length: int) -> list[str]:
