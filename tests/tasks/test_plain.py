@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.keys import keys_of
 from mc_core.lab.tasks.loose import tells
-from mc_core.lab.tasks.plain import chats, read_statements, statements, talk
+from mc_core.lab.tasks.plain import WRITTEN, chats, read_statements, statements, talk
 
 ROW = {"statement": "Ode owes 1,250 crowns.", "question": "What does Ode owe?", "values": ["1250"], "wording": "owes"}
 COMMON = frozenset(
@@ -122,6 +122,13 @@ def test_a_mistake_is_named(tmp_path: Path, change: dict[str, object], message: 
     file.write_text(good + "\n" + json.dumps({**ROW, **change}) + "\n")
     with pytest.raises(ConfigError, match=rf"mine\.jsonl, line 2: .*{message}"):
         read_statements(file)
+
+
+def test_a_set_that_is_not_in_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite and its file are named."""
+    monkeypatch.setitem(WRITTEN, "plain_other", "other.jsonl")
+    with pytest.raises(ConfigError, match=r"plain_other needs other\.jsonl"):
+        statements("plain_other")
 
 
 def test_what_is_there_twice_or_no_json(tmp_path: Path) -> None:
