@@ -55,14 +55,21 @@ def _talk(rng: Generator, tokenizer: Tokenizer, filler: Filler, prompt: Prompt, 
     chosen = [*pasting, *(others[i] for i in rng.permutation(len(others))[:count].tolist())]
     mixed = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
     bare = prompt.chat([(turn.user, turn.assistant) for turn in (*(told.turn for told in chat.told), *mixed)])
-    size = max((TOKENS - len(bare)) // len(pasting), LEAST_PASTED)
-    return [(_said(rng, tokenizer, filler, turn, size), turn.assistant) for turn in mixed]
+    return _pasted(rng, tokenizer, filler, mixed, TOKENS - len(bare))
 
 
-def _said(rng: Generator, tokenizer: Tokenizer, filler: Filler, turn: Turn, size: int) -> str:
-    if not turn.pastes:
-        return turn.user
-    return turn.user.replace(PASTED, tokenizer.decode(filler.passage(rng, size)).strip())
+def _pasted(rng: Generator, tokenizer: Tokenizer, filler: Filler, turns: list[Turn], room: int) -> Turns:
+    """The turns with passages in those that paste, which share ``room`` tokens."""
+    left = sum(turn.pastes for turn in turns)
+    said: list[tuple[str, str]] = []
+    for turn in turns:
+        user = turn.user
+        if turn.pastes:
+            passage = filler.passage(rng, max(room // left, LEAST_PASTED))
+            user = user.replace(PASTED, tokenizer.decode(passage).strip())
+            room, left = room - len(passage), left - 1
+        said.append((user, turn.assistant))
+    return said
 
 
 def span_of(ids: Ids, text: str, tokenizer: Tokenizer) -> Range:
