@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
+from mc_core.lab.tasks.concepts import CONCEPTS
+from mc_core.lab.tasks.facts import KINDS, PERSONAL
 from mc_core.lab.tasks.keys import keys_of
 from mc_core.lab.tasks.loose import tells
 from mc_core.lab.tasks.plain import WRITTEN, chats, read_statements, statements, talk
@@ -54,6 +56,17 @@ def test_no_other_statement_tells_the_value() -> None:
         for value in each.values:
             assert [other.wording for other in found if tells(other.statement, value)] == [each.wording]
             assert not [other.question for other in found if other is not each and tells(other.question, value)], value
+
+
+def test_nothing_is_in_the_words_of_a_generator() -> None:
+    """No sentence of a statement or a chat is one that training's facts and concepts make."""
+    facts = [stated for kind in (*KINDS, *PERSONAL) for stated in (*kind.stated, *kind.kept_stated)]
+    templates = [*facts, *(stated for concept in CONCEPTS for stated in concept.stated)]
+    pattern = re.compile("|".join(re.sub(r"\\{[kv]\\}", ".+", re.escape(text.rstrip("."))) for text in templates))
+    said = [each.statement for each in statements("plain")]
+    said += [told.statement.statement for chat in chats() for told in chat.told]
+    for sentence in (part for text in said for part in re.split(r"(?<=[.!?;])\s", text)):
+        assert pattern.fullmatch(sentence.rstrip(".")) is None, sentence
 
 
 def test_an_episode_scores_its_own_statement() -> None:
