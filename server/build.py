@@ -144,9 +144,8 @@ def reading_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None
 
     auto: in frames, but for a base that was trained to read them as they are. ConfigError if it can't be done.
     """
-    placed = settings.positions in ("auto", "compact")
-    wanted = settings.reading if settings.reading != "auto" else bundle.reading if placed else "plain"
-    if wanted == "plain":
+    able = settings.positions in ("auto", "compact") and settings.repair != "block" and bundle.reading == "framed"
+    if settings.reading == "plain" or (settings.reading == "auto" and not able):
         return None
     format = reading_format(template, bundle.tokenizer) if template is not None else None
     if format is None and settings.reading == "framed":

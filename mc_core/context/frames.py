@@ -9,7 +9,7 @@ message, is shown as one of the user's. What is shown whole has no frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,20 +70,38 @@ class _Place:
     inside: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Pattern:
+    """Where the first ``mark`` of the tokens stand, messages begin, or end."""
+
+    tokens: Ids
+    mark: int
+    kind: int
+    opens: bool
+
+    def shared(self, ids: Ids) -> int | None:
+        """How many of the pattern's tokens ``ids`` begins with, 0 if too few; None if more ids may follow."""
+        count = min(len(self.tokens), len(ids))
+        differs = np.flatnonzero(self.tokens[:count] != ids[:count])
+        if not len(differs):
+            return count if count == len(self.tokens) else None
+        return int(differs[0]) if differs[0] >= self.mark else 0
+
+
 class MessageIndex:
     """Where the messages of one history begin and end, as their control tokens tell."""
 
     def __init__(self, format: ReadingFormat) -> None:
         self.format = format
         self._patterns = [
-            (pattern, number, opens)
+            _Pattern(tokens, mark, number, opens)
             for number, kind in enumerate(format.kinds)
-            for pattern, opens in ((kind.opening[: kind.mark], True), (kind.closing, False))
+            for tokens, mark, opens in ((kind.opening, kind.mark, True), (kind.closing, 1, False))
         ]
         # The longest first: one role's opening may begin like another's.
-        self._patterns.sort(key=lambda pattern: -len(pattern[0]))
-        self._first = np.unique([pattern[0] for pattern, _, _ in self._patterns]).astype(np.int32)
-        self._longest = max(len(pattern) for pattern, _, _ in self._patterns)
+        self._patterns.sort(key=lambda pattern: -pattern.mark)
+        self._first = np.unique([pattern.tokens[0] for pattern in self._patterns]).astype(np.int32)
+        self._longest = max(len(pattern.tokens) for pattern in self._patterns)
         self.tokens = 0
         self._held = np.empty(0, np.int32)  # the newest tokens: a pattern may go on in the next ones
         self._at = np.empty(64, np.int64)
@@ -107,10 +125,8 @@ class MessageIndex:
 
     def rewind(self, position: int, tail: Ids) -> None:
         """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them if they are known."""
-        self._count = int(np.searchsorted(self._at[: self._count], position))
-        # What is cut in the middle is noted again when it is whole.
-        while self._count and self._at[self._count - 1] + self._length[self._count - 1] > position:
-            self._count -= 1
+        # What the cut may have shortened is noted again with what comes next.
+        self._count = int(np.searchsorted(self._at[: self._count], position - self.reach))
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
 
     @property
@@ -119,19 +135,19 @@ class MessageIndex:
         return self._longest - 1
 
     def _note(self, ids: Ids, start: int, place: int) -> None:
-        at = start + place
-        last = self._count - 1
+        at, last = start + place, self._count - 1
         if last >= 0 and at < self._at[last] + self._length[last]:
             return
-        for pattern, kind, opens in self._patterns:
-            found = ids[place : place + len(pattern)]
-            if len(found) == len(pattern) and (found == pattern).all():
-                if not opens:
-                    kind = self._open_kind(kind, pattern)
-                self._add(at, kind, opens, len(pattern))
+        for pattern in self._patterns:
+            length = pattern.shared(ids[place : place + len(pattern.tokens)])
+            if length is None:
+                return
+            if length:
+                kind = pattern.kind if pattern.opens else self._open_kind(pattern.kind)
+                self._add(at, kind, pattern.opens, length)
                 return
 
-    def _open_kind(self, kind: int, closing: Ids) -> int:
+    def _open_kind(self, kind: int) -> int:
         """Of the message that is closed: several roles may be closed alike."""
         last = self._count - 1
         if last >= 0 and self._opens[last]:
@@ -202,43 +218,46 @@ class MessageIndex:
         """What is read between a stretch that ends before token ``end`` and one that begins with ``start``."""
         to = self._place(start)
         if end is None:
-            return self._opening(to, start)
+            return self._opening(to)
         of = self._place(end)
-        if of == to and of.inside < 0:
+        if of == to and of.inside < 0 and (of.kind != TEXT or self._text_stands(of, end)):
             return self.format.gap
-        return np.concatenate([self._closing(of, end), self._opening(to, start)])
+        return np.concatenate([self._closing(of, end), self._opening(to)])
 
     def _border(self, start: int) -> Ids:
         """What is read where text of no message begins or ends, and nothing is left out."""
         to = self._place(start)
         return self.format.text.opening if to.kind == TEXT else self.format.text.closing
 
-    def _opening(self, place: _Place, token: int) -> Ids:
+    def _opening(self, place: _Place) -> Ids:
         """What has to be read before a stretch begins at ``place``."""
         kind = self.format.kind(place.kind)
-        if place.kind == TEXT:
-            return kind.opening if place.inside < 0 else kind.opening[:0]
-        if place.opens:
-            return kind.opening if place.inside < 0 else kind.opening[: place.inside]
+        if place.inside < 0:
+            return kind.opening
+        if place.opens or place.kind == TEXT:
+            return kind.opening[: place.inside] if place.opens else kind.opening[:0]
         return np.concatenate([kind.opening, kind.closing[: place.inside]])
 
     def _closing(self, place: _Place, token: int) -> Ids:
-        """What has to be read behind a stretch that ends where ``place`` would go on."""
+        """What has to be read behind a stretch that ends before ``token``, which is at ``place``."""
         kind = self.format.kind(place.kind)
-        if place.inside == 0 and place.opens or place.inside < 0 and place.kind == TEXT:
-            return self._text_closing(place, token)
+        if place.inside == 0 and place.opens:
+            before = replace(place, event=place.event - 1, kind=TEXT, opens=False, inside=-1)
+            return self._closing(before, token)
+        if place.kind == TEXT:
+            return kind.closing if self._text_stands(place, token) else kind.closing[:0]
         if place.opens:
-            rest = kind.opening[place.inside :] if place.inside >= 0 else kind.opening[:0]
-            return np.concatenate([rest, kind.closing])
-        return kind.closing[max(0, place.inside) :] if place.kind != TEXT else kind.closing[:0]
+            return np.concatenate(
+                [kind.opening[place.inside :] if place.inside > 0 else kind.opening[:0], kind.closing]
+            )
+        return kind.closing[place.inside :]
 
-    def _text_closing(self, place: _Place, token: int) -> Ids:
-        """The same where no message is open: text is closed, if any stands before."""
-        row = place.event - 1 if place.opens else place.event
-        begins = int(self._at[row] + self._length[row]) if row >= 0 else self.format.begin
-        if row >= 0 and self._opens[row]:
-            return self.format.text.closing[:0]  # a message that its template does not close
-        return self.format.text.closing if token > begins else self.format.text.closing[:0]
+    def _text_stands(self, place: _Place, token: int) -> bool:
+        """Whether text of no message, which goes on at ``place``, stands before ``token``."""
+        if place.event < 0:
+            return token > self.format.begin
+        at, length = int(self._at[place.event]), int(self._length[place.event])
+        return not self._opens[place.event] and token > at + length
 
 
 def within(frames: Sequence[Frame], room: int) -> list[Frame]:

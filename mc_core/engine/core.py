@@ -77,8 +77,8 @@ def build_core(
         raise ConfigError("repair=block is for a base trained with the block mask; use exact or incremental")
     policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
     frame_room = min(MOST_FRAMES, focus.budget // FRAME_SHARE) if framed else 0
-    if framed and (policy.absolute or not bundle.hidden_gists):
-        raise ConfigError("reading=framed needs positions=compact, and gists that are hidden: frames stand in their place")
+    if framed and (policy.absolute or mode == "block" or not bundle.hidden_gists):
+        raise ConfigError("reading=framed needs positions=compact, repair=exact or incremental, and hidden gists")
     slots = focus.budget + focus.block_size + frame_room
     _check_window(decoder.config, slots, policy.absolute, focus.block_size)
     moves = not policy.absolute and mode != "exact"

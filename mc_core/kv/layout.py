@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ FRAME = -1
 TOKEN_BITS, FRAME_BITS = 19, 7
 """The identity of a frame's token packs, from below, its id, its place in the frame, and the token of the history that
 the frame stands before."""
-_FRAME_SEGMENT = 1 << 50
-"""Under the block mask, a frame among the history is a segment by itself: what stands beside it stays as it is."""
 
 SEGMENT_BLOCKS = 8
 """Neighbouring raw blocks that are encoded together under the block mask, unless settings say otherwise. What is cut
@@ -75,7 +73,7 @@ def layout_of(
 
     hidden_gists: gists are not shown to the model (no trained GistNet). segment_blocks: how many neighbouring raw
     blocks are encoded together under the block mask, at most; None = no block mask. frames: in order, each before a
-    token that stands raw.
+    token that stands raw; under the block mask there are none.
     """
     levels, starts, ends = context.levels, context.starts(), context.ends()
     raw = levels == 0
@@ -88,9 +86,14 @@ def layout_of(
     indices = np.where(unit_raw, unit_starts, context.indices[entry])
     if segment_blocks is None:
         segment_start = segment_end = np.full(len(entry), -1, np.int64)
+        local = np.zeros(len(entry), np.int64)
     else:
         entry_start, entry_end = _segments(context, starts, ends, raw, segment_blocks)
         segment_start, segment_end = entry_start[entry], entry_end[entry]
+        block = context.block_size
+        # Block 0 is encoded at its own positions, every other segment right after it.
+        local = np.where(segment_start == 0, unit_starts, block + np.where(unit_raw, unit_starts - segment_start, 0))
+        local = np.where(segment_start < 0, 0, local)
     layout = Layout(
         identity=identity_of(levels[entry], indices),
         levels=levels[entry],
@@ -99,10 +102,9 @@ def layout_of(
         entry=entry,
         segment_start=segment_start,
         segment_end=segment_end,
-        local=np.zeros(len(entry), np.int64),
+        local=local,
     )
-    layout = _with_frames(layout, frames) if frames else layout
-    return layout if segment_blocks is None else replace(layout, local=_local(layout, context.block_size))
+    return _with_frames(layout, frames) if frames else layout
 
 
 def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
@@ -114,26 +116,18 @@ def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
     offset = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     ids, at = np.concatenate([frame.ids for frame in frames]).astype(np.int64), before[number]
     packed = ((at << FRAME_BITS | offset) << TOKEN_BITS) | ids
-    tail = layout.segment_start[ranks] < 0
+    none = np.full(len(ids), -1, np.int64)
     columns = {
         "identity": identity_of(np.full(len(ids), FRAME, np.int8), packed),
         "levels": np.full(len(ids), FRAME, np.int8),
         "starts": at,
         "ends": at,
         "entry": layout.entry[ranks],
-        "segment_start": np.where(tail, -1, _FRAME_SEGMENT + at),
-        "segment_end": np.where(tail, -1, _FRAME_SEGMENT + at + 1),
+        "segment_start": none,
+        "segment_end": none,
         "local": np.zeros(len(ids), np.int64),
     }
     return Layout(**{name: np.insert(getattr(layout, name), ranks, column) for name, column in columns.items()})
-
-
-def _local(layout: Layout, block_size: int) -> NDArray[np.int64]:
-    """Block 0 is encoded at its own positions, every other segment right after it; 0 in the tail."""
-    segment, rank = layout.segment_start, np.arange(len(layout))
-    begins = np.append(True, segment[1:] != segment[:-1])[: len(rank)]
-    within = rank - np.maximum.accumulate(np.where(begins, rank, 0))
-    return np.where(segment < 0, 0, within + np.where(segment == 0, 0, block_size))
 
 
 def _segments(
