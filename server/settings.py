@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
     lens_interval: int = Field(4, ge=1, description="refocuses of a reply from one asking of the lens to the next")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
+    reading: Literal["auto", "framed", "plain"] = Field(
+        "auto", description="frames of the chat template around opened places, or none; auto: the bundle's own"
+    )
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
     segment_blocks: int = Field(
         8, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"
