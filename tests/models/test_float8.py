@@ -91,9 +91,7 @@ def test_transformers_dequantises_the_same(tmp_path):
     pytest.importorskip("accelerate", reason="transformers reads FP8 with accelerate alone")
     write_fp8(tmp_path, *LAYOUTS["deepseek"])
     how = transformers.FineGrainedFP8Config(weight_block_size=(32, 16), dequantize=True)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, quantization_config=how, dtype=torch.float32
-    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, dtype=torch.float32)
     known = theirs.model.state_dict()
     for name, weight in load_decoder(tmp_path).state_dict().items():
         if not name.startswith("lm_head"):
