@@ -88,7 +88,6 @@ def test_fp8_weights_are_their_values_times_their_scales(tmp_path, layout, shard
 def test_transformers_dequantises_the_same(tmp_path):
     """Law: of a folder as DeepSeek and Qwen3 publish them, transformers makes the same weights."""
     transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate", reason="transformers reads FP8 with accelerate alone")
     write_fp8(tmp_path, *LAYOUTS["deepseek"])
     how = transformers.FineGrainedFP8Config(weight_block_size=(32, 16), dequantize=True)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how, dtype=torch.float32)
