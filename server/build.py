@@ -21,8 +21,9 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate
-from server.sessions import SessionHost
 from server.reading import reading_format
+from server.served_model import ServedModel, find_model
+from server.sessions import SessionHost
 from server.settings import Settings
 from server.state import ServerState
 from server.stores import open_store
@@ -58,10 +59,13 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     telemetry = telemetry or Telemetry()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    bundle = load_bundle(settings.model, *placement(settings), block_size=settings.block_size)
+    served = find_model(settings)
+    if served.notice is not None:
+        logger.warning(served.notice)
+    bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size)
     store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
     try:
-        state = _assemble(settings, bundle, telemetry, timed_store(store, telemetry.metrics.store))
+        state = _assemble(settings, served, bundle, telemetry, timed_store(store, telemetry.metrics.store))
     except BaseException:
         store.close()
         raise
@@ -80,9 +84,11 @@ async def close_state(state: ServerState) -> None:
     await asyncio.to_thread(state.telemetry.close)
 
 
-def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: SessionStore) -> ServerState:
+def _assemble(
+    settings: Settings, served: ServedModel, bundle: Bundle, telemetry: Telemetry, store: SessionStore
+) -> ServerState:
     focus = focus_of(settings, bundle)
-    name = settings.model_name or bundle.name
+    name = settings.model_name or served.name or bundle.name
     template = _template(bundle, name, settings.chat_template)
     reading = reading_of(settings, bundle, template)
     core = build_core(
@@ -108,6 +114,7 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
     return ServerState(
         settings=settings,
         model_name=name,
+        notice=served.notice,
         created=int(time.time()),
         bundle=bundle,
         engine=engine,
