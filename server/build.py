@@ -17,6 +17,7 @@ from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
+from mc_core.models.linear import check_weights
 from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
@@ -161,14 +162,16 @@ def reading_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None
 
 
 def placement(settings: Settings) -> tuple[str, torch.dtype]:
-    """Device and dtype, with "auto" decided."""
+    """Device and dtype of the weights, with "auto" decided. ConfigError if one does not go with the other."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
-    return device, getattr(torch, dtype)
+    weights = settings.weights
+    if weights == "auto":
+        weights = "float32" if device == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, weights)
+    check_weights(dtype, device)
+    return device, dtype
 
 
 def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:

@@ -30,8 +30,10 @@ class Settings(BaseSettings):
     model_cache: Path | None = Field(None, description="folder of fetched models; the user's cache by default")
     chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of weights and KV; auto: float32 on the CPU, bfloat16 on a GPU"
+    weights: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="precision of weights, activations and KV; int8 (x86 CPUs): linear layers alone, the rest float32; "
+        "auto: float32 on the CPU, bfloat16 on a GPU",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores by default")
 
