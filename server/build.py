@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _assemble(
     focus = focus_of(settings, bundle)
     name = settings.model_name or served.name or bundle.name
     template = _template(bundle, name, settings.chat_template)
-    reading = reading_of(settings, bundle, template)
+    bundle = replace(bundle, frames=frames_of(settings, bundle, template))
     core = build_core(
         bundle,
         focus,
@@ -100,11 +101,10 @@ def _assemble(
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
         observer=telemetry,
-        framed=reading is not None,
     )
     engine = Engine(core)
     host = SessionHost(
-        SessionFactory(bundle, focus, reading),
+        SessionFactory(bundle, focus),
         engine,
         store,
         model=name,
@@ -147,18 +147,16 @@ def _template(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | No
     return template
 
 
-def reading_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None) -> ReadingFormat | None:
-    """How places that stand apart are put to the model: in frames, or (None) as they are.
-
-    auto: in frames, but for a base that was trained to read them as they are. ConfigError if it can't be done.
-    """
-    able = settings.positions in ("auto", "compact") and settings.repair != "block" and bundle.reading == "framed"
-    if settings.reading == "plain" or (settings.reading == "auto" and not able):
-        return None
-    format = reading_format(template, bundle.tokenizer) if template is not None else None
-    if format is None and settings.reading == "framed":
+def frames_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None) -> ReadingFormat | None:
+    """What ``reading`` asks for -> ConfigError if it can't be done."""
+    wanted = settings.reading
+    if wanted == "auto":
+        able = settings.positions in ("auto", "compact") and settings.repair != "block" and bundle.takes_frames
+        wanted = "framed" if able else "plain"
+    frames = reading_format(template, bundle.tokenizer) if template is not None and wanted == "framed" else None
+    if frames is None and settings.reading == "framed":
         raise ConfigError("reading=framed needs a chat template that opens and closes messages with control tokens")
-    return format
+    return frames
 
 
 def placement(settings: Settings) -> tuple[str, torch.dtype]:

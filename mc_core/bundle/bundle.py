@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mc_core.bundle.manifest import Manifest
+from mc_core.context.frames import ReadingFormat
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder
@@ -38,7 +39,8 @@ class Bundle:
     hidden_gists: no GistNet that passed its evaluation is there, so gists must not be shown to the model.
     lens, positions, repair: the bundle's own choices. words: of the decoder's vocabulary. gist_fingerprint,
     key_fingerprint: equal for bundles whose stored gists, or lens keys (None: no LensNet), can be shared.
-    sampling: as the model's makers want tokens drawn.
+    sampling: as the model's makers want tokens drawn. frames: how places that stand apart are put to the model; None
+    shows them as they are, as a base that was trained with that wants it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Bundle:
     gist_fingerprint: str
     key_fingerprint: str | None
     sampling: SamplingParams
+    frames: ReadingFormat | None = None
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids [...] -> input embeddings [..., hidden_size] in float32, as the networks want them."""
@@ -72,10 +75,9 @@ class Bundle:
         return SEGMENT_BLOCKS if self.repair == "block" else None
 
     @property
-    def reading(self) -> str:
-        """How opened places are put to the model: "plain" for a base that was trained to read them so."""
-        plain = self.repair == "block" or self.positions != "compact" or not self.hidden_gists
-        return "plain" if plain else "framed"
+    def takes_frames(self) -> bool:
+        """Whether frames can stand between opened places, as the bundle is run by its own choices."""
+        return self.repair != "block" and self.positions == "compact" and self.hidden_gists
 
     @property
     def gist_cost(self) -> int:

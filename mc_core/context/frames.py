@@ -2,8 +2,8 @@
 
 A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
 A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
-opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is of no
-message, is shown as one of the user's. What is shown whole has no frames.
+opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
+of no message, is shown as one of the user's. What is shown whole has no frames.
 """
 
 from __future__ import annotations
@@ -172,10 +172,7 @@ class MessageIndex:
         frames: list[Frame] = []
         before: int | None = None
         for start, end in self._runs(context):
-            if before is None or start != before:
-                ids = self._between(before, start)
-            else:
-                ids = self._border(start)
+            ids = self._border(start) if start == before else self._between(before, start)
             if len(ids):
                 frames.append(Frame(start, ids))
             before = end
@@ -188,7 +185,7 @@ class MessageIndex:
         cut = np.flatnonzero(starts[1:] != ends[:-1])
         firsts, lasts = starts[np.append(0, cut + 1)], ends[np.append(cut, len(ends) - 1)]
         for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True):
-            inner = [at for at in self._text_borders(start, end)]
+            inner = self._text_borders(start, end)
             yield from zip([start, *inner], [*inner, end], strict=True)
 
     def _text_borders(self, start: int, end: int) -> list[int]:

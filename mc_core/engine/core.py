@@ -62,12 +62,10 @@ def build_core(
     repair: RepairMode | None = None,
     positions: str | None = None,
     observer: Observer | None = None,
-    framed: bool = False,
 ) -> EngineCore:
     """Check that the settings fit the base model, and allocate the slabs.
 
-    repair, positions: None takes the bundle's own. framed: sessions have frames (see ``mc_core.context.frames``).
-    ConfigError names the setting and the limit.
+    repair, positions: None takes the bundle's own. ConfigError names the setting and the limit.
     """
     decoder = bundle.decoder
     mode, policy_name = repair or bundle.repair, positions or bundle.positions
@@ -76,6 +74,7 @@ def build_core(
     if mode == "block" and not decoder.config.block_mask:
         raise ConfigError("repair=block is for a base trained with the block mask; use exact or incremental")
     policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
+    framed = bundle.frames is not None
     frame_room = min(MOST_FRAMES, focus.budget // FRAME_SHARE) if framed else 0
     if framed and (policy.absolute or mode == "block" or not bundle.hidden_gists):
         raise ConfigError("reading=framed needs positions=compact, repair=exact or incremental, and hidden gists")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
     ids, at = np.concatenate([frame.ids for frame in frames]).astype(np.int64), before[number]
     packed = ((at << FRAME_BITS | offset) << TOKEN_BITS) | ids
     none = np.full(len(ids), -1, np.int64)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "identity": identity_of(np.full(len(ids), FRAME, np.int8), packed),
         "levels": np.full(len(ids), FRAME, np.int8),
         "starts": at,
@@ -127,7 +128,7 @@ def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
         "segment_end": none,
         "local": np.zeros(len(ids), np.int64),
     }
-    return Layout(**{name: np.insert(getattr(layout, name), ranks, column) for name, column in columns.items()})
+    return Layout(**{name: np.insert(getattr(layout, name), ranks, added) for name, added in columns.items()})
 
 
 def _segments(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle
-from mc_core.context.frames import MessageIndex, ReadingFormat
+from mc_core.context.frames import MessageIndex
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
@@ -28,12 +28,9 @@ logger = logging.getLogger(__name__)
 class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
-    def __init__(self, bundle: Bundle, focus: FocusConfig, reading: ReadingFormat | None = None) -> None:
-        """reading: how places that stand apart are put to the model; None shows them as they are.
-
-        ConfigError if the bundle lacks what the lens needs.
-        """
-        self.bundle, self.focus, self.reading = bundle, focus, reading
+    def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
+        """ConfigError if the bundle lacks what the lens needs."""
+        self.bundle, self.focus = bundle, focus
         spec = lens_spec(focus.lens)
         spec.check(bundle.lensnet)
         net = bundle.lensnet if "vectors" in spec.indexes else None
@@ -157,5 +154,5 @@ class SessionFactory:
             lens=lens,
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
-            messages=MessageIndex(self.reading) if self.reading is not None else None,
+            messages=MessageIndex(bundle.frames) if bundle.frames is not None else None,
         )

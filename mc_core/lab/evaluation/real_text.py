@@ -20,7 +20,7 @@ from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.lab.data.arrays import Ids, Ints, Range
 from mc_core.lab.evaluation.methods import Lenses, check_methods, reading_focus
-from mc_core.lab.evaluation.seat import Prompt
+from mc_core.lab.evaluation.prompt import Prompt
 from mc_core.lab.evaluation.suites import Told
 from mc_core.lab.tasks.history import all_open
 from mc_core.lab.tasks.real_text.histories import RealHistory

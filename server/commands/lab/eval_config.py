@@ -27,6 +27,7 @@ HELP = {
     "baseline_trials": "questions of each suite at each length by a baseline",
     "budget": "tokens of the working context; by default the bundle's or the server's own",
     "max_answer_tokens": "longest reply",
+    "reading": "framed or plain: with the chat template's frames around opened places, or without",
     "show_gists": "show gists though the GistNet has not passed its evaluation yet",
     "nll_lengths": "nll: tokens of history, each with a quarter of it as budget",
     "samples": "nll: passages of each source",
@@ -59,6 +60,7 @@ class SuitesConfig:
     baseline_trials: int = 30
     budget: int | None = None
     max_answer_tokens: int = 96
+    reading: str = "auto"
     show_gists: bool = False
     nll_lengths: tuple[int, ...] = (1024, 1920, 4096)
     samples: int = 64
@@ -79,6 +81,8 @@ class SuitesConfig:
         for name in ("trials", "baseline_trials", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.reading not in ("auto", "framed", "plain"):
+            raise ConfigError(f"reading must be auto, framed or plain, got {self.reading!r}")
         if not self.lengths:
             raise ConfigError("lengths must name at least one length")
         if (self.data is None) == (self.text is None):

@@ -20,7 +20,7 @@ from mc_core.lab.tasks.real_text.documents import read_texts
 from mc_core.lab.tasks.real_text.histories import real_histories
 from mc_core.lab.tasks.real_text.questions import load_questions
 from server.commands.common import plain_errors
-from server.commands.lab.eval_run import prompt_of
+from server.commands.lab.eval_prompt import prompt_of
 from server.commands.lab.eval_suites import progress
 from server.commands.options import with_options
 from server.settings import BUNDLED_MODEL

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.context.frames import ReadingFormat
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.data.cache import held_out_streams
 from mc_core.lab.data.corpus import held_out_documents
@@ -30,9 +31,11 @@ from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
 from mc_core.models.tokenizer import Tokenizer
+from server.chat_template import ChatTemplate
 from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
 from server.commands.lab.eval_prompt import prompt_of
+from server.reading import reading_format
 from server.stores.sqlite import SqliteStore
 
 Keep = Callable[[Results], None]
@@ -48,6 +51,7 @@ def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
 def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     bundle = load_bundle(config.bundle, config.device)
     bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
+    bundle = replace(bundle, frames=_frames(config, bundle))
     lenses = config.lenses or default_lenses(bundle)
     baselines = tuple(name for name in config.baselines if name != "none")
     check_methods(bundle, lenses, baselines)
@@ -79,6 +83,15 @@ def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
                 return _ask_chats(config, driver, filler, results, told, keep) if config.chats else results
         finally:
             store.close()
+
+
+def _frames(config: SuitesConfig, bundle: Bundle) -> ReadingFormat | None:
+    """As a server would have them."""
+    tokenizer = bundle.tokenizer
+    wanted = bundle.takes_frames if config.reading == "auto" else config.reading == "framed"
+    if not wanted or tokenizer.chat_template is None:
+        return None
+    return reading_format(ChatTemplate(tokenizer, tokenizer.special_tokens), tokenizer)
 
 
 def _over_http(config: SuitesConfig, url: str, told: Told, keep: Keep) -> Results:
