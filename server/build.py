@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle, load_bundle
-from mc_core.context.frames import ReadingFormat
+from mc_core.context.reading_format import ReadingFormat
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig

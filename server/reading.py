@@ -1,4 +1,4 @@
-"""How a model's own template tells it what the places of a long history are (``mc_core.context.frames``)."""
+"""How a model's own template tells it what the places of a long history are (``mc_core.context.excerpts``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 
 import numpy as np
 
-from mc_core.context.frames import MessageKind, ReadingFormat
+from mc_core.context.reading_format import MessageKind, ReadingFormat
 from mc_core.models.tokenizer import Ids, Tokenizer
 from server.chat_template import ChatTemplate
 from server.errors import ApiError

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mc_core.bundle.manifest import Manifest
-from mc_core.context.frames import ReadingFormat
+from mc_core.context.reading_format import ReadingFormat
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
 from mc_core.models.decoder import Decoder

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mc_core.bundle.bundle import Bundle
-from mc_core.context.frames import within
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.observer import Observer, SilentObserver
 from mc_core.errors import ConfigError
@@ -49,8 +48,8 @@ class EngineCore:
         """What the model sees of a session's working context."""
         hidden = self.bundle.hidden_gists
         blocks = self.config.segment_blocks if self.kv_model.mode == "block" else None
-        frames = within(session.frames(), self.frame_room)
-        return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, frames=frames)
+        excerpt = session.excerpt(self.frame_room)
+        return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, excerpt=excerpt)
 
 
 def build_core(

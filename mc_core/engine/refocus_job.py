@@ -184,6 +184,6 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     wc = session.wc
     spans = wc.ends() - wc.starts()
     context.tokens, context.budget, context.cost = session.tokens, wc.budget, wc.cost
-    context.raw = int(spans[wc.levels == 0].sum())
+    context.raw = int(spans[wc.levels == 0].sum()) - session.excerpt(core.frame_room).hidden
     coarse = session.tokens - context.raw
     context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.frames import Frame
+from mc_core.context.excerpts import Excerpt, Frame
 from mc_core.context.working_context import WorkingContext
 
 LEVEL_SHIFT = 56
@@ -68,13 +68,13 @@ def identity_of(levels: NDArray[np.int8], indices: NDArray[np.int64]) -> NDArray
 
 
 def layout_of(
-    context: WorkingContext, *, hidden_gists: bool, segment_blocks: int | None, frames: Sequence[Frame] = ()
+    context: WorkingContext, *, hidden_gists: bool, segment_blocks: int | None, excerpt: Excerpt | None = None
 ) -> Layout:
     """The units of a working context.
 
     hidden_gists: gists are not shown to the model (no trained GistNet). segment_blocks: how many neighbouring raw
-    blocks are encoded together under the block mask, at most; None = no block mask. frames: in order, each before a
-    token that stands raw; under the block mask there are none.
+    blocks are encoded together under the block mask, at most; None = no block mask. excerpt: what is
+    read of the raw entries, with which frames; None for all as it is, as it must be under the block mask.
     """
     levels, starts, ends = context.levels, context.starts(), context.ends()
     raw = levels == 0
@@ -105,11 +105,23 @@ def layout_of(
         segment_end=segment_end,
         local=local,
     )
-    return _with_frames(layout, frames) if frames else layout
+    return layout if excerpt is None else _with_frames(_without(layout, excerpt.left_out), excerpt.frames)
+
+
+def _without(layout: Layout, ranges: Sequence[tuple[int, int]]) -> Layout:
+    """The layout without the tokens of some ranges, in order."""
+    if not ranges:
+        return layout
+    firsts, lasts = np.array(ranges, np.int64).T
+    row = np.searchsorted(firsts, layout.starts, side="right") - 1
+    shown = (row < 0) | (layout.starts >= lasts[row]) | ~layout.is_raw
+    return Layout(**{each.name: getattr(layout, each.name)[shown] for each in fields(layout)})
 
 
 def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
     """The layout with frames before their tokens."""
+    if not frames:
+        return layout
     before = np.array([frame.before for frame in frames], np.int64)
     sizes = np.array([len(frame.ids) for frame in frames], np.int64)
     ranks = np.repeat(np.searchsorted(layout.starts, before), sizes)

@@ -13,9 +13,11 @@ class Words:
     """By token id, each [vocabulary].
 
     fold: what an id is taken for when words are compared ("The" and " the" for "the"), -1: for nothing. ends: whether
-    it ends a sentence. digits: whether it is written in digits alone.
+    it ends a sentence, or a line. stops: whether a sentence or a paragraph surely ends with it. digits: whether it is
+    written in digits alone.
     """
 
     fold: NDArray[np.int32]
     ends: NDArray[np.bool_]
+    stops: NDArray[np.bool_]
     digits: NDArray[np.bool_]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle
-from mc_core.context.frames import MessageIndex
+from mc_core.context.excerpts import Excerpts
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
@@ -105,6 +105,10 @@ class SessionFactory:
     def empty_tree(self) -> MegaContextTree:
         return MegaContextTree(self.tree_config, self.bundle.gistnet, self.bundle.embed, self.key_net)
 
+    def _excerpts(self) -> Excerpts | None:
+        format = self.bundle.frames
+        return None if format is None else Excerpts(format, self.bundle.words.stops, self.focus.block_size)
+
     def _with_budget(self, budget: int | None) -> FocusConfig:
         if budget is None or budget == self.focus.budget:
             return self.focus
@@ -154,5 +158,5 @@ class SessionFactory:
             lens=lens,
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
-            messages=MessageIndex(bundle.frames) if bundle.frames is not None else None,
+            excerpts=self._excerpts(),
         )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_oracle import fresh_forward
-from mc_core.context.frames import Frame
+from mc_core.context.excerpts import Excerpt, Frame
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import PlanError
 from mc_core.kv.layout import Layout, layout_of
@@ -81,11 +81,13 @@ def edit_at_random(wc: WorkingContext, rng: np.random.Generator) -> None:
                 continue
 
 
-def random_frames(wc: WorkingContext, rng: np.random.Generator) -> list[Frame]:
-    """Frames of a few random tokens before some of the raw entries."""
+def random_excerpt(wc: WorkingContext, rng: np.random.Generator) -> Excerpt:
+    """Frames of a few random tokens before some of the raw entries, and some of these without their first tokens."""
     starts = wc.starts()[wc.levels == 0]
     chosen = starts[rng.random(len(starts)) < 0.4][: FRAMES // 4].tolist()
-    return [Frame(at, rng.integers(0, 64, int(rng.integers(1, 5))).astype(np.int32)) for at in chosen]
+    cut = {at: at + int(rng.integers(1, 4)) for at in chosen if rng.random() < 0.5 and at + 4 < wc.num_tokens}
+    frames = [Frame(cut.get(at, at), rng.integers(0, 64, int(rng.integers(1, 5))).astype(np.int32)) for at in chosen]
+    return Excerpt(tuple(frames), tuple(cut.items()))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -103,8 +105,9 @@ def test_repair_equals_a_fresh_forward(
     wc.extend(int(rng.integers(1, 40 * K)), reserve=K)
     segments = segment_blocks if mode == "block" else None
     for _ in range(6):
-        frames = random_frames(wc, rng) if segments is None and policy == "compact" and hidden_gists else []
-        layout = layout_of(wc, hidden_gists=hidden_gists, segment_blocks=segments, frames=frames)
+        framed = segments is None and policy == "compact" and hidden_gists
+        excerpt = random_excerpt(wc, rng) if framed else None
+        layout = layout_of(wc, hidden_gists=hidden_gists, segment_blocks=segments, excerpt=excerpt)
         hidden, _ = repair(kv, layout)
         expected = fresh_forward(model, layout, embed(layout))
         torch.testing.assert_close(hidden, expected[-1], atol=1e-4, rtol=1e-4)

@@ -36,7 +36,7 @@ DIGITS = frozenset({0, 2, 5, 7})
 def _words(vocabulary: int = 5_000) -> Words:
     """A vocabulary in which each id is a word, and some are digits."""
     ids = np.arange(vocabulary, dtype=np.int32)
-    return Words(ids, np.zeros(vocabulary, bool), np.isin(ids, [*DIGITS]))
+    return Words(ids, np.zeros(vocabulary, bool), np.zeros(vocabulary, bool), np.isin(ids, [*DIGITS]))
 
 
 def _indexed(ids: Ids, words: Words | None = None, **settings: int) -> LexicalIndex:
@@ -210,7 +210,7 @@ def test_fold_joins_spellings_and_drops_control_tokens() -> None:
     ids[20, 2], ids[40, 1] = 5, 3
     fold = np.arange(10, dtype=np.int32)
     fold[6], fold[3] = 5, -1
-    index = LexicalIndex(BLOCK, Words(fold, np.zeros(10, bool), np.zeros(10, bool)))
+    index = LexicalIndex(BLOCK, Words(fold, *(np.zeros(10, bool) for _ in range(3))))
     index.append(0, ids)
     assert _query(index, [6], 1)[0] == [20]
     assert not len(index.evidence(np.array([3], np.int32)).blocks)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mc_core.context.excerpts import Excerpt
 from mc_core.context.working_context import WorkingContext
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
@@ -55,6 +56,7 @@ class Seat:
         self.engine.rewind(session, tokens).result()
         places = [place for place in map(self.shift, gold) if place is not None]
         is_open = len(places) == len(gold) and all_open(places, turn.raw, session.block_size)
+        is_open = is_open and all(turn.excerpt.shows(*place) for place in places)
         return Answer(turn.text, is_open if gold else None, seconds)
 
     def _take(self) -> None:
@@ -73,12 +75,14 @@ class _Watched:
         self.text = ""
         self.error: Exception | None = None
         self.raw: Ints = np.empty(0, np.int64)
+        self.excerpt = Excerpt()
         self._seen = False
 
     def __call__(self, event: Event) -> None:
         if not self._seen and not isinstance(event, Failed):
             # Before the first token, a turn refocuses once; a reply of no token at all never refocuses again.
             wc = self.session.wc
+            self.excerpt = self.session.excerpt(0)
             self.raw, self._seen = wc.indices[wc.levels == 0], True
         match event:
             case Delta(text, _, _):

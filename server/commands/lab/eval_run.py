@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mc_core.bundle.bundle import Bundle, load_bundle
-from mc_core.context.frames import ReadingFormat
+from mc_core.context.reading_format import ReadingFormat
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.data.cache import held_out_streams
 from mc_core.lab.data.corpus import held_out_documents

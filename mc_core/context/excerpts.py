@@ -1,0 +1,178 @@
+"""How a model is told what the places of a history are that it is shown: frames around and between them.
+
+A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
+A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
+opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
+of no message, is shown as one of the user's. What is shown whole has no frames. And a place is read from where a sentence
+begins to where one ends: half a sentence says little, and keeps a small model from seeing what stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.context.message_index import MessageIndex, Place
+from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
+from mc_core.context.sentences import SentenceIndex
+from mc_core.context.working_context import WorkingContext
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Tokens ``ids`` that the model reads before token ``before`` of the history."""
+
+    before: int
+    ids: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Excerpt:
+    """What the model reads of the raw entries: all but the token ranges ``left_out``, with ``frames``; both in order."""
+
+    frames: tuple[Frame, ...] = ()
+    left_out: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def hidden(self) -> int:
+        """Tokens of raw entries that are not shown."""
+        return sum(end - start for start, end in self.left_out)
+
+    def shows(self, start: int, end: int) -> bool:
+        """Whether none of [start, end) is left out."""
+        return all(end <= first or start >= last for first, last in self.left_out)
+
+
+class Excerpts:
+    """Makes excerpts of one history, which it indexes."""
+
+    def __init__(self, format: ReadingFormat, stops: NDArray[np.bool_], block_size: int) -> None:
+        """stops [vocabulary]: token ids that end a sentence."""
+        self.format, self._size = format, block_size
+        self.messages = MessageIndex(format)
+        self.sentences = SentenceIndex(stops, block_size)
+
+    @property
+    def reach(self) -> int:
+        """Newest tokens that ``rewind`` wants."""
+        return max(self.messages.reach, self._size - 1)
+
+    def append(self, ids: Ids) -> None:
+        """Tokens [n] were added to the history."""
+        self.messages.append(ids)
+        self.sentences.append(ids)
+
+    def rewind(self, position: int, tail: Ids) -> None:
+        """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them, or at least those of the
+        open block."""
+        self.messages.rewind(position, tail)
+        self.sentences.rewind(position, tail)
+
+    def of(self, context: WorkingContext, room: int) -> Excerpt:
+        """What is read of a working context, with at most ``room`` tokens of frames.
+
+        A place that begins or ends in the middle of a sentence is read from its first whole sentence to its last one,
+        if it has any; pins and the tail are read whole. All is read as it is while no message is open at the end.
+        """
+        if not context.num_tokens or self.messages.place(context.num_tokens).kind == TEXT:
+            return Excerpt()
+        frames: list[Frame] = []
+        left_out: list[tuple[int, int]] = []
+        before: int | None = None
+        for start, end in _stretches(context):
+            first, last = self._whole_sentences(context, start, end)
+            left_out += [(a, b) for a, b in ((start, first), (last, end)) if a < b]
+            borders = self.messages.text_borders(first, last)
+            for begin, stop in zip([first, *borders], [*borders, last], strict=True):
+                ids = self._border(begin) if begin == before else self._between(before, begin)
+                if len(ids):
+                    frames.append(Frame(begin, ids))
+                before = stop
+        return Excerpt(tuple(within(frames, room)), tuple(left_out))
+
+    def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
+        """[start, end) without the parts of sentences at its borders."""
+        first_block, last_block = start // self._size, (end - 1) // self._size
+        pinned = context.protection.pinned(np.array([first_block, last_block], np.int64))
+        first, last = start, end
+        if not pinned[0] and start < context.tail_start:
+            first = self._begin(start)
+        if not pinned[1] and end < context.num_tokens:
+            last = self._end(end)
+        return (first, last) if first < last else (start, end)
+
+    def _begin(self, start: int) -> int:
+        if self.messages.place(start).inside >= 0 or self.messages.place(start - 1).inside >= 0:
+            return start
+        skipped = self.sentences.begins(start // self._size)
+        borders = self.messages.borders(start, start + self._size)
+        return (
+            min([start if skipped is None else start + skipped, *borders]) if skipped is not None or borders else start
+        )
+
+    def _end(self, end: int) -> int:
+        if self.messages.place(end).inside >= 0:
+            return end
+        block = (end - 1) // self._size
+        kept = self.sentences.ends(block)
+        borders = self.messages.borders(block * self._size, end)
+        ends = [block * self._size + kept] if kept is not None else []
+        return max([*ends, *borders], default=end)
+
+    def _between(self, end: int | None, start: int) -> Ids:
+        """What is read between a stretch that ends before token ``end`` and one that begins with ``start``."""
+        to = self.messages.place(start)
+        if end is None:
+            return self._opening(to)
+        of = self.messages.place(end)
+        if of == to and of.inside < 0 and (of.kind != TEXT or self.messages.text_stands(of, end)):
+            return self.format.gap
+        return np.concatenate([self._closing(of, end), self._opening(to)])
+
+    def _border(self, start: int) -> Ids:
+        """What is read where text of no message begins or ends, and nothing is left out."""
+        to = self.messages.place(start)
+        return self.format.text.opening if to.kind == TEXT else self.format.text.closing
+
+    def _opening(self, place: Place) -> Ids:
+        """What has to be read before a stretch begins at ``place``."""
+        kind = self.format.kind(place.kind)
+        if place.inside < 0:
+            return kind.opening
+        if place.opens or place.kind == TEXT:
+            return kind.opening[: place.inside] if place.opens else kind.opening[:0]
+        return np.concatenate([kind.opening, kind.closing[: place.inside]])
+
+    def _closing(self, place: Place, token: int) -> Ids:
+        """What has to be read behind a stretch that ends before ``token``, which is at ``place``."""
+        kind = self.format.kind(place.kind)
+        if place.inside == 0 and place.opens:
+            before = replace(place, event=place.event - 1, kind=TEXT, opens=False, inside=-1)
+            return self._closing(before, token)
+        if place.kind == TEXT:
+            return kind.closing if self.messages.text_stands(place, token) else kind.closing[:0]
+        if place.opens:
+            return np.concatenate(
+                [kind.opening[place.inside :] if place.inside > 0 else kind.opening[:0], kind.closing]
+            )
+        return kind.closing[place.inside :]
+
+
+def _stretches(context: WorkingContext) -> Iterator[tuple[int, int]]:
+    """Token ranges [start, end) that stand raw, one behind the other."""
+    raw = context.levels == 0
+    starts, ends = context.starts()[raw], context.ends()[raw]
+    cut = np.flatnonzero(starts[1:] != ends[:-1])
+    yield from zip(starts[np.append(0, cut + 1)].tolist(), ends[np.append(cut, len(ends) - 1)].tolist(), strict=True)
+
+
+def within(frames: Sequence[Frame], room: int) -> list[Frame]:
+    """The newest frames that ``room`` tokens hold."""
+    total = np.cumsum([len(frame.ids) for frame in reversed(frames)])
+    kept = int(np.searchsorted(total, room, side="right"))
+    return list(frames[len(frames) - kept :])

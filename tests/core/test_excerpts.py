@@ -1,0 +1,195 @@
+"""Excerpts: whatever a working context leaves out, the model reads a conversation in its template's own form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mc_core.context.excerpts import Excerpt, Excerpts, Frame, within
+from mc_core.context.reading_format import MessageKind, ReadingFormat
+from mc_core.context.working_context import Edit, Plan, WorkingContext
+
+BEGIN, OPEN, CLOSE, LINE, INTRODUCTION, GAP = 1, 2, 3, 13, 40, 41
+ROLES = (10, 11, 12)
+CONTENT = 100
+"""Content is made of its own places: token i of the history is CONTENT + i."""
+
+
+def ids(*tokens: int) -> np.ndarray:
+    return np.array(tokens, np.int32)
+
+
+KINDS = tuple(
+    MessageKind(role, ids(OPEN, token, LINE), ids(CLOSE, LINE), mark=2)
+    for role, token in zip(("system", "user", "assistant"), ROLES, strict=True)
+)
+TEXT = MessageKind("text", ids(OPEN, ROLES[1], LINE, INTRODUCTION), ids(CLOSE, LINE), mark=2)
+FORMAT = ReadingFormat(KINDS, TEXT, ids(GAP), begin=1)
+BLOCK = 4
+STOPS = np.arange(4096) % 7 == 3
+"""Every seventh token of content ends a sentence."""
+STOPS[:CONTENT] = False
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A history, and of each of its tokens the stretch that it is content of, -1 for the template's own."""
+
+    history: np.ndarray
+    stretch: np.ndarray
+    kinds: tuple[int, ...]  # of the stretches; 3 is text of no message
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> Talk:
+    """Messages and texts in any order, the last one an open reply."""
+    stretches = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 21)), max_size=8))
+    history, owner, kinds = [BEGIN], [-1], []
+    for kind, length in [*((k, n) for k, n in stretches if k < 3 or n), (2, draw(st.integers(0, 9)))]:
+        if kind == 3 and kinds and kinds[-1] == 3:
+            continue  # two texts in a row are one
+        opening = [] if kind == 3 else KINDS[kind].opening.tolist()
+        history += opening
+        owner += [-1] * len(opening)
+        history += [CONTENT + len(history) + i for i in range(length)]
+        owner += [len(kinds)] * length
+        closing = [] if kind == 3 else KINDS[kind].closing.tolist()
+        history += closing
+        owner += [-1] * len(closing)
+        kinds.append(kind)
+    end = len(history) - len(KINDS[2].closing)  # the reply is open
+    return Talk(ids(*history[:end]), np.array(owner[:end]), tuple(kinds))
+
+
+def context_of(talk: Talk, raw: np.ndarray) -> WorkingContext:
+    """A working context in which the blocks that are not ``raw`` are collapsed, as far as they may be."""
+    wc = WorkingContext(BLOCK, 1 << 20, recent_tokens=1, gist_cost=0)
+    wc.extend(len(talk.history))
+    kept = wc.protection.pinned(np.arange(len(raw))) | (np.arange(len(raw)) >= wc.tail_start // BLOCK)
+    edits = tuple(Edit("collapse", 1, block) for block in np.flatnonzero(~raw & ~kept).tolist())
+    wc.commit(Plan(edits, wc.num_tokens))
+    return wc
+
+
+def excerpts_of(talk: Talk) -> Excerpts:
+    excerpts = Excerpts(FORMAT, STOPS, BLOCK)
+    excerpts.append(talk.history)
+    return excerpts
+
+
+def raw_tokens(wc: WorkingContext) -> list[int]:
+    raw = wc.levels == 0
+    return [at for start, end in zip(wc.starts()[raw], wc.ends()[raw], strict=True) for at in range(start, end)]
+
+
+def read_of(talk: Talk, wc: WorkingContext, excerpt: Excerpt) -> list[int]:
+    """What the model reads."""
+    before = {frame.before: frame.ids.tolist() for frame in excerpt.frames}
+    tokens = [at for at in raw_tokens(wc) if excerpt.shows(at, at + 1)]
+    return [one for at in tokens for one in (*before.get(at, []), int(talk.history[at]))]
+
+
+def some_blocks(data: st.DataObject, talk: Talk) -> np.ndarray:
+    count = -(-len(talk.history) // BLOCK)
+    return np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+
+
+@given(talks(), st.data())
+def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) -> None:
+    """Every content stands in a message of its own kind, opened and closed once, and gaps tell what is left out."""
+    wc = context_of(talk, some_blocks(data, talk))
+    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20))
+    assert read.pop(0) == BEGIN
+    openings = [*(kind.opening.tolist() for kind in KINDS), TEXT.opening.tolist()]
+    opened: int | None = None
+    last: int | None = None  # the content's token before
+    gap = False
+    while read:
+        if opened is None:
+            opened = max((k for k, o in enumerate(openings) if read[: len(o)] == o), key=lambda k: len(openings[k]))
+            assert read[: len(openings[opened])] == openings[opened]
+            del read[: len(openings[opened])]
+            last, gap = None, False
+        elif read[0] == CLOSE:
+            assert read[:2] == [CLOSE, LINE]
+            del read[:2]
+            opened = None
+        elif read[0] == GAP:
+            assert not gap
+            gap = bool(read.pop(0))
+        else:
+            at = read.pop(0) - CONTENT
+            assert talk.kinds[talk.stretch[at]] == opened
+            if last is not None:
+                assert talk.stretch[last] == talk.stretch[at]
+                assert gap == (at != last + 1)
+            last, gap = at, False
+    assert opened == 2
+
+
+@given(talks(), st.data())
+def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataObject) -> None:
+    """Of a place, only what comes before its first whole sentence and behind its last one is not read."""
+    wc = context_of(talk, some_blocks(data, talk))
+    raw = set(raw_tokens(wc))
+    ends = {at for at, token in enumerate(talk.history) if STOPS[token] or token == LINE}
+    begins = {at + 1 for at in ends} | {at for at, token in enumerate(talk.history) if token == OPEN}
+    for start, end in excerpts_of(talk).of(wc, 1 << 20).left_out:
+        assert end - start < 2 * BLOCK
+        assert raw >= set(range(start, end))
+        assert start >= BLOCK
+        assert end <= wc.tail_start
+        if start - 1 in raw:  # the end of a place
+            assert end not in raw
+            assert not ends & set(range(start, end - 1)) or start in begins or start - 1 in ends
+        else:
+            assert end in begins or end - 1 in ends
+            assert start not in begins
+
+
+@given(talks(), st.data())
+def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.DataObject) -> None:
+    """Parts of any size, and cuts that are written again, lead to the same excerpt."""
+    excerpts = Excerpts(FORMAT, STOPS, BLOCK)
+    tokens = 0
+    for size, cut in data.draw(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), max_size=8)):
+        excerpts.append(talk.history[tokens : tokens + size])
+        tokens = max(0, min(len(talk.history), tokens + size) - cut)
+        known = data.draw(st.integers(min(tokens, excerpts.reach), tokens))
+        excerpts.rewind(tokens, talk.history[tokens - known : tokens])
+    excerpts.append(talk.history[tokens:])
+    wc = context_of(talk, some_blocks(data, talk))
+    told = [
+        ([(frame.before, frame.ids.tolist()) for frame in excerpt.frames], excerpt.left_out)
+        for excerpt in (excerpts.of(wc, 1 << 20), excerpts_of(talk).of(wc, 1 << 20))
+    ]
+    assert told[0] == told[1]
+
+
+@given(talks())
+def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk) -> None:
+    """A conversation that fits is read as its template writes it."""
+    wc = context_of(talk, np.ones(-(-len(talk.history) // BLOCK), bool))
+    excerpt = excerpts_of(talk).of(wc, 1 << 20)
+    assert len(excerpt.frames) == 2 * talk.kinds.count(3)
+    assert not excerpt.left_out
+
+
+def test_outside_of_a_conversation_all_is_read_as_it_is() -> None:
+    """A completion reads on behind text, with nothing between."""
+    talk = Talk(ids(BEGIN, *range(CONTENT, CONTENT + 30)), np.zeros(31, int), (3,))
+    wc = context_of(talk, np.array([True, False, True, False, False, True, False, True]))
+    excerpt = excerpts_of(talk).of(wc, 1 << 20)
+    assert not excerpt.frames
+    assert not excerpt.left_out
+
+
+@pytest.mark.parametrize(("room", "left"), [(0, 0), (1, 0), (2, 1), (4, 1), (5, 2), (9, 3)])
+def test_the_newest_frames_stay_where_there_is_no_room_for_all(room: int, left: int) -> None:
+    """Frames never take more than their room, and none is cut."""
+    frames = [Frame(8, ids(1, 2, 3)), Frame(16, ids(4, 5, 6)), Frame(40, ids(7, 8))]
+    assert within(frames, room) == frames[3 - left :]
