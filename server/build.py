@@ -177,7 +177,7 @@ def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:
     defaults = {name: getattr(settings, name) for name in FOCUS_FIELDS}
     asked = {name: value for name, value in defaults.items() if name in settings.model_fields_set}
     fixed = {"block_size": bundle.block_size, "lens": bundle.lens if settings.lens == "auto" else settings.lens}
-    chosen: dict[str, Any] = {**defaults, **bundle.manifest.focus, **asked, **fixed}
+    chosen: dict[str, Any] = {**defaults, **bundle.focus, **asked, **fixed}
     try:
         return FocusConfig(**chosen)
     except TypeError as error:

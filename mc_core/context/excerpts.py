@@ -3,8 +3,8 @@
 A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
 A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
-of no message, is shown as one of the user's. What is shown whole has no frames. And a place is read from where a sentence
-begins to where one ends: half a sentence says little, and keeps a small model from seeing what stands beside it.
+of no message, is shown as one of the user's. What is shown whole has no frames. And a place is read from where a
+sentence begins to where one ends: half a sentence says little, and keeps a small model from what stands beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Excerpt:
-    """What the model reads of the raw entries: all but the token ranges ``left_out``, with ``frames``; both in order."""
+    """What the model reads of the raw entries: all but the token ranges ``left_out``, with ``frames``, in order."""
 
     frames: tuple[Frame, ...] = ()
     left_out: tuple[tuple[int, int], ...] = ()
@@ -68,8 +68,8 @@ class Excerpts:
         self.sentences.append(ids)
 
     def rewind(self, position: int, tail: Ids) -> None:
-        """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them, or at least those of the
-        open block."""
+        """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them, or at least those of
+        the open block."""
         self.messages.rewind(position, tail)
         self.sentences.rewind(position, tail)
 
@@ -110,10 +110,8 @@ class Excerpts:
         if self.messages.place(start).inside >= 0 or self.messages.place(start - 1).inside >= 0:
             return start
         skipped = self.sentences.begins(start // self._size)
-        borders = self.messages.borders(start, start + self._size)
-        return (
-            min([start if skipped is None else start + skipped, *borders]) if skipped is not None or borders else start
-        )
+        begins = [start + skipped] if skipped is not None else []
+        return min([*begins, *self.messages.borders(start, start + self._size)], default=start)
 
     def _end(self, end: int) -> int:
         if self.messages.place(end).inside >= 0:

@@ -16,6 +16,7 @@ from mc_core.errors import ConfigError
 from mc_core.focus.allocator_draft import PlanDraft
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.metrics import Swaps
+from mc_core.focus.tuning import RECENCY_WORTH
 from mc_core.focus.view import Scores
 
 MOST_ENTRIES = 64
@@ -110,8 +111,9 @@ class Allocator:
     from the entry that covers it down to LOD0. While the budget has room, that is all; after that each is paid with
     the least harmful collapses, if each of these harms less than the wish is worth, by ``collapse_threshold``. So
     close scores never swap, and a target yields to a clearly better one only. Room that is left goes to the newest
-    history. Cooldown keeps entries from going back and forth; room for the reserve, and a target that cannot be opened
-    otherwise, overrule it: a new question must not wait for the old one's.
+    history, unless the lens is sure of what it found: then what else stands raw is put away, lest it lead a small model
+    astray. Cooldown keeps entries from going back and forth; room for the reserve, what is put away, and a target that
+    cannot be opened otherwise, overrule it: a new question must not wait for the old one's.
     """
 
     kind = "greedy"
@@ -120,8 +122,11 @@ class Allocator:
         self.config = config
         self.plans = 0
 
-    def plan(self, wc: WorkingContext, scores: Scores, reserve: int) -> tuple[Plan, PlanReport]:
-        """Plan one refocus that leaves ``reserve`` of the budget free. BudgetError if that is impossible."""
+    def plan(self, wc: WorkingContext, scores: Scores, reserve: int, certainty: float = 0.0) -> tuple[Plan, PlanReport]:
+        """Plan one refocus that leaves ``reserve`` of the budget free. BudgetError if that is impossible.
+
+        certainty: worth of the best find outside of the current turn.
+        """
         _check(wc, scores)
         self._begin(wc, scores)
         rows = np.searchsorted(wc.starts(), scores.targets * wc.block_size, side="right") - 1
@@ -130,9 +135,11 @@ class Allocator:
         np.maximum.at(harm, rows, scores.target_scores.astype(np.float32))
         draft = PlanDraft(wc, harm, wc.budget - reserve)
         draft.make_room()
+        floor = self._fold(draft, certainty)
         rejections: Counter[str] = Counter()
-        granted = self._grant(draft, wishes_of(wc, scores, rows, self.config), rejections)
-        self._fill(draft)
+        granted = self._grant(draft, wishes_of(wc, scores, rows, self.config), floor, rejections)
+        if not floor:
+            self._fill(draft)
         hold = scores.targets[scores.target_scores > self.config.expand_threshold]
         plan = Plan(draft.edits, wc.num_tokens, self.config.cooldown, tuple(hold.tolist()))
         self._remember(wc, granted)
@@ -162,10 +169,10 @@ class Allocator:
     def _remember(self, wc: WorkingContext, granted: list[Wish]) -> None:
         """Note what was opened."""
 
-    def _grant(self, draft: PlanDraft, wishes: list[Wish], rejections: Counter[str]) -> list[Wish]:
-        """Try the wishes, ``edits_per_iteration`` places an iteration -> those granted."""
+    def _grant(self, draft: PlanDraft, wishes: list[Wish], floor: float, rejections: Counter[str]) -> list[Wish]:
+        """Try the wishes worth ``floor``, ``edits_per_iteration`` places an iteration -> those granted."""
         config = self.config
-        worthy = [wish for wish in wishes if wish.utility > config.expand_threshold]
+        worthy = [wish for wish in wishes if wish.utility > config.expand_threshold and wish.utility >= floor]
         rejections["threshold"] += len(wishes) - len(worthy)
         places: set[int] = set()
         granted: list[Wish] = []
@@ -198,10 +205,25 @@ class Allocator:
             return draft.swap([(wish.level, int(draft.wc.indices[wish.row]))], ceiling, cooling=False)
         return draft.swap(draft.descent(wish.row, wish.block), ceiling, cooling=True)
 
+    def _fold(self, draft: PlanDraft, certainty: float) -> float:
+        """Put away what has not earned its place -> what must be earned to stand there, 0 where nothing need be."""
+        config = self.config
+        if not config.narrow or _fits_whole(draft):
+            return 0.0
+        if certainty < config.sure:
+            draft.fold(RECENCY_WORTH, config.wide)
+            return 0.0
+        draft.fold(config.narrow * certainty)
+        return config.narrow * certainty
+
     def _fill(self, draft: PlanDraft) -> None:
-        """Spend room up to ``fill`` on the newest blocks that do not stand raw."""
-        wc = draft.wc
-        draft.limit = min(draft.limit, int(self.config.fill * wc.budget))
+        """Spend room on the newest blocks that do not stand raw: on all if the whole history fits, else up to ``fill``
+        and, where what has not earned its place is put away, ``wide``."""
+        wc, config = draft.wc, self.config
+        if not _fits_whole(draft):
+            draft.limit = min(draft.limit, int(config.fill * wc.budget))
+            if config.narrow:
+                draft.limit = min(draft.limit, config.wide)
         starts, ends = wc.starts() // wc.block_size, wc.ends() // wc.block_size
         for row in np.flatnonzero((wc.levels > 0) & (wc.cooldown >= 0))[::-1].tolist():
             if draft.was_collapsed(row):
@@ -211,6 +233,10 @@ class Allocator:
                 if not draft.fits(missing):
                     return
                 draft.swap(missing, -np.inf, cooling=False)
+
+
+def _fits_whole(draft: PlanDraft) -> bool:
+    return draft.wc.num_tokens <= draft.limit
 
 
 def _check(wc: WorkingContext, scores: Scores) -> None:

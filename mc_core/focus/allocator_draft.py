@@ -99,6 +99,16 @@ class PlanDraft:
                 f" {self.wc.budget} after the reserve"
             )
 
+    def fold(self, least: float, cost: int = 0) -> None:
+        """Collapse raw blocks that may go and would harm less than ``least``, the least harmful first, while that costs
+        more than ``cost``."""
+        keys = [key for heap in self._heaps for key in heap]
+        for *_, group in sorted(keys, key=lambda key: key[:4]):
+            if self.cost <= cost:
+                return
+            if group.level == 0 and group.standing == self.size and group.harm < least:
+                self._collapse(group)
+
     def _pay(self, ceiling: float, cooling: bool) -> str | None:
         while self.cost > self.limit:
             # What came a short while ago goes before what is worth too much, not only where nothing else is left.

@@ -28,7 +28,10 @@ class FocusConfig:
     from what it said. temperature, top_k: of ``stochastic_greedy``. look_ahead: places that the lens proposes in all
     history, and neighbours: blocks on both sides of each. hops: how often a turn's first refocus goes on to what the
     places that it opened name in turn. repair_price: utility of recomputing the whole context; an edit is charged the
-    share behind it. fill: spare budget goes to the newest history up to this utilization.
+    share behind it. fill: spare budget goes to the newest history up to this utilization. narrow, sure, wide: for a
+    history that doesn't fit as a whole. Where the lens's best find is worth ``sure``, all that is worth less than
+    ``narrow`` of it is put away, and nothing is filled; else the newest history gets ``wide`` tokens of the budget at
+    most. narrow 0: nothing is put away until its room is needed.
     """
 
     budget: int = 1024
@@ -50,6 +53,9 @@ class FocusConfig:
     hops: int = 3
     repair_price: float = 0.0
     fill: float = 0.95
+    wide: int = 1024
+    sure: float = 0.6
+    narrow: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,9 +80,18 @@ class FocusConfig:
     def _check_ranges(self) -> None:
         for name in ("edits_per_iteration", "iterations", "lens_interval", "top_k"):
             _check(name, getattr(self, name), 1, None)
-        for name in ("recent_tokens", "refocus_interval", "look_ahead", "neighbours", "hops", "seed", "repair_price"):
+        for name in (
+            "recent_tokens",
+            "refocus_interval",
+            "look_ahead",
+            "neighbours",
+            "hops",
+            "wide",
+            "seed",
+            "repair_price",
+        ):
             _check(name, getattr(self, name), 0, None)
-        for name in ("expand_threshold", "collapse_threshold", "fill"):
+        for name in ("expand_threshold", "collapse_threshold", "fill", "sure", "narrow"):
             _check(name, getattr(self, name), 0, 1)
         _check("cooldown", self.cooldown, 0, 127)
         if not self.temperature > 0:

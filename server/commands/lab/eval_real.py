@@ -81,7 +81,7 @@ def real(config: RealConfig) -> None:
 def _focus(config: RealConfig, bundle: Bundle) -> FocusConfig:
     """The bundle's settings, unless others are asked for."""
     asked = {name: getattr(config, name) for name in ("budget", "look_ahead") if getattr(config, name) is not None}
-    return FocusConfig(**{**bundle.manifest.focus, **asked, "block_size": bundle.block_size, "lens": "lexical"})
+    return FocusConfig(**{**bundle.focus, **asked, "block_size": bundle.block_size, "lens": "lexical"})
 
 
 def _show(console: Console, rows: list[Found], seed: int) -> None:

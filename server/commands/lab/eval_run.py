@@ -181,7 +181,7 @@ def _filler(config: SuitesConfig, tokenizer: Tokenizer) -> Filler:
 def _focus(config: SuitesConfig, bundle: Bundle) -> FocusConfig:
     """The bundle's own settings, and what was asked for."""
     asked = {} if config.budget is None else {"budget": config.budget}
-    chosen: dict[str, Any] = {**bundle.manifest.focus, **asked, "seed": config.seed}
+    chosen: dict[str, Any] = {**bundle.focus, **asked, "seed": config.seed}
     return FocusConfig(**{**chosen, "block_size": bundle.block_size, "lens": "lexical"})
 
 
