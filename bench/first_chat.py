@@ -23,7 +23,6 @@ QUESTIONS = (
     "In which year was the bell of Averby cast?",
     "How many steps are there in the tower of Averby?",
     "What is the name of the clockmaker?",
-    "How long does the crossing take?",
 )
 BEGIN, END = "<!-- first chat: python -m bench.first_chat --into README.md -->", "<!-- /first chat -->"
 
