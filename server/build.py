@@ -11,15 +11,18 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.context.frames import ReadingFormat
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
+from mc_core.models.linear import check_weights
 from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate
+from server.reading import reading_format
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
 from server.settings import Settings
@@ -86,6 +89,9 @@ def _assemble(
     settings: Settings, served: ServedModel, bundle: Bundle, telemetry: Telemetry, store: SessionStore
 ) -> ServerState:
     focus = focus_of(settings, bundle)
+    name = settings.model_name or served.name or bundle.name
+    template = _template(bundle, name, settings.chat_template)
+    reading = reading_of(settings, bundle, template)
     core = build_core(
         bundle,
         focus,
@@ -94,11 +100,11 @@ def _assemble(
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
         observer=telemetry,
+        framed=reading is not None,
     )
     engine = Engine(core)
-    name = settings.model_name or served.name or bundle.name
     host = SessionHost(
-        SessionFactory(bundle, focus),
+        SessionFactory(bundle, focus, reading),
         engine,
         store,
         model=name,
@@ -106,7 +112,6 @@ def _assemble(
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
     )
-    template = _template(bundle, name, settings.chat_template)
     return ServerState(
         settings=settings,
         model_name=name,
@@ -142,15 +147,31 @@ def _template(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | No
     return template
 
 
+def reading_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None) -> ReadingFormat | None:
+    """How places that stand apart are put to the model: in frames, or (None) as they are.
+
+    auto: in frames, but for a base that was trained to read them as they are. ConfigError if it can't be done.
+    """
+    able = settings.positions in ("auto", "compact") and settings.repair != "block" and bundle.reading == "framed"
+    if settings.reading == "plain" or (settings.reading == "auto" and not able):
+        return None
+    format = reading_format(template, bundle.tokenizer) if template is not None else None
+    if format is None and settings.reading == "framed":
+        raise ConfigError("reading=framed needs a chat template that opens and closes messages with control tokens")
+    return format
+
+
 def placement(settings: Settings) -> tuple[str, torch.dtype]:
-    """Device and dtype, with "auto" decided."""
+    """Device and dtype of the weights, with "auto" decided. ConfigError if one does not go with the other."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
-    return device, getattr(torch, dtype)
+    weights = settings.weights
+    if weights == "auto":
+        weights = "float32" if device == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, weights)
+    check_weights(dtype, device)
+    return device, dtype
 
 
 def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:

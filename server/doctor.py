@@ -16,6 +16,7 @@ import torch
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.core import build_core
 from mc_core.errors import StoreError
+from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
 from server.build import engine_config, focus_of, placement
 from server.served_model import find_model
@@ -60,7 +61,8 @@ def _safely(check: str, look: Callable[[], Finding]) -> Finding:
 
 def _device(settings: Settings) -> Finding:
     """Multiply two matrices there."""
-    device, dtype = placement(settings)
+    device, weights = placement(settings)
+    dtype = compute_dtype(weights)
     ones = torch.ones(64, 64, device=device, dtype=dtype)
     if float((ones @ ones).sum()) != 64**3:
         return Finding("device", "failed", f"{device} computes wrong sums in {dtype}")
@@ -69,7 +71,7 @@ def _device(settings: Settings) -> Finding:
         text = f"{torch.cuda.get_device_name(ones.device)}, {_size(free)} of {_size(total)} free"
     else:
         text = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return Finding("device", "ok", f"{device}: {text}; {str(dtype).removeprefix('torch.')}")
+    return Finding("device", "ok", f"{device}: {text}; weights {str(weights).removeprefix('torch.')}")
 
 
 def _model(settings: Settings) -> list[Finding]:

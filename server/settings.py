@@ -30,8 +30,10 @@ class Settings(BaseSettings):
     model_cache: Path | None = Field(None, description="folder of fetched models; the user's cache by default")
     chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of weights and KV; auto: float32 on the CPU, bfloat16 on a GPU"
+    weights: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="precision of weights, activations and KV; int8 (x86 CPUs): linear layers alone, the rest float32; "
+        "auto: float32 on the CPU, bfloat16 on a GPU",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores by default")
 
@@ -83,6 +85,9 @@ class Settings(BaseSettings):
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
     lens_interval: int = Field(4, ge=1, description="refocuses of a reply from one asking of the lens to the next")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
+    reading: Literal["auto", "framed", "plain"] = Field(
+        "auto", description="frames of the chat template around opened places, or none; auto: the bundle's own"
+    )
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
     segment_blocks: int = Field(
         8, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mc_core.models.attention import Attention
 from mc_core.models.decoder_config import DecoderConfig
+from mc_core.models.linear import Int8Linear
 
 
 class RMSNorm(nn.Module):
@@ -25,6 +26,8 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    PARALLEL = ("q_proj", "k_proj", "v_proj")
+
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
@@ -33,6 +36,7 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, narrow, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, narrow, bias=config.qkv_bias)
         self.o_proj = nn.Linear(wide, config.hidden_size, bias=config.o_bias)
+        self.joined: Int8Linear | None = None
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         if config.qk_norm != "none":
@@ -42,24 +46,26 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, hidden_size] -> q, k, v [B, T, heads, head_dim], un-rotated."""
-        shape = (*x.shape[:-1], -1, self.head_dim)
-        v = self.v_proj(x).view(shape)
+        parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.joined is None else self.joined.parts(x)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         # Under autocast a norm's weight would make float32 of them.
-        q = self.q_norm(self.q_proj(x).view(shape)).to(v.dtype)
-        k = self.k_norm(self.k_proj(x).view(shape)).to(v.dtype)
-        return q, k, v
+        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 
 
 class GatedMLP(nn.Module):
+    PARALLEL = ("gate_proj", "up_proj")
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         hidden, wide, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(hidden, wide, bias=bias)
         self.up_proj = nn.Linear(hidden, wide, bias=bias)
         self.down_proj = nn.Linear(wide, hidden, bias=bias)
+        self.joined: Int8Linear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.joined is None else self.joined.parts(x)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class SquaredReluMLP(nn.Module):

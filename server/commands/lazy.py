@@ -64,6 +64,7 @@ class EvalGroup(LazyGroup):
     places: ClassVar[dict[str, str]] = {
         "suites": "server.commands.lab.eval_suites:suites_command()",
         "base": "server.commands.lab.eval_base:base_command()",
+        "real": "server.commands.lab.eval_real:real_command()",
     }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
