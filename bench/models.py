@@ -26,10 +26,10 @@ from server.fetch import SMOLLM2, fetch, model_cache
 REPLY = 64
 
 
-def measure(model: Path, dtype: str, rounds: int) -> dict[str, Any]:
+def measure(model: Path, weights: str, rounds: int) -> dict[str, Any]:
     """One row of the table."""
     before, began = resident_memory(), time.perf_counter()
-    with bench_engine(model, dtype=getattr(torch, dtype), config=EngineConfig(max_sessions=1)) as bench:
+    with bench_engine(model, dtype=getattr(torch, weights), config=EngineConfig(max_sessions=1)) as bench:
         loaded = time.perf_counter() - began
         prefill, decode = [], []
         for number in range(rounds + 1):
@@ -41,7 +41,7 @@ def measure(model: Path, dtype: str, rounds: int) -> dict[str, Any]:
                 decode.append((REPLY - 1) / (told.deltas[-1] - told.deltas[0]))
         return {
             "model": bench.bundle.name,
-            "dtype": dtype,
+            "weights": weights,
             "load s": loaded,
             "MB": (resident_memory() - before) / 1e6,
             "prefill tokens/s": median(prefill),
@@ -52,19 +52,19 @@ def measure(model: Path, dtype: str, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", help="the bundled model and SmolLM2 by default")
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--weights", nargs="+", default=["float32", "bfloat16", "int8"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
 
     if options.one:
-        print(json.dumps(measure(options.model[0], options.dtype[0], options.rounds)))
+        print(json.dumps(measure(options.model[0], options.weights[0], options.rounds)))
         return
     rows = []
     for model in options.model or [BUNDLE, fetch(SMOLLM2, model_cache())]:
-        for dtype in options.dtype:
-            command = [sys.executable, "-m", "bench.models", "--one", "--model", str(model), "--dtype", dtype]
+        for weights in options.weights:
+            command = [sys.executable, "-m", "bench.models", "--one", "--model", str(model), "--weights", weights]
             done = subprocess.run([*command, "--rounds", str(options.rounds)], stdout=subprocess.PIPE, check=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     report("models", rows, {"threads": torch.get_num_threads()}, options.save)

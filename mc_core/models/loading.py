@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mc_core.errors import ConfigError
 from mc_core.models import float8
@@ -100,6 +101,16 @@ def find_gguf(path: Path) -> Path | None:
     return models[0] if models else None
 
 
+class _Unset(TorchFunctionMode):
+    """Leaves new parameters as they are: drawing them without a device imports a second's worth of torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
 def load_decoder(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
     """The base model of a Hugging Face folder (``config.json``, ``*.safetensors``) or a GGUF file, in eval mode.
 
@@ -114,7 +125,7 @@ def decoder_of(source: WeightSource, dtype: torch.dtype = torch.float32, device:
     """The base model of a weight source; errors as ``load_decoder``."""
     check_weights(dtype, device)
     config = source.config()
-    with torch.device("meta"):
+    with torch.device("meta"), _Unset():
         decoder = Decoder(config)
     quantised: dict[str, Int8Weight] = {}
     linear = linear_names(decoder) if dtype == torch.int8 else frozenset()
