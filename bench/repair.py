@@ -34,7 +34,7 @@ def main() -> None:
 
     bundle = load_bundle(options.model)
     ids = novel_ids(bundle.tokenizer, options.history + options.tokens, options.text)
-    modes = ["exact", "incremental", *(["block"] if bundle.decoder.config.block_mask else [])]
+    modes = ["exact", "incremental", "block"]
     runs = {mode: run(MCController(bundle, repair=mode), ids, options) for mode in modes}
     reference, targets = runs["exact"][0], torch.from_numpy(ids[options.history + 1 :].astype(np.int64))
     rows = []

@@ -100,14 +100,18 @@ class SessionKV:
         )
 
     def begin(self, layout: Layout, *, need_last: bool, refresh: bool = False) -> RepairPlan:
-        """Plan the repair to ``layout``, free what goes, move what stays, and reserve slots for what comes."""
+        """Plan the repair to ``layout``, free what goes, move what stays, and reserve slots for what comes.
+
+        ``block`` repair of a base that was trained with the block mask is always exact, as with ``refresh``.
+        """
+        model = self.model
         plan = plan_repair(
-            self.model.mode,
+            model.mode,
             self.cached(),
             layout,
-            chunk_tokens=self.model.chunk_tokens,
+            chunk_tokens=model.chunk_tokens,
             need_last=need_last,
-            refresh=refresh,
+            refresh=refresh or (model.mode == "block" and model.decoder.config.block_mask),
         )
         n, kept_slots = len(layout), self._slot[plan.kept_old]
         exact = self._exact[plan.kept_old] & (plan.kept_new < plan.approximate)
