@@ -117,9 +117,7 @@ def _matches(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDArray
     return old[at_old][order], at_new[order]
 
 
-def _kept_block(
-    cached: Cached, layout: Layout, *, exact_tail: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _kept_block(cached: Cached, layout: Layout, *, exact_tail: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """History stays where its segment is unchanged; the tail if all that it saw is unchanged, or need not be exact."""
     old, new = _matches(cached, layout)
     same = (

@@ -165,7 +165,7 @@ def test_block_repair_recomputes_the_edited_block_and_the_tail_alone() -> None:
 
 
 def test_block_repair_of_a_stock_base_keeps_its_tail_until_a_refresh() -> None:
-    """Without the mask in training, an edit costs its block alone; the tail is of an older view, which a refresh ends."""
+    """An edit costs its block alone, and what the tail keeps of an older view ends with a refresh."""
     model = make_model("block", config=replace(CONFIG, block_mask=False))
     kv = SessionKV(model, model.pool.acquire())
     wc = WorkingContext(K, W, recent_tokens=2 * K)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.test_linear import SHAPES
 
 from mc_core.models.attention import FullAttention
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.rotary import Rotary
 from mc_core.models.spread import Spread, spread_head, spread_layer
+from models.test_linear import SHAPES
 
 
 @given(size=st.integers(1, 300), seed=st.integers(0, 100))
