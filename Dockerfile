@@ -17,6 +17,12 @@ RUN python -m venv /opt/venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
 # The dependencies are a layer of their own, so that a change of the source doesn't fetch them again.
+# The default model is a layer of its own too, so that a container needs no network when it starts.
+FROM build AS fetched
+COPY mc_core/__init__.py mc_core/errors.py mc_core/
+COPY server/__init__.py server/fetch.py server/
+RUN python -c "from pathlib import Path; from server.fetch import SMOLLM2, fetch; fetch(SMOLLM2, Path('/fetched'))"
+
 FROM build AS build-cuda
 RUN /opt/venv/bin/pip install -c constraints.txt -e .
 COPY mc_core mc_core
@@ -33,16 +39,18 @@ COPY server server
 COPY clients clients
 RUN /opt/venv/bin/pip install --no-deps -e . && /opt/venv/bin/pip check && /opt/venv/bin/pip uninstall -y pip
 
-# What both images share but the packages: python, a user, the model, the settings.
+# What both images share but the packages: python, a user, the models, the settings.
 FROM ${PYTHON} AS runtime
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data megacontext \
     && install -d -o megacontext -g megacontext /data
 COPY models /app/models
+COPY --from=fetched /fetched /app/fetched
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     MEGACONTEXT_HOST=0.0.0.0 \
     MEGACONTEXT_PORT=8000 \
+    MEGACONTEXT_MODEL_CACHE=/app/fetched \
     MEGACONTEXT_STORE=sqlite:////data/megacontext.sqlite
 WORKDIR /data
 VOLUME /data

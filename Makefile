@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More options for a command: make serve ARGS="--port 9000", make test ARGS="tests/store -x".
 ARGS ?=
-# tiny is bundled; smollm2 is fetched once (98 MB).
-MODEL ?= tiny
+# Of make serve: tiny is bundled, a path is yours. By default SmolLM2, which is fetched once (98 MB).
+MODEL ?=
 BENCHES ?= flat ingest recall repair telemetry
 # Two threads are enough for small models, and two runs on one machine don't fight over its cores.
 export OMP_NUM_THREADS ?= 2
@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: help serve chat test test-slow lint format bench client docs clean
 
 help:
-	@echo "make serve      serve the bundled model (ARGS: options of megacontext serve); MODEL=smollm2 fetches a real one"
+	@echo "make serve      serve SmolLM2, fetched once; MODEL=tiny: the bundled model, MODEL=PATH: yours (ARGS: more options)"
 	@echo "make chat       chat with a running server in the terminal"
 	@echo "make test       all quick tests; make test-slow: the long ones"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
@@ -26,15 +26,13 @@ help:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	# This pip goes on with a download that broke, where the one that came with Python may begin anew.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 serve: $(STAMP)
-ifeq ($(MODEL),tiny)
-	@env -u OMP_NUM_THREADS $(BIN)/megacontext serve $(ARGS)
-else
-	@file=$$($(BIN)/megacontext model fetch $(MODEL)) && env -u OMP_NUM_THREADS $(BIN)/megacontext serve --model "$$file" $(ARGS)
-endif
+	@env -u OMP_NUM_THREADS $(BIN)/megacontext serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 chat: $(STAMP)
 	@$(BIN)/megacontext chat $(ARGS)

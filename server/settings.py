@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from mc_core.focus.lens import LENSES
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "megacontext-tiny"
+TINY = "tiny"
+"""What the bundled model is called in settings."""
 
 
 class Settings(BaseSettings):
@@ -19,8 +21,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MEGACONTEXT_", extra="forbid", frozen=True, protected_namespaces=())
 
-    model: Path = Field(BUNDLED_MODEL, description="bundle, Hugging Face folder or GGUF file to serve")
-    model_name: str | None = Field(None, description="name in /v1/models; the folder's name by default")
+    model: str = Field(
+        "smollm2",
+        min_length=1,
+        description="smollm2 (fetched once), tiny (bundled), or the path of a bundle, Hugging Face folder or GGUF file",
+    )
+    model_name: str | None = Field(None, description="name in /v1/models; the model's own by default")
+    model_cache: Path | None = Field(None, description="folder of fetched models; the user's cache by default")
     chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
     weights: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
@@ -78,6 +85,9 @@ class Settings(BaseSettings):
     refocus_interval: int = Field(0, ge=0, description="tokens between refocuses; 0: one block")
     lens_interval: int = Field(4, ge=1, description="refocuses of a reply from one asking of the lens to the next")
     positions: str = Field("auto", description="position policy; the bundle's own by default")
+    reading: Literal["auto", "framed", "plain"] = Field(
+        "auto", description="frames of the chat template around opened places, or none; auto: the bundle's own"
+    )
     repair: Literal["auto", "exact", "block", "incremental"] = Field("auto", description="KV repair mode")
     segment_blocks: int = Field(
         8, ge=1, description="neighbouring raw blocks that see each other under repair=block; 1 recomputes least"
@@ -101,6 +111,11 @@ class Settings(BaseSettings):
     )
     keep_alive_seconds: float = Field(10.0, gt=0, description="silence after which a stream gets a comment")
     drain_seconds: float = Field(30.0, ge=0, description="how long running turns may go on after SIGTERM")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("api_key", "allowed_host", "cors_origin", mode="before")
     @classmethod

@@ -23,8 +23,11 @@ from server.turns import TurnService
 
 @dataclass
 class ServerState:
+    """notice: what users of the model must know, if it isn't the one that they expect."""
+
     settings: Settings
     model_name: str
+    notice: str | None
     created: int
     bundle: Bundle
     engine: Engine

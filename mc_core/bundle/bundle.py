@@ -72,6 +72,12 @@ class Bundle:
         return SEGMENT_BLOCKS if self.repair == "block" else None
 
     @property
+    def reading(self) -> str:
+        """How opened places are put to the model: "plain" for a base that was trained to read them so."""
+        plain = self.repair == "block" or self.positions != "compact" or not self.hidden_gists
+        return "plain" if plain else "framed"
+
+    @property
     def gist_cost(self) -> int:
         """Of a gist in the budget: nothing where the model is not shown any."""
         return 0 if self.hidden_gists else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mc_core.bundle.bundle import Bundle
-from mc_core.context.working_context import WorkingContext
+from mc_core.context.frames import within
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.observer import Observer, SilentObserver
 from mc_core.errors import ConfigError
@@ -18,7 +18,11 @@ from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.rotary import Rotary
 from mc_core.models.sampler import Sampler
 from mc_core.positions.policies import make_policy
+from mc_core.session.session import Session
 from mc_core.store import SessionStore
+
+FRAME_SHARE, MOST_FRAMES = 8, 512
+"""Frames take at most an eighth of the budget's tokens, and no more than 512, beside it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class EngineCore:
     config: EngineConfig
     focus: FocusConfig
     observer: Observer
+    frame_room: int
 
     @property
     def store(self) -> SessionStore:
@@ -40,10 +45,12 @@ class EngineCore:
             raise ConfigError("this needs a session store, and there is none")
         return self.sessions
 
-    def layout(self, wc: WorkingContext) -> Layout:
-        """What the model sees of a working context."""
+    def layout(self, session: Session) -> Layout:
+        """What the model sees of a session's working context."""
+        hidden = self.bundle.hidden_gists
         blocks = self.config.segment_blocks if self.kv_model.mode == "block" else None
-        return layout_of(wc, hidden_gists=self.bundle.hidden_gists, segment_blocks=blocks)
+        frames = within(session.frames(), self.frame_room)
+        return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, frames=frames)
 
 
 def build_core(
@@ -55,17 +62,22 @@ def build_core(
     repair: RepairMode | None = None,
     positions: str | None = None,
     observer: Observer | None = None,
+    framed: bool = False,
 ) -> EngineCore:
     """Check that the settings fit the base model, and allocate the slabs.
 
-    repair, positions: None takes the bundle's own. ConfigError names the setting and the limit.
+    repair, positions: None takes the bundle's own. framed: sessions have frames (see ``mc_core.context.frames``).
+    ConfigError names the setting and the limit.
     """
     decoder = bundle.decoder
     mode, policy_name = repair or bundle.repair, positions or bundle.positions
     if mode not in REPAIR_MODES:
         raise ConfigError(f"repair must be one of {REPAIR_MODES}, got {mode!r}")
     policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
-    slots = focus.budget + focus.block_size
+    frame_room = min(MOST_FRAMES, focus.budget // FRAME_SHARE) if framed else 0
+    if framed and (policy.absolute or mode == "block" or not bundle.hidden_gists):
+        raise ConfigError("reading=framed needs positions=compact, repair=exact or incremental, and hidden gists")
+    slots = focus.budget + focus.block_size + frame_room
     _check_window(decoder.config, slots, policy.absolute, focus.block_size)
     moves = not policy.absolute and mode != "exact"
     pool = SlabPool(
@@ -79,7 +91,7 @@ def build_core(
     rotary = Rotary(decoder.config, decoder.device)
     model = KVModel(decoder, rotary, policy, pool, mode, config.prefill_tokens)
     sampler = Sampler(decoder.config.vocab_size, decoder.device)
-    return EngineCore(bundle, model, sampler, store, config, focus, observer or SilentObserver())
+    return EngineCore(bundle, model, sampler, store, config, focus, observer or SilentObserver(), frame_room)
 
 
 def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size: int) -> None:

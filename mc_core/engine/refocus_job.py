@@ -16,7 +16,7 @@ from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
 from mc_core.focus.refocuser import Proposal
-from mc_core.kv.layout import Layout
+from mc_core.kv.layout import FRAME, Layout
 from mc_core.session.session import Session
 
 
@@ -124,7 +124,7 @@ def repair(
     """Bring the slab to the present working context -> hidden state [d] of the last unit, if it was computed."""
     kv = session.kv
     assert kv is not None
-    layout = core.layout(session.wc)
+    layout = core.layout(session)
     refresh = session.counters.refocuses % core.config.refresh_every == 0
     plan = kv.begin(layout, need_last=need_last, refresh=refresh)
     trace.kv_reused, trace.kv_recomputed = plan.reused, plan.recomputed
@@ -140,13 +140,14 @@ def repair(
 
 
 def unit_embeddings(core: EngineCore, session: Session, layout: Layout, ranks: NDArray[np.int64]) -> Tensor:
-    """Input embeddings [T, d] of units: token embeddings, and gists in place of tokens."""
+    """Input embeddings [T, d] of units: those of tokens, of the history and of frames, and gists in place of tokens."""
     levels = layout.levels[ranks]
-    raw = levels == 0
+    raw, framed = levels == 0, levels == FRAME
     ids = np.zeros(len(ranks), np.int64)
     ids[raw] = token_ids(session, layout.starts[ranks[raw]])
+    ids[framed] = layout.frame_ids(ranks[framed])
     vectors = core.bundle.decoder.embed(torch.from_numpy(ids).to(core.kv_model.pool.device))
-    for level in np.unique(levels[~raw]).tolist():
+    for level in np.unique(levels[levels > 0]).tolist():
         rows = np.flatnonzero(levels == level)
         nodes = layout.starts[ranks[rows]] // session.block_size**level
         vectors[torch.from_numpy(rows).to(vectors.device)] = session.tree.gists(level, nodes).to(vectors.dtype)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.frames import Frame
 from mc_core.context.working_context import WorkingContext
 
 LEVEL_SHIFT = 56
 """A unit's identity packs its level above 56 bits of token or node index."""
+FRAME = -1
+"""Level of a frame's tokens, which are no part of the history."""
+TOKEN_BITS, FRAME_BITS = 19, 7
+"""The identity of a frame's token packs, from below, its id, its place in the frame, and the token of the history that
+the frame stands before."""
 
 SEGMENT_BLOCKS = 8
 """Neighbouring raw blocks that are encoded together under the block mask, unless settings say otherwise. What is cut
@@ -23,7 +30,8 @@ class Layout:
 
     ``identity`` names a unit by level and index. ``segment_start`` and ``segment_end`` are the token range that a
     history unit is encoded with under the block mask, -1 for the tail and whenever there is no block mask.
-    ``local`` is the canonical position of a history unit, at which its segment is encoded.
+    ``local`` is the canonical position of a history unit, at which its segment is encoded. A frame's tokens have
+    level ``FRAME``, the token range [before, before), and belong to the entry that they stand before.
     """
 
     identity: NDArray[np.int64]
@@ -44,6 +52,10 @@ class Layout:
         history = np.flatnonzero(self.segment_start >= 0)
         return int(history[-1]) + 1 if len(history) else 0
 
+    def frame_ids(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token ids of units that are of frames."""
+        return self.identity[ranks] & ((1 << TOKEN_BITS) - 1)
+
     @property
     def is_raw(self) -> NDArray[np.bool_]:
         return self.levels == 0
@@ -54,11 +66,14 @@ def identity_of(levels: NDArray[np.int8], indices: NDArray[np.int64]) -> NDArray
     return (levels.astype(np.int64) << LEVEL_SHIFT) | indices
 
 
-def layout_of(context: WorkingContext, *, hidden_gists: bool, segment_blocks: int | None) -> Layout:
+def layout_of(
+    context: WorkingContext, *, hidden_gists: bool, segment_blocks: int | None, frames: Sequence[Frame] = ()
+) -> Layout:
     """The units of a working context.
 
     hidden_gists: gists are not shown to the model (no trained GistNet). segment_blocks: how many neighbouring raw
-    blocks are encoded together under the block mask, at most; None = no block mask.
+    blocks are encoded together under the block mask, at most; None = no block mask. frames: in order, each before a
+    token that stands raw; under the block mask there are none.
     """
     levels, starts, ends = context.levels, context.starts(), context.ends()
     raw = levels == 0
@@ -79,7 +94,7 @@ def layout_of(context: WorkingContext, *, hidden_gists: bool, segment_blocks: in
         # Block 0 is encoded at its own positions, every other segment right after it.
         local = np.where(segment_start == 0, unit_starts, block + np.where(unit_raw, unit_starts - segment_start, 0))
         local = np.where(segment_start < 0, 0, local)
-    return Layout(
+    layout = Layout(
         identity=identity_of(levels[entry], indices),
         levels=levels[entry],
         starts=unit_starts,
@@ -89,6 +104,30 @@ def layout_of(context: WorkingContext, *, hidden_gists: bool, segment_blocks: in
         segment_end=segment_end,
         local=local,
     )
+    return _with_frames(layout, frames) if frames else layout
+
+
+def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
+    """The layout with frames before their tokens."""
+    before = np.array([frame.before for frame in frames], np.int64)
+    sizes = np.array([len(frame.ids) for frame in frames], np.int64)
+    ranks = np.repeat(np.searchsorted(layout.starts, before), sizes)
+    number = np.repeat(np.arange(len(frames)), sizes)
+    offset = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    ids, at = np.concatenate([frame.ids for frame in frames]).astype(np.int64), before[number]
+    packed = ((at << FRAME_BITS | offset) << TOKEN_BITS) | ids
+    none = np.full(len(ids), -1, np.int64)
+    columns = {
+        "identity": identity_of(np.full(len(ids), FRAME, np.int8), packed),
+        "levels": np.full(len(ids), FRAME, np.int8),
+        "starts": at,
+        "ends": at,
+        "entry": layout.entry[ranks],
+        "segment_start": none,
+        "segment_end": none,
+        "local": np.zeros(len(ids), np.int64),
+    }
+    return Layout(**{name: np.insert(getattr(layout, name), ranks, column) for name, column in columns.items()})
 
 
 def _segments(

@@ -10,6 +10,7 @@ from typing import Any
 
 from mc_core.errors import ConfigError
 from mc_core.models.decoder_config import DecoderConfig, RopeScaling
+from mc_core.models.float8 import check_quantisation
 
 Json = Mapping[str, Any]
 
@@ -53,7 +54,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 _UNSUPPORTED = {
-    "quantization_config": "quantised weights",
     "num_experts": "mixtures of experts",
     "num_local_experts": "mixtures of experts",
     "no_rope_layers": "layers without rotary positions",
@@ -69,6 +69,8 @@ def read_config(raw: Json) -> DecoderConfig:
     for key, words in _UNSUPPORTED.items():
         if raw.get(key):
             raise ConfigError(f"{key}: {words} are not supported")
+    if raw.get("quantization_config"):
+        check_quantisation(raw["quantization_config"])
     full = {**DEFAULTS[family], **raw}
     _check_activation(family, full["hidden_act"])
     heads, hidden = _count(raw, "num_attention_heads"), _count(raw, "hidden_size")

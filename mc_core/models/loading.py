@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mc_core.errors import ConfigError
+from mc_core.models import float8
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.families import read_config, write_config
@@ -68,7 +69,7 @@ class WeightSource(Protocol):
 
 
 class HuggingFaceFolder:
-    """``config.json`` and ``*.safetensors``."""
+    """``config.json`` and ``*.safetensors``, of which FP8 weights are dequantised."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -77,7 +78,12 @@ class HuggingFaceFolder:
         return read_config(read_json(self.path / "config.json"))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        return _tensors(self.path)
+        block = float8.block_of(read_json(self.path / "config.json").get("quantization_config") or {})
+        files = _weight_files(self.path)
+        # First, for a scale may stand in another file than its weight.
+        scales = dict(_tensors(files, float8.is_beside))
+        for name, tensor in _tensors(files, lambda name: not float8.is_beside(name)):
+            yield name, float8.dequantised(name, tensor, scales, block)
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -173,12 +179,12 @@ def _own_name(name: str) -> str:
     return name.removeprefix("model.")
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder's weight files, one in memory at a time."""
-    for file in _weight_files(folder):
+def _tensors(files: Iterable[Path], wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of weight files whose names are wanted, one in memory at a time."""
+    for file in files:
         try:
             with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+                for name in filter(wanted, weights.keys()):
                     yield name, weights.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{file} cannot be read as safetensors: {error}") from error

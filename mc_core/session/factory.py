@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mc_core.bundle.bundle import Bundle
+from mc_core.context.frames import MessageIndex, ReadingFormat
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
@@ -27,9 +28,12 @@ logger = logging.getLogger(__name__)
 class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
-    def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
-        """ConfigError if the bundle lacks what the lens needs."""
-        self.bundle, self.focus = bundle, focus
+    def __init__(self, bundle: Bundle, focus: FocusConfig, reading: ReadingFormat | None = None) -> None:
+        """reading: how places that stand apart are put to the model; None shows them as they are.
+
+        ConfigError if the bundle lacks what the lens needs.
+        """
+        self.bundle, self.focus, self.reading = bundle, focus, reading
         spec = lens_spec(focus.lens)
         spec.check(bundle.lensnet)
         net = bundle.lensnet if "vectors" in spec.indexes else None
@@ -153,4 +157,5 @@ class SessionFactory:
             lens=lens,
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
+            messages=MessageIndex(self.reading) if self.reading is not None else None,
         )

@@ -72,6 +72,8 @@ class Restoring:
         StoreError if spans are lost that must stand raw, since nothing may be invented in their place.
         """
         blocks, ids = self._read_spans()
+        if self.session.messages is not None:
+            self.session.messages.append(self.record.tail)
         self._make_parents()
         empty = self.empty
         tree = MegaContextTree.load(
@@ -142,6 +144,8 @@ class Restoring:
             ids = np.zeros((count, record.block_size), np.int32)
             ids[batch.blocks - at] = batch.ids
             session.lens.append(at, ids)
+            if session.messages is not None:
+                session.messages.append(ids.reshape(-1))
             self._make(self.gists[0], self.empty.block_gists, batch.blocks, batch.ids)
             if self.empty.config.lens_keys:
                 self._make(self.keys, self.empty.block_keys, batch.blocks, batch.ids)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mc_core.context.frames import Frame, MessageIndex
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
@@ -84,6 +85,7 @@ class Session:
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
+    ``messages``: where its messages begin and end, if the model is shown frames around them.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
@@ -100,6 +102,7 @@ class Session:
     lens: Lens
     refocuser: Refocuser
     focus_config: FocusConfig
+    messages: MessageIndex | None = None
     fence: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
@@ -159,6 +162,8 @@ class Session:
 
     def _grow(self, ids: NDArray[np.int32]) -> None:
         """All but the working context, which then follows."""
+        if self.messages is not None:
+            self.messages.append(ids)
         appended = self.tree.append(ids)
         self.gist_calls += appended.gist_calls
         if appended.new_blocks:
@@ -182,11 +187,26 @@ class Session:
         """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
+        if self.messages is not None:
+            self.messages.rewind(position, self._newest(self.messages.reach))
         if self.kv is not None:
             self.kv.rewind(position)
         self.staged = {level: min(rows, self.tree.count(level)) for level, rows in self.staged.items()}
         if self.ingest_cut is not None and self.ingest_cut.tokens > position:
             self.ingest_cut = None
+
+    def _newest(self, count: int) -> NDArray[np.int32]:
+        """The newest ``count`` tokens, or those of the open block if the others are not in memory."""
+        tree, size = self.tree, self.block_size
+        start = max(0, tree.num_tokens - count)
+        blocks = np.arange(start // size, tree.num_blocks)
+        if len(blocks) and len(tree.missing(blocks)):
+            start = tree.num_blocks * size
+        return tree.ids(start, tree.num_tokens)
+
+    def frames(self) -> list[Frame]:
+        """What the model reads around the places that it is shown."""
+        return [] if self.messages is None else self.messages.frames(self.wc)
 
     def acknowledge(self) -> None:
         """The store has the session as it is now."""

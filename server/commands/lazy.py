@@ -35,11 +35,16 @@ class MainGroup(LazyGroup):
         "doctor": "server.commands.doctor:doctor_command()",
         "chat": "server.commands.talk:chat",
         "ingest": "server.commands.talk:ingest",
-        "model": "server.commands.model:model",
         "settings": "server.commands.settings:settings",
         "load": "server.commands.load:load_command()",
         "ablate": "server.commands.lab.ablate:ablate",
     }
+
+
+class ModelGroup(LazyGroup):
+    """``megacontext model``."""
+
+    places: ClassVar[dict[str, str]] = {"fetch": "server.commands.model:fetch"}
 
 
 class TrainGroup(LazyGroup):
@@ -59,6 +64,7 @@ class EvalGroup(LazyGroup):
     places: ClassVar[dict[str, str]] = {
         "suites": "server.commands.lab.eval_suites:suites_command()",
         "base": "server.commands.lab.eval_base:base_command()",
+        "real": "server.commands.lab.eval_real:real_command()",
     }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

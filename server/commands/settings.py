@@ -13,7 +13,6 @@ from server.commands.options import Field, fields_of
 from server.settings import Settings
 
 BEGIN, END = "<!-- settings: made by `make docs` -->", "<!-- /settings -->"
-PROJECT = Path(__file__).parents[2]
 
 
 def settings(
@@ -47,9 +46,6 @@ def replaced(text: str) -> str:
 def _default(value: Any) -> str:
     if value is None or value == []:
         return ""
-    if isinstance(value, Path):
-        # Where the project lies is not part of a default.
-        value = value.relative_to(PROJECT)
     return f"`{value}`"
 
 

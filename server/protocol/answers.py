@@ -173,8 +173,11 @@ class Sampling(Answer):
 
 
 class AboutModel(Answer):
-    """``networks``: each network's name and whether it has passed its evaluation."""
+    """``networks``: each network's name and whether it has passed its evaluation. ``notice``: what users must know
+    where this is not the model that they expect, such as the bundled one in the place of one that could not be fetched.
+    """
 
+    notice: str | None
     family: str
     vocab_size: Count
     budget: Count
@@ -199,6 +202,16 @@ class Model(Answer):
 class ModelList(Answer):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class Server(Answer):
+    """What answers here, and where to read on."""
+
+    object: Literal["server"] = "server"
+    version: str
+    model: str
+    notice: str | None
+    openapi: str
 
 
 # -- sessions ------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ async def get_model(model: str, state: State) -> Model:
 def _describe(state: ServerState) -> Model:
     core, sampling = state.engine.core, state.sampling
     about = AboutModel(
+        notice=state.notice,
         family=state.bundle.decoder.config.family,
         vocab_size=state.bundle.decoder.config.vocab_size,
         budget=core.focus.budget,

@@ -50,7 +50,7 @@ def test_options_become_settings() -> None:
     """Law: text is converted by the settings class; keys repeat; what isn't given keeps its default."""
     got, _, code = serve("--port", "9000", "--api-key", "a", "--api-key", "b", "--model", "/m", "--repair", "exact")
     assert code == 0
-    assert (got[0].port, got[0].model, got[0].repair) == (9000, Path("/m"), "exact")
+    assert (got[0].port, got[0].model, got[0].repair) == (9000, "/m", "exact")
     assert [key.get_secret_value() for key in got[0].api_key] == ["a", "b"]
     assert got[0].budget == Settings.model_fields["budget"].default
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_oracle import fresh_forward
+from mc_core.context.frames import Frame
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import PlanError
 from mc_core.kv.layout import Layout, layout_of
@@ -21,7 +22,7 @@ from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.rotary import Rotary
 from mc_core.positions.policies import make_policy
 
-K, W = 16, 256
+K, W, FRAMES = 16, 256, 64
 CONFIG = DecoderConfig(
     family="qwen3",
     vocab_size=64,
@@ -41,7 +42,7 @@ def make_model(mode: str, policy: str = "compact", rows: int = 1, config: Decode
     torch.manual_seed(0)
     decoder = Decoder(config).eval().requires_grad_(False)
     chosen = make_policy(policy, CONFIG, K, 0.5)
-    pool = SlabPool(CONFIG, rows, W + K, keep_unrotated=not chosen.absolute)
+    pool = SlabPool(CONFIG, rows, W + K + FRAMES, keep_unrotated=not chosen.absolute)
     return KVModel(decoder, Rotary(CONFIG), chosen, pool, mode, chunk_tokens=40)
 
 
@@ -82,6 +83,13 @@ def edit_at_random(wc: WorkingContext, rng: np.random.Generator) -> None:
                 continue
 
 
+def random_frames(wc: WorkingContext, rng: np.random.Generator) -> list[Frame]:
+    """Frames of a few random tokens before some of the raw entries."""
+    starts = wc.starts()[wc.levels == 0]
+    chosen = starts[rng.random(len(starts)) < 0.4][: FRAMES // 4].tolist()
+    return [Frame(at, rng.integers(0, 64, int(rng.integers(1, 5))).astype(np.int32)) for at in chosen]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", ["exact", "block"])
 @settings(max_examples=8, deadline=None)
@@ -97,7 +105,8 @@ def test_repair_equals_a_fresh_forward(
     wc.extend(int(rng.integers(1, 40 * K)), reserve=K)
     segments = segment_blocks if mode == "block" else None
     for _ in range(6):
-        layout = layout_of(wc, hidden_gists=hidden_gists, segment_blocks=segments)
+        frames = random_frames(wc, rng) if segments is None and policy == "compact" and hidden_gists else []
+        layout = layout_of(wc, hidden_gists=hidden_gists, segment_blocks=segments, frames=frames)
         hidden, _ = repair(kv, layout)
         expected = fresh_forward(model, layout, embed(layout))
         torch.testing.assert_close(hidden, expected[-1], atol=1e-4, rtol=1e-4)

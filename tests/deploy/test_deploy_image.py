@@ -44,7 +44,8 @@ def test_last_stages_are_lean_and_unprivileged(target: str) -> None:
     assert sum(name == "HEALTHCHECK" for name, _ in lines) == 1
     assert any(name == "VOLUME" and argument == "/data" for name, argument in lines)
     # pip, the only tool that the virtual environment has, is gone from what these stages copy.
-    (source,) = {part for stage in stages for part in re.findall(r"--from=(\S+)", " ".join(stage.arguments("COPY")))}
+    parts = {part for stage in stages for part in re.findall(r"--from=(\S+)", " ".join(stage.arguments("COPY")))}
+    (source,) = parts - {"fetched"}
     assert STAGES[source].arguments("RUN")[-1].endswith("pip uninstall -y pip")
 
 
@@ -73,6 +74,22 @@ def test_settings_of_the_image_are_settings() -> None:
         names = {name for name in environment(with_bases(STAGES, target)) if name.startswith("MEGACONTEXT_")}
         assert names
         assert names <= KNOWN_SETTINGS
+
+
+def test_the_default_model_is_fetched_by_what_the_stage_copies(tmp_path: Path) -> None:
+    """Law: the files that the fetching stage copies are all that its command imports, and its folder is the cache."""
+    stage = STAGES["fetched"]
+    for argument in stage.arguments("COPY"):
+        *sources, target = argument.split()
+        (tmp_path / target).mkdir()
+        for source in sources:
+            shutil.copy(ROOT / source, tmp_path / target)
+    (command,) = stage.arguments("RUN")
+    code = re.fullmatch(r'python -c "(.*); fetch\(SMOLLM2, Path\(\'(/\w+)\'\)\)"', command)
+    assert code
+    subprocess.run([sys.executable, "-P", "-c", code[1]], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=True)
+    assert f"--from=fetched {code[2]} /app/fetched" in STAGES["runtime"].arguments("COPY")
+    assert environment([STAGES["runtime"]])["MEGACONTEXT_MODEL_CACHE"] == "/app/fetched"
 
 
 def test_what_is_copied_passes_dockerignore() -> None:

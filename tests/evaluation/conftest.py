@@ -15,7 +15,7 @@ from mc_core.lab.evaluation.engine_driver import EngineDriver
 from mc_core.lab.evaluation.methods import BASELINES
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.plant import PlantPlan, plant
-from server.commands.lab.eval_run import prompt_of
+from server.commands.lab.eval_prompt import prompt_of
 from server.stores.sqlite import SqliteStore
 from support import add_lensnet, write_model
 

@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mc_core.bundle.bundle import Bundle
+from eval_lab import FOCUS
+from gguf_writer import tables_of, tiny_decoder, write_gguf
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.errors import MegaContextError
 from mc_core.lab.evaluation.answers import ask_all
+from mc_core.lab.evaluation.engine_driver import EngineDriver
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.plant import PlantPlan, plant
 from server.cli import app
+from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
-from support import running, settings_for
+from server.commands.lab.eval_prompt import prompt_of
+from server.stores.sqlite import SqliteStore
+from support import CHATML, EOS, VOCABULARY, running, settings_for, write_tokenizer
 
+SUITES_ASKED = ("needle", "plain", "chat")
 QUICK = ("--trials", "2", "--baseline-trials", "1", "--max-answer-tokens", "3", "--depths", "4")
 
 
@@ -65,6 +72,8 @@ def test_one_run(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
         (["needle", "--text", "x", "--lengths", "many"], "--lengths"),
         (["needle", "--text", "x", "--trials", "0"], "trials must be at least 1"),
         (["nll", "--data", "x", "--http", "http://localhost"], "a server has its own lens"),
+        (["chat", "--data", "x", "--http", "http://localhost"], "a server has its own lens"),
+        (["plain", "--text", "x", "--baselines", "rags"], "baselines must be of"),
     ],
 )
 def test_bad_options(arguments: list[str], message: str) -> None:
@@ -107,3 +116,63 @@ def test_the_command_over_http(bundle_dir: Path, data: Path, tmp_path: Path) -> 
     gone = CliRunner().invoke(app, [*arguments, "--http", address])
     assert gone.exit_code == 1
     assert gone.stderr.count("megacontext: GET") == 1
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights in one file, whose tokenizer puts a begin token before a text."""
+    folder = tmp_path_factory.mktemp("gguf")
+    tables = {"ggml.pre": "gpt-2", "ggml.eos_token_id": EOS, "ggml.bos_token_id": 0, "chat_template": CHATML}
+    return write_gguf(
+        folder / "tiny.gguf",
+        tiny_decoder(vocab_size=VOCABULARY, max_position_embeddings=2048),
+        "llama",
+        tokenizer=tables_of(write_tokenizer(folder), "gpt2", **tables, **{"ggml.add_bos_token": True}),
+    )
+
+
+def test_a_gguf_file_is_evaluated(gguf: Path, data: Path, tmp_path: Path) -> None:
+    """Suites that are planted, chats and measures run on a GGUF file, against all baselines; lexical finds the text."""
+    out = tmp_path / "out"
+    arguments = ["eval", "needle", "plain", "chat", "nll", "stability", "--bundle", str(gguf), "--data", str(data)]
+    arguments += [*QUICK, "--lengths", "4000", "--budget", "1024", "--refocuses", "3", "--history-tokens", "1000"]
+    result = CliRunner().invoke(app, [*arguments, "--nll-lengths", "1024", "--samples", "2", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "results.json").read_text())
+    assert found["bundle"] == "tiny"
+    by_suite = {suite: {row["method"] for row in found["rows"] if row["suite"] == suite} for suite in SUITES_ASKED}
+    assert by_suite == {suite: {"lexical", "recency", "sinks", "oracle", "rag"} for suite in SUITES_ASKED}
+    assert all(row["gold_open"] for row in found["rows"] if row["suite"] == "plain" and row["method"] == "lexical")
+    assert {row["length"] for row in found["rows"]} == {4000, 7000}
+    assert found["nll"]
+    assert found["stability"]
+
+
+def test_a_history_begins_as_an_ingested_text_does(gguf: Path, filler: Filler, tmp_path: Path) -> None:
+    """Behind the tokenizer's begin token, in this process as at a server, and where truncation cut the text."""
+    bundle = load_bundle(gguf)
+    source = Filler([bundle.tokenizer.encode("The ship came home. " * 400)], bundle.tokenizer)
+    (history,) = plant(np.random.default_rng(0), bundle.tokenizer, source, PlantPlan(3000, ("plain",), trials=2))
+    assert len(history) == 3000
+    assert history.ids[0] == bundle.tokenizer.prefix_ids[0] == 0
+    store = SqliteStore(tmp_path / "eval.sqlite")
+    with EngineDriver(bundle, FOCUS, store, prompt_of(bundle), (), ("recency",)) as driver:
+        driver.read(history)
+        session = driver._seats["recency"].session
+        assert session.tree.ids(0, 1)[0] == 0
+        assert np.array_equal(session.tree.ids(1, session.tokens), history.ids[1 - session.tokens :])
+        assert driver._seats["recency"].shift((2990, 3000)) == (session.tokens - 10, session.tokens)
+    store.close()
+    settings = settings_for(gguf, tmp_path / "s.sqlite", budget=960)
+    with running(settings) as address, HttpDriver(address, None, None, bundle.tokenizer.decode) as client:
+        client.read(history)
+        assert client._tokens == 3000
+        assert tuple(client._spans[i] for i in range(2)) == history.spans
+
+
+def test_what_is_to_be_tuned_on_is_asked_by_name_alone() -> None:
+    """``all`` holds the held-out statements, the tuning set only where it is named."""
+    config = SuitesConfig(suites=("all",), text=None, data=Path("x"))
+    assert "plain" in config.questions
+    assert "plain_tuning" not in config.questions
+    assert SuitesConfig(suites=("plain_tuning",), data=Path("x")).questions == ("plain_tuning",)

@@ -17,7 +17,7 @@ from mc_core.lab.evaluation.methods import BASELINES
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import blocks_of
 from mc_core.lab.tasks.plant import PlantPlan, plant
-from server.commands.lab.eval_run import prompt_of
+from server.commands.lab.eval_prompt import prompt_of
 from server.stores.sqlite import SqliteStore
 
 
@@ -92,6 +92,7 @@ def test_questions_do_not_touch_each_other(asking: Asking) -> None:
     assert (before.text, before.gold_open) == (after.text, after.gold_open)
     assert {seat.session.tokens for seat in driver._seats.values()} == {
         len(asking.history),
+        0,  # of rag, which keeps no conversation
         *(driver._seats[name].session.tree.num_tokens for name in ("recency", "sinks")),
     }
 
@@ -114,7 +115,7 @@ def test_full_shows_all_where_it_fits(short, asking: Asking) -> None:  # type: i
     assert skipped == {}
     assert all(row.gold_open for row in rows if row.method in ("full", "oracle"))
     by_method = {cell.method: cell.answers.n for cell in cells_of(rows)}
-    assert by_method == {"lexical": 2, "recency": 1, "sinks": 2, "oracle": 2, "full": 2}
+    assert by_method == {"lexical": 2, "recency": 1, "sinks": 2, "oracle": 2, "full": 2, "rag": 2}
     assert "full" not in asking.driver._seats
     assert "window of 1024" in asking.driver.read(asking.history)["full"]
 

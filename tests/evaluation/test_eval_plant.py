@@ -103,3 +103,38 @@ def test_open_means_every_token(spans: list[tuple[int, int]], raw: set[int], siz
     blocks = np.array(sorted(raw), np.int64)
     assert all_open(ranges, blocks, size) == all(token // size in raw for token in tokens)
     assert set(blocks_of(ranges, size).tolist()) == {token // size for token in tokens}
+
+
+PROSE = (
+    'Mr. Hale came in at 5.30 p.m. and sat down. "Is it late?" he asked. Nobody spoke!\n\n'
+    "The J. Smith of old was gone. It rained (hard.) The end"
+)
+
+
+def test_what_was_written_stands_between_sentences(bundle: Bundle) -> None:
+    """Statements of ``plain`` come where a sentence or a paragraph ends, never inside of one."""
+    tokenizer = bundle.tokenizer
+    prose = Filler([tokenizer.encode(PROSE)], tokenizer)
+    ids = tokenizer.encode(PROSE)
+    found = [tokenizer.decode(ids[:at]) for at in prose.sentence_borders(ids).tolist()]
+    behind = ["sat down.", "he asked.", "spoke!", "gone.", "(hard.)", "The end"]
+    assert found[0] == ""
+    assert [text.rstrip("\n").endswith(end) for text, end in zip(found[1:], behind, strict=True)] == [True] * 6
+    assert set(prose.sentence_borders(ids)) <= set(prose.borders(ids))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_plain_statements_are_planted_once_each(bundle: Bundle, seed: int) -> None:
+    """As many questions as were asked for, all different, each with its own statement at the end of a sentence."""
+    tokenizer = bundle.tokenizer
+    text = Filler([tokenizer.encode(PROSE + ".\n\n")] * 3, tokenizer)
+    plan = PlantPlan(40_000, ("needle", "plain"), trials=40)
+    (history,) = plant(np.random.default_rng(seed), tokenizer, text, plan)
+    asked = [question for question in history.questions if question.suite == "plain"]
+    assert len({question.asked.question for question in asked}) == len(asked) == 40
+    for question in asked:
+        start, end = history.spans[question.gold[0]]
+        assert tokenizer.decode(history.ids[start:end]) == f" {question.asked.answer}"
+        before = tokenizer.decode(history.ids[:start]).rstrip('\n"')
+        assert not before or before[-1] in ".!?)"
+        assert question.asked.score(question.asked.answer) == 1.0

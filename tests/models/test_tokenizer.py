@@ -103,6 +103,16 @@ def test_prefix_ids_are_what_the_tokenizer_puts_first(tokenizers):
     assert 2 not in tokenizers["byte_level"].encode_control("hello").tolist()
 
 
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_eos_token": True}])
+def test_what_begins_a_text_is_what_transformers_puts_there(tmp_path, kind, settings):
+    """tokenizer.json alone says it: ``add_bos_token`` has no say beside one, in transformers as here."""
+    transformers = pytest.importorskip("transformers")
+    folder = write(tmp_path, kind, bos_token="<s>", tokenizer_class="PreTrainedTokenizerFast", **settings)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert Tokenizer.load(folder).encode_first("the fox").tolist() == theirs("the fox").input_ids
+
+
 def test_fold_joins_words_that_differ_in_case_and_space(tokenizers):
     """Tokens of one word fold to one id; control tokens, blanks and ids without a token fold to none."""
     tokenizer = tokenizers["byte_level"]

@@ -56,6 +56,14 @@ def read_documents(path: Path) -> Iterator[Document]:
                 yield document
 
 
+def held_out_documents(folder: Path) -> list[Document]:
+    """The documents of a corpus folder that are kept from training; ConfigError if there are none."""
+    found = [document for file in corpus_files(folder) for document in read_documents(file) if document.held_out]
+    if not found:
+        raise ConfigError(f"data: {folder} is too small to hold out a document (one in {HELD_OUT_IN} is)")
+    return found
+
+
 def _document(row: Any) -> Document | None:
     if not isinstance(row, dict):
         return None

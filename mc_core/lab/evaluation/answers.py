@@ -60,7 +60,7 @@ def ask_all(
     asked: Counter[tuple[str, str]] = Counter()
     total, done = sum(len(history.questions) for history in histories), 0
     for history in histories:
-        told(f"{len(history):,} tokens", done, total)
+        told(f"{history.length:,} tokens", done, total)
         skipped |= driver.read(history)
         chosen = [
             (method, question)
@@ -72,7 +72,7 @@ def ask_all(
         for number, (method, question) in enumerate(chosen, 1):
             answer = driver.ask(method, question, max_tokens)
             score = question.asked.score(answer.text)
-            length, depth = len(history), question.depth
+            length, depth = history.length, question.depth
             rows.append(
                 Row(
                     question.suite,

@@ -15,7 +15,9 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.data.arrays import Ids, Range
 from mc_core.lab.evaluation.driver import Answer
 from mc_core.lab.evaluation.methods import BASELINES, Lenses, check_methods, plain_lens, reading_focus
-from mc_core.lab.evaluation.seat import Prompt, Seat
+from mc_core.lab.evaluation.prompt import Prompt
+from mc_core.lab.evaluation.rag import Retriever, rag_missing
+from mc_core.lab.evaluation.seat import Seat
 from mc_core.lab.tasks.history import History, Question, blocks_of
 from mc_core.lab.training.oracle_lens import OracleLens
 from mc_core.session.factory import SessionFactory
@@ -48,6 +50,7 @@ class EngineDriver:
         self._engines: dict[tuple[int, bool], Engine] = {}
         self._holder: dict[str, Engine] = {}
         self._seats: dict[str, Seat] = {}
+        self._retriever: Retriever | None = None
         self._sessions: list[Session] = []
         self._history: History | None = None
         self._made = 0
@@ -73,6 +76,11 @@ class EngineDriver:
         for name in self.methods:
             if name in ("recency", "sinks"):
                 self._seats[name] = self._window(name, history, longest)
+            elif name == "rag":
+                if (missing := rag_missing()) is None:
+                    self._retriever = Retriever(history.ids, self.bundle.tokenizer, self.prompt)
+                else:
+                    skipped[name] = missing
             elif name == "full":
                 reason = self._too_long(history, longest)
                 if reason is None:
@@ -89,19 +97,36 @@ class EngineDriver:
 
     def ask(self, method: str, question: Question, max_tokens: int) -> Answer:
         assert self._history is not None
-        seat = self._seats[method]
         gold = [self._history.spans[i] for i in question.gold]
+        if method == "rag":
+            return self._ask_rag(question, gold, max_tokens)
+        seat = self._seats[method]
         if isinstance(seat.lens, OracleLens):
             seat.lens.blocks = blocks_of(gold, self.focus.block_size)
         self._hold(seat.session, seat.engine)
         prompt, suffix = self.prompt(question.asked.question)
         return seat.ask(prompt, suffix, gold, max_tokens)
 
+    def _ask_rag(self, question: Question, gold: list[Range], max_tokens: int) -> Answer:
+        """A prompt of at most ``budget`` tokens in a session that holds nothing else; the reply comes on top of it."""
+        assert self._retriever is not None
+        reply = (max_tokens // self.focus.block_size + 2) * self.focus.block_size + self.focus.refocus_interval
+        focus = replace(self.focus, budget=min(self.focus.budget + reply, self._window_budget()))
+        found = self._retriever.ask(question.asked.question, min(self.focus.budget, focus.budget - reply))
+        if "rag" not in self._seats:
+            session = self._session(np.empty(0, np.int32), replace(focus, lens="recency"))
+            self._seats["rag"] = Seat(self._engine(focus.budget), session, focus, plain_lens(), lambda span: span)
+        seat = self._seats["rag"]
+        self._hold(seat.session, seat.engine)
+        answer = seat.ask(found.ids, found.suffix, [], max_tokens)
+        return replace(answer, gold_open=found.holds(gold) if gold else None)
+
     def _window(self, name: str, history: History, longest: int) -> Seat:
         """A session of the newest tokens alone, which with the longest question just fill the budget."""
         size, focus = self.focus.block_size, self.focus
         room = (focus.budget - focus.refocus_interval - longest) // size * size
-        first = 0 if name == "recency" else size
+        # A text cut short begins as any text does, with what the tokenizer puts before it.
+        first = len(self.bundle.tokenizer.prefix_ids) if name == "recency" else size
         newest = max(first, len(history) - (room - first))
         ids = np.concatenate([history.ids[:first], history.ids[newest:]])
 
@@ -133,7 +158,8 @@ class EngineDriver:
         self.store.create(session.record()).result()
         session.fence = self.store.open(session.id, TENANT, TENANT).result().fence
         engine = self._engine(focus.budget)
-        engine.ingest(session, ids).result()
+        if len(ids):
+            engine.ingest(session, ids).result()
         engine.commit(session).result()
         self._sessions.append(session)
         return session

@@ -12,9 +12,10 @@ from mc_core.focus.lens_learned import HybridLens
 from mc_core.focus.lens_plain import RandomLens, RecencyLens
 from mc_core.focus.view import Lens
 
-BASELINES = ("recency", "sinks", "oracle", "full")
+BASELINES = ("recency", "sinks", "oracle", "full", "rag")
 """recency: the newest tokens alone, as truncation leaves them. sinks: the first block and the newest tokens. oracle:
 the blocks of the answer are opened whatever the question says. full: all history raw, where the base's window holds it.
+rag: the same base without any focus, asked with the best chunks of the text in its prompt.
 """
 
 MEASURED_LENSES = tuple(name for name in LENSES if name not in BASELINES)

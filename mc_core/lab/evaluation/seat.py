@@ -22,9 +22,6 @@ from mc_core.lab.tasks.history import all_open
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.session.session import Session
 
-Prompt = Callable[[str], tuple[Ids, Ids]]
-"""A question -> the ids of its turn, up to where the reply begins, and the ids that close the reply."""
-
 
 @dataclass(eq=False)
 class Seat:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mc_core.errors import ConfigError
+from mc_core.lab.tasks.loose import tells
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Asked:
 
     answer: the whole reply that is right. values: what a right reply must hold, each of them. gold: indices of the
     statements that the answer needs, so the blocks that must be open; empty where nothing in the history answers it.
-    wrong: what a right reply must not hold, such as a value that a later statement replaced.
+    wrong: what a right reply must not hold, such as a value that a later statement replaced. loose: values are told
+    in people's ways of writing them (``loose.tells``), not letter by letter.
     """
 
     question: str
@@ -21,12 +23,16 @@ class Asked:
     values: tuple[str, ...]
     gold: tuple[int, ...]
     wrong: tuple[str, ...] = ()
+    loose: bool = False
 
     def score(self, reply: str) -> float:
         """Share of ``values`` that the reply holds, 0 if it holds something wrong (as RULER does, arXiv 2404.06654)."""
-        if any(value in reply for value in self.wrong):
+        if any(self._in(reply, value) for value in self.wrong):
             return 0.0
-        return sum(value in reply for value in self.values) / len(self.values)
+        return sum(self._in(reply, value) for value in self.values) / len(self.values)
+
+    def _in(self, reply: str, value: str) -> bool:
+        return tells(reply, value) if self.loose else value in reply
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,20 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Token ids [N]; spans of the planted statements, in order of the episodes; what is asked about them."""
+    """Token ids [N]; spans of the planted statements, in order of the episodes; what is asked about them.
+
+    nominal: the length that it was to have, where that is not just what it has.
+    """
 
     ids: Ids
     spans: tuple[Range, ...]
     questions: tuple[Question, ...]
+    nominal: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Under which its figures are listed."""
+        return len(self) if self.nominal is None else self.nominal
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History, Question
 from mc_core.lab.tasks.keys import keys_of
 from mc_core.lab.tasks.make import make_episode
+from mc_core.lab.tasks.plain import WRITTEN, statements
 from mc_core.models.tokenizer import Tokenizer
 
 SUITES: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "absent": ("absent",),
 }
 """The tasks that each suite draws its episodes from, in turn."""
+PLANTED = (*SUITES, *WRITTEN)
+"""All suites that can be planted: those, and the ones that were written by hand."""
 PLANTED_SHARE = 0.25
 """Of a history that its statements may fill; the rest is text."""
 DRAWS = 30
@@ -55,9 +58,9 @@ class PlantPlan:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if min([self.trials] if isinstance(self.trials, int) else self.trials.values()) < 1:
             raise ConfigError(f"trials must be at least 1, got {self.trials}")
-        strange = [name for name in self.suites if name not in SUITES]
+        strange = [name for name in self.suites if name not in PLANTED]
         if strange:
-            raise ConfigError(f"suites must be of {', '.join(SUITES)}, got {', '.join(strange)}")
+            raise ConfigError(f"suites must be of {', '.join(PLANTED)}, got {', '.join(strange)}")
 
     def questions(self, suite: str) -> int:
         """Of a suite."""
@@ -82,10 +85,11 @@ def plant(rng: Generator, tokenizer: Tokenizer, filler: Filler, plan: PlantPlan)
 
 
 def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, histories: list[_Planting]) -> None:
-    tasks, cells, trials = SUITES[suite], rng.permutation(plan.depths), plan.questions(suite)
+    cells, trials = rng.permutation(plan.depths), plan.questions(suite)
+    next_episode = _drawer(rng, suite, plan.held_out)
     count = drawn = failed = 0
     while count < trials:
-        episode = make_episode(rng, tasks[drawn % len(tasks)], plan.held_out)
+        episode = next_episode(drawn)
         ids = [tokenizer.encode(f" {statement}") for statement in episode.statements]
         keys, cost = keys_of(episode), sum(map(len, ids))
         room = max(plan.length * PLANTED_SHARE, 1) - cost
@@ -109,12 +113,29 @@ def _draw(rng: Generator, tokenizer: Tokenizer, plan: PlantPlan, suite: str, his
         count, drawn, failed = count + asked, drawn + 1, 0
 
 
+def _drawer(rng: Generator, suite: str, held_out: bool) -> Callable[[int], Episode]:
+    """Gives an episode of a suite, the task by how many were used: drawn, or of what is written down the next one."""
+    if suite in WRITTEN:
+        written = _shuffled(rng, [each.episode(suite) for each in statements(suite)])
+        return lambda drawn: next(written)
+    tasks = SUITES[suite]
+    return lambda drawn: make_episode(rng, tasks[drawn % len(tasks)], held_out)
+
+
+def _shuffled(rng: Generator, episodes: Sequence[Episode]) -> Iterator[Episode]:
+    """All of them in random order, over and over."""
+    while True:
+        yield from (episodes[i] for i in rng.permutation(len(episodes)).tolist())
+
+
 def _history(rng: Generator, filler: Filler, plan: PlantPlan, history: _Planting) -> History:
-    hay = filler.take(rng, plan.length - history.tokens)
-    borders = filler.borders(hay)
+    hay = filler.take(rng, plan.length - history.tokens - len(filler.prefix))
+    words, sentences = (len(filler.prefix) + found for found in (filler.borders(hay), filler.sentence_borders(hay)))
+    hay = np.concatenate([filler.prefix, hay])
     stated: list[Ints] = []
     offsets: list[Ints] = []
-    for _, _, ids, _, cell in history.planted:
+    for suite, _, ids, _, cell in history.planted:
+        borders = sentences if suite in WRITTEN else words
         depths = np.sort(rng.random(len(ids))) if cell is None else np.array([(cell + rng.random()) / plan.depths])
         stated += [each.astype(np.int64) for each in ids]
         offsets.append(borders[np.searchsorted(borders, depths * len(hay))])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from tokenizers import Tokenizer
 
 from mc_core.errors import ConfigError
 from mc_core.lab.data.cache import held_out_streams
+from mc_core.lab.data.model_tokenizer import raw_tokenizer
 from mc_core.lab.training.base.evaluate import evaluate_base
 from mc_core.lab.training.base.export import add_figures
 from mc_core.models.loading import load_decoder
@@ -54,7 +54,7 @@ def base(config: EvaluateConfig) -> None:
     """Measure a base model: recall of facts in its context, and loss on held-out text. Prints a JSON object."""
     with plain_errors():
         decoder = load_decoder(config.bundle, device=config.device)
-        tokenizer = Tokenizer.from_file(str(config.bundle / "tokenizer.json"))
+        tokenizer = raw_tokenizer(config.bundle)
         streams = held_out_streams(config.data, tokenizer)
         figures = evaluate_base(
             decoder, tokenizer, streams, config.samples, config.seed, lambda line: typer.echo(line, err=True)

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mc_core.errors import ConfigError
+from mc_core.lab.evaluation.chats import CHAT
 from mc_core.lab.evaluation.methods import BASELINES
-from mc_core.lab.evaluation.suites import EVERY_SUITE, MEASURES
-from mc_core.lab.tasks.plant import SUITES
+from mc_core.lab.evaluation.suites import EVERY_SUITE, MEASURES, TUNING
+from mc_core.lab.tasks.plant import PLANTED
 from server.settings import BUNDLED_MODEL
 
 ALL = "all"
 HELP = {
-    "suites": f"{ALL}, or some of: {', '.join(EVERY_SUITE)}",
-    "bundle": "folder of the model; over HTTP its tokenizer cuts the text",
+    "suites": f"{ALL}, or some of: {', '.join((*EVERY_SUITE, *TUNING))}",
+    "bundle": "folder of the model, or its GGUF file; over HTTP its tokenizer cuts the text",
     "data": "folder of .jsonl or .jsonl.xz files; one document in 100, which training left out, is the text",
     "text": "UTF-8 file to use as text instead",
     "lengths": "tokens of history, comma-separated",
@@ -22,7 +23,7 @@ HELP = {
     "trials": "questions of each suite at each length",
     "histories": "histories of each length at most; a passkey takes one for itself",
     "lenses": "lenses to compare, comma-separated; by default the bundle's learned one, alone and fused, and lexical",
-    "baselines": "recency, sinks, oracle, full: all at the same budget, comma-separated; none for none",
+    "baselines": f"{', '.join(BASELINES)}: all at the same budget, comma-separated; none for none",
     "baseline_trials": "questions of each suite at each length by a baseline",
     "budget": "tokens of the working context; by default the bundle's or the server's own",
     "max_answer_tokens": "longest reply",
@@ -71,9 +72,10 @@ class SuitesConfig:
     write: bool = False
 
     def __post_init__(self) -> None:
-        strange = [name for name in self.suites if name not in (ALL, *EVERY_SUITE)]
+        known = (ALL, *EVERY_SUITE, *TUNING)
+        strange = [name for name in self.suites if name not in known]
         if strange:
-            raise ConfigError(f"suites must be of {ALL}, {', '.join(EVERY_SUITE)}, got {', '.join(strange)}")
+            raise ConfigError(f"suites must be of {', '.join(known)}, got {', '.join(strange)}")
         for name in ("trials", "baseline_trials", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -83,17 +85,23 @@ class SuitesConfig:
             raise ConfigError("data or text must be given, and not both")
         if self.text is not None and self.chosen(MEASURES):
             raise ConfigError(f"text: {' and '.join(self.chosen(MEASURES))} measure documents of a corpus; give data")
-        if self.http is not None and (self.chosen(MEASURES) or self.write or self.lenses or self.show_gists):
+        own = self.chosen((CHAT, *MEASURES)) or self.write or self.lenses or self.show_gists
+        if self.http is not None and own:
             raise ConfigError(
-                "http: a server has its own lens and settings; lenses, nll, stability, write are not for it"
+                "http: a server has its own lens and settings; lenses, chat, nll, stability, write are not for it"
             )
 
     def chosen(self, among: tuple[str, ...]) -> tuple[str, ...]:
         """The suites that were asked for, of some."""
-        asked = EVERY_SUITE if ALL in self.suites else self.suites
+        asked = (*self.suites, *EVERY_SUITE) if ALL in self.suites else self.suites
         return tuple(name for name in among if name in asked)
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Suites that ask."""
-        return self.chosen(tuple(SUITES))
+        """Suites that are planted in histories of the asked lengths."""
+        return self.chosen(PLANTED)
+
+    @property
+    def chats(self) -> bool:
+        """Whether chats are asked about."""
+        return bool(self.chosen((CHAT,)))

@@ -10,27 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as RawTokenizer
 
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.focus.focus_config import FocusConfig
-from mc_core.lab.data.cache import Stream, held_out_streams
+from mc_core.lab.data.cache import held_out_streams
+from mc_core.lab.data.corpus import held_out_documents
+from mc_core.lab.data.model_tokenizer import model_tokenizer, raw_tokenizer
 from mc_core.lab.evaluation.answers import Row, ask_all, histories_for
+from mc_core.lab.evaluation.chats import CHAT, TOKENS, chat_histories
 from mc_core.lab.evaluation.driver import Driver
 from mc_core.lab.evaluation.engine_driver import EngineDriver
 from mc_core.lab.evaluation.machine import machine
 from mc_core.lab.evaluation.methods import BASELINES, check_methods, default_lenses
 from mc_core.lab.evaluation.nll import NllPlan, nll_suite
 from mc_core.lab.evaluation.results import Results
-from mc_core.lab.evaluation.seat import Prompt
 from mc_core.lab.evaluation.stability import StabilityPlan, stability_suite
 from mc_core.lab.evaluation.suites import MEASURES, Told
 from mc_core.lab.tasks.filler import Filler
+from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate, Message
 from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
+from server.commands.lab.eval_prompt import prompt_of
 from server.stores.sqlite import SqliteStore
 
 Keep = Callable[[Results], None]
@@ -38,13 +40,12 @@ Keep = Callable[[Results], None]
 
 def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     """Everything that was asked for; ``keep`` gets what there is after each part. ConfigError names what cannot be."""
-    streams = _streams(config)
     if config.http is not None:
-        return _over_http(config, config.http, streams, told, keep)
-    return _in_process(config, streams, told, keep)
+        return _over_http(config, config.http, told, keep)
+    return _in_process(config, told, keep)
 
 
-def _in_process(config: SuitesConfig, streams: list[Stream], told: Told, keep: Keep) -> Results:
+def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     bundle = load_bundle(config.bundle, config.device)
     bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
     lenses = config.lenses or default_lenses(bundle)
@@ -56,6 +57,7 @@ def _in_process(config: SuitesConfig, streams: list[Stream], told: Told, keep: K
     settings = {**_settings(config), "lenses": list(lenses), "focus": asdict(serving)}
     results = Results(bundle.name, config.seed, settings, machine(), not bundle.hidden_gists)
     measures = config.chosen(MEASURES)
+    streams = held_out_streams(config.data, raw_tokenizer(config.bundle)) if config.data and measures else []
     if "nll" in measures:
         plan = NllPlan(config.nll_lengths, config.samples, seed=config.seed)
         results = replace(
@@ -66,26 +68,27 @@ def _in_process(config: SuitesConfig, streams: list[Stream], told: Told, keep: K
         moving = StabilityPlan(config.refocuses, config.history_tokens)
         results = replace(results, stability=stability_suite(bundle, streams, serving, moving, told))
         keep(results)
-    if not config.questions:
+    if not (config.questions or config.chats):
         return results
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "eval.sqlite")
         try:
             with EngineDriver(bundle, focus, store, prompt_of(bundle), lenses, baselines) as driver:
-                filler = _filler(config, streams, bundle.tokenizer)
-                return _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
+                filler = _filler(config, bundle.tokenizer)
+                results = _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
+                return _ask_chats(config, driver, filler, results, told, keep) if config.chats else results
         finally:
             store.close()
 
 
-def _over_http(config: SuitesConfig, url: str, streams: list[Stream], told: Told, keep: Keep) -> Results:
-    tokenizer = Tokenizer.load(config.bundle)
+def _over_http(config: SuitesConfig, url: str, told: Told, keep: Keep) -> Results:
+    tokenizer = model_tokenizer(config.bundle)
     with HttpDriver(url, config.api_key, config.budget, tokenizer.decode) as driver:
         about = driver.model.get("x_megacontext", {})
         note = f"asked over HTTP: lens {about.get('lens')}, allocator {about.get('allocator')}"
         shown = not about.get("hidden_gists", True)
         results = Results(str(driver.model["id"]), config.seed, _settings(config), machine(), shown, notes=(note,))
-        filler = _filler(config, streams, tokenizer)
+        filler = _filler(config, tokenizer)
         return _ask(config, driver, (METHOD,), tokenizer, filler, results, told, keep)
 
 
@@ -100,20 +103,45 @@ def _ask(
     keep: Keep,
 ) -> Results:
     """Questions length by length, so that a long history does not wait in memory for the others."""
-    limits = dict.fromkeys(BASELINES, config.baseline_trials)
-    for length in config.lengths:
+    for length in config.lengths if config.questions else ():
         plan = PlantPlan(length, config.questions, config.trials, config.depths, config.histories)
         histories = histories_for([plan], tokenizer, filler, config.seed)
-        rows, skipped = ask_all(driver, histories, methods, limits, config.max_answer_tokens, told)
-        left_out = {f"{method} at {length:,} tokens": reason for method, reason in skipped.items()}
-        results = replace(
-            results,
-            rows=(*results.rows, *rows),
-            skipped={**results.skipped, **left_out},
-            notes=(*results.notes, *_notes(config, rows, filler, length)),
-        )
+        results, rows = _asked(config, driver, methods, histories, results, told)
+        results = replace(results, notes=(*results.notes, *_notes(config, rows, filler, length)))
         keep(results)
     return results
+
+
+def _ask_chats(
+    config: SuitesConfig, driver: EngineDriver, filler: Filler, results: Results, told: Told, keep: Keep
+) -> Results:
+    """Questions about the first turns of long chats."""
+    rng = np.random.default_rng([config.seed, TOKENS])
+    histories = chat_histories(rng, driver.bundle.tokenizer, filler, driver.prompt, config.trials)
+    results, _ = _asked(config, driver, driver.methods, histories, results, told)
+    count = sum(len(history.questions) for history in histories)
+    if count < config.trials:
+        results = replace(
+            results, notes=(*results.notes, f"{CHAT}: {count} of {config.trials} trials; there are no more")
+        )
+    keep(results)
+    return results
+
+
+def _asked(
+    config: SuitesConfig,
+    driver: Driver,
+    methods: Sequence[str],
+    histories: Sequence[History],
+    results: Results,
+    told: Told,
+) -> tuple[Results, list[Row]]:
+    """The results with what was asked of some histories, and the rows of these."""
+    limits = dict.fromkeys(BASELINES, config.baseline_trials)
+    rows, skipped = ask_all(driver, histories, methods, limits, config.max_answer_tokens, told)
+    length = histories[0].length
+    left_out = {f"{method} at {length:,} tokens": reason for method, reason in skipped.items()}
+    return replace(results, rows=(*results.rows, *rows), skipped={**results.skipped, **left_out}), rows
 
 
 def _notes(config: SuitesConfig, rows: Sequence[Row], filler: Filler, length: int) -> list[str]:
@@ -130,16 +158,11 @@ def _notes(config: SuitesConfig, rows: Sequence[Row], filler: Filler, length: in
     return notes
 
 
-def _filler(config: SuitesConfig, streams: list[Stream], tokenizer: Tokenizer) -> Filler:
-    if config.text is not None:
-        return Filler.of_text(config.text, tokenizer)
-    return Filler.of_streams(streams, tokenizer)
-
-
-def _streams(config: SuitesConfig) -> list[Stream]:
-    if config.data is None:
-        return []
-    return held_out_streams(config.data, RawTokenizer.from_file(str(config.bundle / "tokenizer.json")))
+def _filler(config: SuitesConfig, tokenizer: Tokenizer) -> Filler:
+    if config.data is not None:
+        return Filler.of_documents(held_out_documents(config.data), tokenizer)
+    assert config.text is not None
+    return Filler.of_text(config.text, tokenizer)
 
 
 def _focus(config: SuitesConfig, bundle: Bundle) -> FocusConfig:
@@ -147,16 +170,6 @@ def _focus(config: SuitesConfig, bundle: Bundle) -> FocusConfig:
     asked = {} if config.budget is None else {"budget": config.budget}
     chosen: dict[str, Any] = {**bundle.manifest.focus, **asked, "seed": config.seed}
     return FocusConfig(**{**chosen, "block_size": bundle.block_size, "lens": "lexical"})
-
-
-def prompt_of(bundle: Bundle) -> Prompt:
-    """Questions as the server puts them to the model."""
-    tokenizer = bundle.tokenizer
-    if tokenizer.chat_template is None:
-        return lambda text: (tokenizer.encode(f"\n{text}\n"), np.empty(0, np.int32))
-    template = ChatTemplate(tokenizer, tokenizer.special_tokens)
-    tokenizer.also_end_with(template.end_ids)
-    return lambda text: (template.ids([Message("user", text)], first=False, reply=True), template.suffix_ids)
 
 
 def _settings(config: SuitesConfig) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def suites(config: SuitesConfig) -> None:
             save(config.out, results, gate(results), config.depths)
 
     with plain_errors():
-        with _progress() as told:
+        with progress() as told:
             results = run(config, told, keep)
         show(Console(width=200), results)
         gates = gate(results)
@@ -46,7 +46,7 @@ def suites(config: SuitesConfig) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Told]:
+def progress() -> Iterator[Told]:
     """Bars on stderr, one for each thing that is done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
