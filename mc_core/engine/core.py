@@ -70,8 +70,6 @@ def build_core(
     mode, policy_name = repair or bundle.repair, positions or bundle.positions
     if mode not in REPAIR_MODES:
         raise ConfigError(f"repair must be one of {REPAIR_MODES}, got {mode!r}")
-    if mode == "block" and not decoder.config.block_mask:
-        raise ConfigError("repair=block is for a base trained with the block mask; use exact or incremental")
     policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
     framed = bundle.frames is not None
     frame_room = min(MOST_FRAMES, focus.budget // FRAME_SHARE) if framed else 0

@@ -125,7 +125,7 @@ def repair(
     kv = session.kv
     assert kv is not None
     layout = core.layout(session)
-    refresh = need_last or session.counters.refocuses % core.config.refresh_every == 0
+    refresh = session.counters.refocuses % core.config.refresh_every == 0
     plan = kv.begin(layout, need_last=need_last, refresh=refresh)
     trace.kv_reused, trace.kv_recomputed = plan.reused, plan.recomputed
     context.kv_reused += plan.reused

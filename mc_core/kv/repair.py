@@ -66,11 +66,12 @@ def plan_repair(
 ) -> RepairPlan:
     """Plan the repair from ``cached`` to ``layout``.
 
-    need_last: the last unit is computed in any case, for its logits. refresh (``incremental``): keep exact units
-    of an unchanged prefix only, so that the result equals a fresh forward.
+    need_last: the last unit is computed in any case, for its logits. refresh: keep units that are exact only, so that
+    the result equals a fresh forward (under the block mask, with ``block``). Without it, ``incremental`` keeps what was
+    computed under an older view, and ``block`` does so in the tail.
     """
     if mode == "block":
-        kept_old, kept_new = _kept_block(cached, layout)
+        kept_old, kept_new = _kept_block(cached, layout, exact_tail=refresh)
     elif mode == "incremental" and not refresh:
         kept_old, kept_new = _kept_incremental(cached, layout)
     else:
@@ -87,10 +88,10 @@ def plan_repair(
         *_causal_chunks(np.flatnonzero(missing & ~history), chunk_tokens),
     ]
     approximate = len(layout)
-    if mode == "incremental" and not refresh:
-        prefix = _common_prefix(cached, layout)
+    if mode != "exact" and not refresh:
+        # From the first difference on, what stays was computed under another view than the present one.
+        prefix = max(_common_prefix(cached, layout), layout.tail if mode == "block" else 0)
         if (kept_new >= prefix).any():
-            # From the first difference on, what stays was computed under another view than the present one.
             approximate = prefix
     return RepairPlan(layout, kept_old, kept_new, tuple(chunks), approximate)
 
@@ -116,8 +117,8 @@ def _matches(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDArray
     return old[at_old][order], at_new[order]
 
 
-def _kept_block(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """History stays where its segment is unchanged; the tail stays only if all that it saw is unchanged."""
+def _kept_block(cached: Cached, layout: Layout, *, exact_tail: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """History stays where its segment is unchanged; the tail if all that it saw is unchanged, or need not be exact."""
     old, new = _matches(cached, layout)
     same = (
         (layout.segment_start[new] >= 0)
@@ -125,7 +126,9 @@ def _kept_block(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDAr
         & (cached.segment_end[old] == layout.segment_end[new])
     )
     prefix = _common_prefix(cached, layout)
-    if prefix > layout.tail:
+    if not exact_tail:
+        same |= (layout.segment_start[new] < 0) & (cached.segment_start[old] < 0)
+    elif prefix > layout.tail:
         # The units of the tail up to here saw exactly what they would see now.
         same |= (new < prefix) & (old == new)
     return old[same], new[same]

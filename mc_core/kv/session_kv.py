@@ -86,8 +86,10 @@ class SessionKV:
     def width(self) -> int:
         """Slots that attention has to read."""
         used = np.flatnonzero(~self._free)
-        highest = int(used[-1]) + 1 if len(used) else 1
-        return min(self.model.pool.slots, -(-highest // WIDTH_STEP) * WIDTH_STEP)
+        return self._rounded(int(used[-1]) + 1 if len(used) else 1)
+
+    def _rounded(self, width: int) -> int:
+        return min(self.model.pool.slots, -(-width // WIDTH_STEP) * WIDTH_STEP)
 
     def cached(self) -> Cached:
         n = self._n
@@ -100,14 +102,18 @@ class SessionKV:
         )
 
     def begin(self, layout: Layout, *, need_last: bool, refresh: bool = False) -> RepairPlan:
-        """Plan the repair to ``layout``, free what goes, move what stays, and reserve slots for what comes."""
+        """Plan the repair to ``layout``, free what goes, move what stays, and reserve slots for what comes.
+
+        ``block`` repair of a base that was trained with the block mask is always exact, as with ``refresh``.
+        """
+        model = self.model
         plan = plan_repair(
-            self.model.mode,
+            model.mode,
             self.cached(),
             layout,
-            chunk_tokens=self.model.chunk_tokens,
+            chunk_tokens=model.chunk_tokens,
             need_last=need_last,
-            refresh=refresh,
+            refresh=refresh or (model.mode == "block" and model.decoder.config.block_mask),
         )
         n, kept_slots = len(layout), self._slot[plan.kept_old]
         exact = self._exact[plan.kept_old] & (plan.kept_new < plan.approximate)
@@ -219,9 +225,11 @@ class SessionKV:
         return SegmentAttention(model.pool, self.row, slots, place, local, mask, first)
 
     def _causal_attention(self, ranks: NDArray[np.int64], slots: Tensor, place: Rotation) -> CausalAttention:
-        model, width = self.model, self.width
+        model, seen = self.model, (self._rank_of_slot >= 0) & (self._rank_of_slot <= ranks[-1])
+        # No further than the highest slot that is seen: a repair from scratch fills slots in order.
+        width = self._rounded(int(np.flatnonzero(seen)[-1]) + 1)
         rank_of_slot = self._rank_of_slot[:width]
-        visible = (rank_of_slot >= 0) & (rank_of_slot <= ranks[:, None])
+        visible = seen[:width] & (rank_of_slot <= ranks[:, None])
         mask = self._additive(visible, model.decoder.dtype)
         if model.policy.has_bias:
             at_slots = model.pool.positions[self.row]

@@ -36,7 +36,7 @@ class SlabPool:
         if rows < 1 or slots < 1:
             raise ConfigError(f"a slab pool needs rows >= 1 and slots >= 1, got {rows} and {slots}")
         shape = (config.num_layers, rows, config.num_kv_heads, slots, config.head_dim)
-        self.rows, self.slots = rows, slots
+        self.config, self.rows, self.slots = config, rows, slots
         self.device, self.dtype = torch.device(device), dtype
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
@@ -67,6 +67,20 @@ class SlabPool:
         self.values[layer, row].index_copy_(1, slots, v.transpose(0, 1).to(self.dtype))
         if self.unrotated is not None:
             self.unrotated[layer, row].index_copy_(1, slots, k.transpose(0, 1).to(self.dtype))
+
+    def places(self, rows: Tensor, slots: Tensor) -> Tensor:
+        """Where one unit of each of B sessions stands in a layer: row and slot [B] -> [B * kv_heads]."""
+        heads = torch.arange(self.config.num_kv_heads, device=self.device)
+        return ((rows[:, None] * self.config.num_kv_heads + heads) * self.slots + slots[:, None]).flatten()
+
+    def write_places(self, layer: int, places: Tensor, k: Tensor, rotated: Tensor, v: Tensor) -> None:
+        """Store one unit of each of B sessions: k, rotated, v [B, 1, kv_heads, head_dim] into ``places``."""
+        pairs = [(self.keys, rotated), (self.values, v)]
+        if self.unrotated is not None:
+            pairs.append((self.unrotated, k))
+        for slab, units in pairs:
+            dim = slab.shape[-1]
+            slab[layer].view(-1, dim).index_copy_(0, places, units.reshape(-1, dim).to(self.dtype))
 
     def bytes(self) -> int:
         """Memory of all slabs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    PARALLEL = ("q_proj", "k_proj", "v_proj")
+    READS, WRITES = ("q_proj", "k_proj", "v_proj"), "o_proj"
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class SelfAttention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    PARALLEL = ("gate_proj", "up_proj")
+    READS, WRITES = ("gate_proj", "up_proj"), "down_proj"
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -70,6 +72,8 @@ class GatedMLP(nn.Module):
 
 class SquaredReluMLP(nn.Module):
     """nanochat's MLP (So et al. 2021, Primer)."""
+
+    READS, WRITES = ("fc1",), "fc2"
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -103,7 +107,10 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token or gist embeddings in, hidden states out; parameter names are Hugging Face's, less ``model.``."""
+    """Token or gist embeddings in, hidden states out; parameter names are Hugging Face's, less ``model.``.
+
+    ``spread``: how the layers' stream is turned against the embeddings, None = not at all (see ``models/spread.py``).
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -115,6 +122,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+        self.spread: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +147,10 @@ class Decoder(nn.Module):
         return self.embed_tokens(ids)
 
     def forward(self, embeddings: Tensor, attention: Attention) -> Tensor:
-        """embeddings [B, T, hidden_size] -> final normed hidden states of the same shape."""
+        """embeddings [B, T, hidden_size] -> final normed hidden states of the same shape, for ``logits``."""
         x = self.input_norm(embeddings)
+        if self.spread is not None:
+            x = self.spread(x)
         for layer in self.layers:
             x = layer(x, attention)
         return self.norm(x)

@@ -7,7 +7,7 @@ embeddings, norms, activations, keys and values) is float32.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -65,7 +65,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features], float32."""
-        greatest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min_(1e-30)
+        if x.dim() == 1:
+            return self.forward(x[None])[0]  # the kernel knows no single vectors
+        greatest = x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
         out = _product(x / greatest, self._packed, self._steps).mul_(greatest)
         return out if self.bias is None else out.add_(self.bias)
 
@@ -75,35 +77,6 @@ class Int8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, activation steps={self._steps}"
-
-
-def linear_names(model: nn.Module) -> frozenset[str]:
-    """The weights of a model's linear layers, as ``state_dict`` names them."""
-    return frozenset(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear))
-
-
-def install_int8(model: nn.Module, weights: Mapping[str, Int8Weight]) -> None:
-    """Put an ``Int8Linear`` in the place of every ``nn.Linear`` of a model, layer by layer.
-
-    weights: by the names that they have in ``state_dict``. A module that has ``joined`` and names the linear layers
-    that share an input in ``PARALLEL`` gets one for all of them there, and they go. Biases must be loaded already.
-    """
-    left = dict(weights)
-
-    def packed(prefix: str, owner: nn.Module, names: Sequence[str]) -> Int8Linear:
-        biases = [getattr(owner, name).bias for name in names]
-        return Int8Linear([left.pop(f"{prefix}{name}.weight") for name in names], biases)
-
-    for path, owner in list(model.named_modules()):
-        prefix = f"{path}." if path else ""
-        parallel = getattr(owner, "PARALLEL", ())
-        if parallel:
-            owner.joined = packed(prefix, owner, parallel)
-        for name, child in list(owner.named_children()):
-            if name in parallel:
-                delattr(owner, name)
-            elif isinstance(child, nn.Linear):
-                setattr(owner, name, packed(prefix, owner, (name,)))
 
 
 def check_weights(weights: torch.dtype, device: torch.device | str) -> None:

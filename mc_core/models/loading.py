@@ -21,7 +21,8 @@ from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.families import read_config, write_config
 from mc_core.models.gguf_file import GgufFile, part_number
-from mc_core.models.linear import Int8Weight, check_weights, compute_dtype, install_int8, linear_names
+from mc_core.models.linear import check_weights, compute_dtype
+from mc_core.models.quantising import Quantiser
 
 logger = logging.getLogger(__name__)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -127,13 +128,13 @@ def decoder_of(source: WeightSource, dtype: torch.dtype = torch.float32, device:
     config = source.config()
     with torch.device("meta"), _Unset():
         decoder = Decoder(config)
-    quantised: dict[str, Int8Weight] = {}
-    linear = linear_names(decoder) if dtype == torch.int8 else frozenset()
+    quantiser = Quantiser(decoder) if dtype == torch.int8 else None
     dtype = compute_dtype(dtype)
     expected = {_disk_name(name): tuple(p.shape) for name, p in decoder.state_dict().items()}
     if config.tie_word_embeddings:
         del expected["lm_head.weight"]
     weights: dict[str, Tensor] = {}
+    found: set[str] = set()
     tied_head: Tensor | None = None
     wrong: list[str] = []
     for name, tensor in source.tensors():
@@ -145,23 +146,21 @@ def decoder_of(source: WeightSource, dtype: torch.dtype = torch.float32, device:
             wrong.append(f"{name} is unexpected")
         elif tuple(tensor.shape) != expected[name]:
             wrong.append(f"{name} has shape {tuple(tensor.shape)}, the configuration says {expected[name]}")
-        elif _own_name(name) in linear:
-            quantised[_own_name(name)] = Int8Weight.of(tensor)
         else:
             # A copy: the file stays mapped otherwise, and a later overwrite of it would reach into the model.
             weights[_own_name(name)] = tensor.to(device=device, dtype=dtype, copy=True)
-    there = weights.keys() | quantised.keys()
-    wrong += [f"{name} is missing" for name in expected if _own_name(name) not in there and not _named(wrong, name)]
+            found.add(name)
+            if quantiser is not None:
+                quantiser.take(_own_name(name), weights)
+    wrong += [f"{name} is missing" for name in expected if name not in found and not _named(wrong, name)]
     if wrong:
         raise ConfigError(f"the weights in {source.path} do not fit the configuration: {_summary(wrong)}")
     _check_tied(tied_head, weights)
     decoder.load_state_dict(weights, strict=False, assign=True)
     if config.tie_word_embeddings:
         decoder.lm_head.weight = decoder.embed_tokens.weight
-        if linear:
-            quantised["lm_head.weight"] = Int8Weight.of(decoder.embed_tokens.weight.detach())
-    if linear:
-        install_int8(decoder, quantised)
+    if quantiser is not None:
+        quantiser.finish()
     return decoder.eval()
 
 

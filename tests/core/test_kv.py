@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,9 +38,9 @@ CONFIG = DecoderConfig(
 POLICIES = ("compact", "simple", "gaussian", "gaussian_alibi")
 
 
-def make_model(mode: str, policy: str = "compact", rows: int = 1) -> KVModel:
+def make_model(mode: str, policy: str = "compact", rows: int = 1, config: DecoderConfig = CONFIG) -> KVModel:
     torch.manual_seed(0)
-    decoder = Decoder(CONFIG).eval().requires_grad_(False)
+    decoder = Decoder(config).eval().requires_grad_(False)
     chosen = make_policy(policy, CONFIG, K, 0.5)
     pool = SlabPool(CONFIG, rows, W + K + FRAMES, keep_unrotated=not chosen.absolute)
     return KVModel(decoder, Rotary(CONFIG), chosen, pool, mode, chunk_tokens=40)
@@ -172,6 +174,26 @@ def test_block_repair_recomputes_the_edited_block_and_the_tail_alone() -> None:
     _, expanded = repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1))
     tail = wc.num_tokens - wc.tail_start
     assert (collapsed, expanded) == (tail, tail + K)
+
+
+def test_block_repair_of_a_stock_base_keeps_its_tail_until_a_refresh() -> None:
+    """An edit costs its block alone, and what the tail keeps of an older view ends with a refresh."""
+    model = make_model("block", config=replace(CONFIG, block_mask=False))
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(9 * K, reserve=K)
+    repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1), refresh=True)
+    wc.commit(Plan((Edit("collapse", 1, 2), Edit("collapse", 1, 4)), wc.num_tokens))
+    repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1), refresh=True)
+    wc.commit(Plan((Edit("expand", 1, 2),), wc.num_tokens))
+    layout = layout_of(wc, hidden_gists=True, segment_blocks=1)
+    expected = fresh_forward(model, layout, embed(layout))[-1]
+    approximate, few = repair(kv, layout)
+    again, some = repair(kv, layout, refresh=True)
+    assert few == K + 1
+    assert some == wc.num_tokens - wc.tail_start
+    assert not torch.allclose(approximate, expected, atol=1e-4)
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_an_unchanged_context_costs_nothing() -> None:

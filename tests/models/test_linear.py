@@ -53,7 +53,7 @@ def test_no_row_depends_on_another(seed: int, rows: int, loud: float) -> None:
     layer = Int8Linear([Int8Weight.of(torch.randn(48, 96, generator=rng))])
     x = torch.randn(rows, 96, generator=rng)
     x[-1] *= loud
-    assert torch.equal(layer(x)[0], layer(x[:1])[0])
+    assert torch.equal(layer(x)[0], layer(x[0]))
 
 
 def test_parallel_weights_and_biases_are_each_others_neighbours() -> None:
