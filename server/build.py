@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +69,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     if device == "cpu":
         torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
     bundle = load_bundle(served.path, device, weights, block_size=settings.block_size)
+    _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
     logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)
     store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
@@ -198,6 +201,13 @@ def engine_config(settings: Settings) -> EngineConfig:
         segment_blocks=settings.segment_blocks,
         deterministic=settings.deterministic,
     )
+
+
+def _give_back() -> None:
+    """What loading took and freed goes back to the system, where the C library can do that (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _tell_unproved(state: ServerState) -> None:
