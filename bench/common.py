@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +83,16 @@ class Bench:
         session.fence = self.store.open(name, "bench", "bench").result().fence
         return session
 
-    def ask(self, session: Session, text: str, max_tokens: int, **sampling: Any) -> Timeline:
-        """One chat turn in the bundle's ChatML; blocks until it is stored."""
+    def ask(
+        self,
+        session: Session,
+        text: str,
+        max_tokens: int,
+        *,
+        on_first: Callable[[], Any] = lambda: None,
+        **sampling: Any,
+    ) -> Timeline:
+        """One chat turn in the bundle's ChatML; blocks until it is stored. on_first: called with the first delta."""
         tokenizer = self.bundle.tokenizer
         prompt = np.concatenate(
             [
@@ -99,6 +107,8 @@ class Bench:
         def sink(event: Event) -> None:
             match event:
                 case Delta(text, _, _):
+                    if not timeline.deltas:
+                        on_first()
                     timeline.deltas.append(time.perf_counter() - timeline.submitted)
                     timeline.text += text
                 case Finished():

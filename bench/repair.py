@@ -1,12 +1,12 @@
 """What does each way of repairing keys and values cost, and what does an approximate one lose?
 
-The same texts are fed to one session a way, in turns: a prompt of some tokens, the rest token by token; the focus depends on token ids alone, so all of them show
-the model the same working contexts. ``exact`` recomputes everything behind the first edit and is the reference.
-``incremental`` keeps values that were computed under an older view. ``block`` encodes the history by segments, here of
-several lengths; for a base that was trained so it is exact under its own mask, and for a stock base that mask has a
-price. Losses are the KL divergence of the next-token distribution from exact's and the difference in NLL of the true
-next token, with twice its standard error over tokens. Times are of the processor, so that a busy machine does not
-disturb them.
+The same texts are fed to one session a way, in turns: a prompt of some tokens, the rest token by token. The focus
+depends on token ids alone, so all of them show the model the same working contexts. ``exact`` recomputes everything
+behind the first edit and is the reference. ``incremental`` keeps values that were computed under an older view.
+``block`` encodes the history by segments, here of several lengths; for a base that was trained so it is exact under its
+own mask, and for a stock base that mask has a price. Losses are the KL divergence of the next-token distribution from
+exact's and the difference in NLL of the true next token, with twice its standard error over tokens. Times are of the
+processor, so that a busy machine does not disturb them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from mc_core.engine.engine_config import EngineConfig
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.repair import RepairMode
 from mc_core.lab.controller import MCController
-
 
 PROMPT = 16
 

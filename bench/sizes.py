@@ -87,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     engine = EngineConfig(hot_tokens=262_144)
     with bench_engine(options.model, focus=FocusConfig(), config=engine) as bench:
-        pool, config = bench.engine.core.kv_model.pool, bench.bundle.decoder.config
+        pool, config = bench.engine.core.runner.pool, bench.bundle.decoder.config
         rows = [measure(bench, tokens, engine.hot_tokens or tokens, options.text) for tokens in options.tokens]
         summary = {
             "slabs": pool.rows,

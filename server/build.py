@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
+from mc_core.models.cpu_speed import choose_threads, choose_weights
 from mc_core.models.linear import check_weights
 from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
@@ -59,12 +62,16 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     telemetry: closed with the state; None measures for /metrics alone.
     """
     telemetry = telemetry or Telemetry()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     served = find_model(settings)
     if served.notice is not None:
         logger.warning(served.notice)
-    bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size)
+    device, weights = placement(settings)
+    if device == "cpu":
+        torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
+    bundle = load_bundle(served.path, device, weights, block_size=settings.block_size)
+    _give_back()
+    name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
+    logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)
     store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
     try:
         state = _assemble(settings, served, bundle, telemetry, timed_store(store, telemetry.metrics.store))
@@ -164,12 +171,11 @@ def placement(settings: Settings) -> tuple[str, torch.dtype]:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = settings.weights
-    if weights == "auto":
-        weights = "float32" if device == "cpu" else "bfloat16"
-    dtype: torch.dtype = getattr(torch, weights)
-    check_weights(dtype, device)
-    return device, dtype
+    if settings.weights == "auto":
+        return device, choose_weights() if torch.device(device).type == "cpu" else torch.bfloat16
+    weights: torch.dtype = getattr(torch, settings.weights)
+    check_weights(weights, device)
+    return device, weights
 
 
 def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:
@@ -195,6 +201,13 @@ def engine_config(settings: Settings) -> EngineConfig:
         segment_blocks=settings.segment_blocks,
         deterministic=settings.deterministic,
     )
+
+
+def _give_back() -> None:
+    """What loading took and freed goes back to the system, where the C library can do that (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _tell_unproved(state: ServerState) -> None:

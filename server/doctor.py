@@ -103,10 +103,8 @@ def _fit(settings: Settings, bundle: Bundle) -> Finding:
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
     )
-    slabs = _size(core.kv_model.pool.bytes() * settings.max_sessions)
-    fit = (
-        f"budget {focus.budget}, lens {focus.lens}, {core.kv_model.policy.name} positions, {core.kv_model.mode} repair"
-    )
+    slabs = _size(core.runner.pool.bytes() * settings.max_sessions)
+    fit = f"budget {focus.budget}, lens {focus.lens}, {core.runner.policy.name} positions, {core.runner.mode} repair"
     return Finding("settings", "ok", f"{fit}; KV slabs for {settings.max_sessions} sessions take {slabs}")
 
 

@@ -33,9 +33,11 @@ class Settings(BaseSettings):
     weights: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="precision of weights, activations and KV; int8 (x86 CPUs): linear layers alone, the rest float32; "
-        "auto: float32 on the CPU, bfloat16 on a GPU",
+        "auto: bfloat16 on a GPU, on a CPU int8 where a trial at the start finds it faster, else float32",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of the model; all cores by default")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the model; by default as many as a trial at the start finds fastest"
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")

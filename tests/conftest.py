@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from server.fetch import SMOLLM2, FetchError, fetch, model_cache
+
+# Tests hold replies to one another and to other implementations; what is of int8 asks for it by itself.
+os.environ.setdefault("MEGACONTEXT_WEIGHTS", "float32")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What every job of the engine shares: the model, the slabs, the store, the limits."""
+"""What every job of the engine shares: the model runner, the store, the limits."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.observer import Observer, SilentObserver
+from mc_core.engine.runner import ModelRunner, make_runner
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.kv.repair import REPAIR_MODES, RepairMode
-from mc_core.kv.session_kv import KVModel
-from mc_core.kv.slab import SlabPool
 from mc_core.models.decoder_config import DecoderConfig
-from mc_core.models.rotary import Rotary
-from mc_core.models.sampler import Sampler
 from mc_core.positions.policies import make_policy
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
@@ -29,8 +26,7 @@ class EngineCore:
     """Built once by ``build_core``; the engine thread alone computes with it."""
 
     bundle: Bundle
-    kv_model: KVModel
-    sampler: Sampler
+    runner: ModelRunner
     sessions: SessionStore | None
     config: EngineConfig
     focus: FocusConfig
@@ -47,7 +43,7 @@ class EngineCore:
     def layout(self, session: Session) -> Layout:
         """What the model sees of a session's working context."""
         hidden = self.bundle.hidden_gists
-        blocks = self.config.segment_blocks if self.kv_model.mode == "block" else None
+        blocks = self.config.segment_blocks if self.runner.mode == "block" else None
         excerpt = session.excerpt(self.frame_room)
         return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, excerpt=excerpt)
 
@@ -77,19 +73,9 @@ def build_core(
         raise ConfigError("reading=framed needs positions=compact, repair=exact or incremental, and hidden gists")
     slots = focus.budget + focus.block_size + frame_room
     _check_window(decoder.config, slots, policy.absolute, focus.block_size)
-    moves = not policy.absolute and mode != "exact"
-    pool = SlabPool(
-        decoder.config,
-        config.max_sessions,
-        slots,
-        device=decoder.device,
-        dtype=decoder.dtype,
-        keep_unrotated=moves,
-    )
-    rotary = Rotary(decoder.config, decoder.device)
-    model = KVModel(decoder, rotary, policy, pool, mode, config.prefill_tokens)
-    sampler = Sampler(decoder.config.vocab_size, decoder.device)
-    return EngineCore(bundle, model, sampler, store, config, focus, observer or SilentObserver(), frame_room)
+    rows, chunk = config.max_sessions, config.prefill_tokens
+    runner = make_runner(decoder, policy, mode, rows=rows, slots=slots, chunk_tokens=chunk)
+    return EngineCore(bundle, runner, store, config, focus, observer or SilentObserver(), frame_room)
 
 
 def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size: int) -> None:

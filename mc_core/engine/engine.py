@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 
 from mc_core.engine import jobs
-from mc_core.engine.batch import draw_tokens, read_tokens
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
@@ -29,7 +28,6 @@ from mc_core.engine.turn import run_turn
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.kv.session_kv import SessionKV
-from mc_core.models.sampler import SampledToken
 from mc_core.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -189,10 +187,10 @@ class Engine:
         return EngineStats(
             running=max(0, self._turns - waiting),
             waiting=waiting,
-            free_slabs=self.core.kv_model.pool.free_rows + len(self._idle),
+            free_slabs=self.core.runner.pool.free_rows + len(self._idle),
             slabs=self.config.max_sessions,
             tasks=len(self._tasks),
-            slab_bytes=self.core.kv_model.pool.bytes(),
+            slab_bytes=self.core.runner.pool.bytes(),
         )
 
     def _submit_job(self, job: Generator[Work, Any, T], session: Session | None) -> Future[T]:
@@ -268,7 +266,7 @@ class Engine:
                     if deadline is not None:
                         patience = min(patience, max(0.0, deadline - now))
                 case AcquireKV():
-                    if self.core.kv_model.pool.free_rows or self._idle:
+                    if self.core.runner.pool.free_rows or self._idle:
                         return 0.0
                 case _:
                     return 0.0
@@ -342,24 +340,22 @@ class Engine:
                     self._resume(task, done)
 
     def _hand_out_slabs(self) -> None:
-        pool = self.core.kv_model.pool
+        pool = self.core.runner.pool
         while self._waiting_for_slab and (pool.free_rows or self._idle):
             if not pool.free_rows:
                 _, idlest = self._idle.popitem(last=False)
                 idlest.release_slab()
-            row = pool.acquire()
-            assert row is not None
             task = self._waiting_for_slab.popleft()
             assert task.session is not None
-            task.session.kv = SessionKV(self.core.kv_model, row)
+            task.session.kv = self.core.runner.acquire()
             self._resume(task, task.session.kv)
 
     def _generate(self) -> None:
         """One batched decode for all running turns, then one batched draw for them and for finished prefills."""
         started = time.monotonic()
-        read = self._answers(Decode, read_tokens)
+        read = self._answers(Decode, self.core.runner.decode)
         self._resume_all(read)
-        drawn = self._answers(Sample, self._draw)
+        drawn = self._answers(Sample, self.core.runner.draw)
         if not drawn:
             return
         try:
@@ -368,9 +364,6 @@ class Engine:
             self._fail_all([task for task, _ in drawn], error)
         else:
             self._resume_all(drawn)
-
-    def _draw(self, requests: list[Sample]) -> Sequence[SampledToken]:
-        return draw_tokens(self.core.bundle.decoder, self.core.sampler, requests)
 
     def _answers(
         self, kind: type[Batched], compute: Callable[[list[Batched]], Iterable[Any]]
@@ -404,7 +397,7 @@ class Engine:
             task, request = ready[self._forward_turn % len(ready)]
             budget -= len(request.chunk.ranks)
             try:
-                hidden = request.kv.run(request.chunk, request.embeddings)
+                hidden = self.core.runner.prefill(request)
             except Exception as error:
                 self._fail(task, error)
             else:

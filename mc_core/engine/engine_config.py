@@ -16,8 +16,8 @@ class EngineConfig:
     prefill_tokens: prefill and repair work a step, beside the decode batch. ingest_tokens: history read a step.
     hot_tokens: token ids a session keeps in memory; older ones live in the store (None keeps all).
     restore_deadline: how long a refocus waits for evicted spans before it goes on without them.
-    refresh_every: what repair keeps of an older view is computed anew after this many refocuses, and at each turn's
-    start: everything with ``incremental``, the tail with ``block`` (nothing, if the base was trained with that mask).
+    refresh_every: what repair keeps of an older view is computed anew after this many refocuses of a session:
+    everything with ``incremental``, the tail with ``block`` (nothing, if the base was trained with that mask).
     segment_blocks: neighbouring raw blocks, aligned, that see each other under the block mask. More of them join what
     straddles a border, and make a repair recompute more.
     deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
@@ -29,7 +29,7 @@ class EngineConfig:
     ingest_tokens: int = 32_768
     hot_tokens: int | None = None
     restore_deadline: float = 0.5
-    refresh_every: int = 8
+    refresh_every: int = 32
     segment_blocks: int = SEGMENT_BLOCKS
     deterministic: bool = False
 

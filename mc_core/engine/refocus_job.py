@@ -146,7 +146,7 @@ def unit_embeddings(core: EngineCore, session: Session, layout: Layout, ranks: N
     ids = np.zeros(len(ranks), np.int64)
     ids[raw] = token_ids(session, layout.starts[ranks[raw]])
     ids[framed] = layout.frame_ids(ranks[framed])
-    vectors = core.bundle.decoder.embed(torch.from_numpy(ids).to(core.kv_model.pool.device))
+    vectors = core.runner.embed(ids)
     for level in np.unique(levels[levels > 0]).tolist():
         rows = np.flatnonzero(levels == level)
         nodes = layout.starts[ranks[rows]] // session.block_size**level

@@ -65,7 +65,7 @@ class _TurnRun:
         context.prefill_seconds = time.monotonic() - started
 
         reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink)
-        state = core.sampler.state(turn.sampling)
+        state = core.runner.sampling(turn.sampling)
         while not reply.take(sampled := (yield Sample(hidden, state))):
             hidden = yield from reader.read(sampled.id)
 

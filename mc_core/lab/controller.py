@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.bundle.bundle import Bundle
-from mc_core.engine.batch import read_tokens
 from mc_core.engine.core import EngineCore, build_core
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.reading import Reader
 from mc_core.engine.refocus_job import visible_tokens
 from mc_core.engine.requests import ContextReport
+from mc_core.engine.runner import ModelRunner
 from mc_core.engine.work import Decode, Forward, Pause, Wait, Work
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.refocuser import RefocusReport
 from mc_core.kv.repair import RepairMode
-from mc_core.kv.session_kv import SessionKV
 from mc_core.lab.training.focus.contexts import ContextKind, ContextShape
 from mc_core.lab.training.focus.focus_training import LossWeights
 from mc_core.lab.training.focus.model import FocusModel
@@ -76,9 +75,7 @@ class MCController:
         if self.session is not None:
             self.session.release_slab()
         self.session = self._factory.create("controller", "local", model="local")
-        row = self.core.kv_model.pool.acquire()
-        assert row is not None
-        self.session.kv = SessionKV(self.core.kv_model, row)
+        self.session.kv = self.core.runner.acquire()
         return self._read(self.session, ids)
 
     @torch.inference_mode()
@@ -93,7 +90,7 @@ class MCController:
         if len(ids) != 1:
             return self._read(session, ids)
         reader.context = ContextReport()
-        hidden = drive(reader.read(int(ids[0])))
+        hidden = drive(reader.read(int(ids[0])), self.core.runner)
         reader.flush(make_room=False)
         return self._step(session, hidden, reader.context)
 
@@ -106,9 +103,9 @@ class MCController:
         context, which is of ``kind`` (see ``sample_context``). ConfigError if a row has no history.
         """
         focus, core = self._factory.focus, self.core
-        segments = core.config.segment_blocks if core.kv_model.mode == "block" else None
+        segments = core.config.segment_blocks if core.runner.mode == "block" else None
         shape = ContextShape(focus.budget, focus.recent_tokens, focus.block_size, segments)
-        model = FocusModel(core.bundle.decoder, core.bundle.gistnet, core.kv_model.policy)
+        model = FocusModel(core.bundle.decoder, core.bundle.gistnet, core.runner.policy)
         passages = [passage_of(row, horizon) for row in ids.cpu().numpy()]
         rng, count = np.random.default_rng(focus.seed), len(passages)
         processor = BatchProcessor(model, weights or LossWeights())
@@ -118,16 +115,16 @@ class MCController:
         if self._reader is not None and self._reader.session is session:
             self._reader.flush(make_room=True)  # the turn before is over
         self._reader = Reader(self.core, session, ContextReport())
-        hidden = drive(self._reader.begin(np.asarray(ids, np.int32)))
+        hidden = drive(self._reader.begin(np.asarray(ids, np.int32)), self.core.runner)
         return self._step(session, hidden, self._reader.context)
 
     def _step(self, session: Session, hidden: Tensor, context: ContextReport) -> InferenceStep:
         visible_tokens(self.core, session, context)
         report = session.last_report if context.refocuses else None
-        return InferenceStep(self.core.bundle.decoder.logits(hidden), report, context)
+        return InferenceStep(self.core.runner.logits(hidden), report, context)
 
 
-def drive(job: Generator[Work, Any, T]) -> T:
+def drive(job: Generator[Work, Any, T], runner: ModelRunner) -> T:
     """Run a job of the engine by itself, in the calling thread."""
     answer: Any = None
     while True:
@@ -137,9 +134,9 @@ def drive(job: Generator[Work, Any, T]) -> T:
             return stop.value
         match work:
             case Decode():
-                answer = read_tokens([work])[0]
-            case Forward(kv, chunk, embeddings):
-                answer = kv.run(chunk, embeddings)
+                answer = runner.decode([work])[0]
+            case Forward():
+                answer = runner.prefill(work)
             case Wait(future, deadline):
                 answer = _wait(future, deadline)
             case Pause():

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mc_core.models.decoder import Decoder, Layer
+from mc_core.models.decoder import Decoder, GatedMLP, Layer, SelfAttention, SquaredReluMLP
 from mc_core.models.linear import Int8Linear, Int8Weight
 from mc_core.models.spread import Spread, spread_head, spread_layer
 
@@ -40,13 +40,13 @@ class Quantiser:
         """What is not of a layer is in the decoder by now; the embeddings stay as they are."""
         decoder = self._decoder
         spread_head(decoder, self._spread)
-        decoder.lm_head = _int8([decoder.lm_head])
+        decoder.lm_head = _int8([decoder.lm_head])  # type: ignore[assignment]
         decoder.spread = self._spread
 
 
-def quantise_block(block: nn.Module) -> None:
+def quantise_block(block: SelfAttention | GatedMLP | SquaredReluMLP) -> None:
     """Put ``Int8Linear`` in the place of the linear layers of a block; those that it reads with become one."""
-    if hasattr(block, "joined"):
+    if not isinstance(block, SquaredReluMLP):
         block.joined = _int8(getattr(block, name) for name in block.READS)
         for name in block.READS:
             delattr(block, name)

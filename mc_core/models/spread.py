@@ -47,8 +47,9 @@ def spread_head(decoder: Decoder, spread: Spread) -> None:
 
 
 def _turn_input(linear: nn.Linear, norm: RMSNorm, spread: Spread) -> None:
-    weight = linear.weight.detach()
-    linear.weight = _frozen(spread(weight if norm.weight is None else weight * norm.weight))
+    scale = 1.0 if norm.weight is None else norm.weight.detach()
+    # In parts: a transform of all of a large vocabulary would take several times the head's memory.
+    linear.weight = _frozen(torch.cat([spread(rows * scale) for rows in torch.split(linear.weight.detach(), 4096)]))
 
 
 def _turn_output(linear: nn.Linear, spread: Spread) -> None:

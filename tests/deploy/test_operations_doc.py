@@ -84,7 +84,7 @@ def test_slab_formula(repair: str, dtype: torch.dtype, model: Path, tmp_path: Pa
     store = open_store(f"sqlite:///{tmp_path}/sizes.sqlite")
     core = build_core(bundle, FocusConfig(budget=512), EngineConfig(max_sessions=3), store, repair=repair)
     store.close()
-    pool = core.kv_model.pool
+    pool = core.runner.pool
     assert pool.bytes() == pool_formula(pool, bundle.decoder.config)
     assert pool.slots == 512 + bundle.block_size
     assert "max_sessions x (W + K) x ((2 + u) x layers x kv_heads x head_dim x b + b + 8)" in TEXT

@@ -74,7 +74,7 @@ class Faults:
 
     def install(self, lab: Lab, patch: pytest.MonkeyPatch) -> None:
         """Put a seam before what the engine and its sessions call."""
-        decoder, sampler, store = lab.bundle.decoder, lab.engine.core.sampler, lab.store
+        decoder, sampler, store = lab.bundle.decoder, lab.engine.core.runner.sampler, lab.store
         forward, sample = decoder.forward, sampler.sample
 
         def reads(embeddings: Any, attention: Any) -> Any:

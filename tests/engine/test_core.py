@@ -27,8 +27,8 @@ def with_config(bundle: Bundle, **changes: object) -> Bundle:
 def test_a_base_may_be_served_with_a_mask_that_it_was_not_trained_with(tmp_path: Path) -> None:
     """repair=block works on a stock base, at a price in nats; its own choice stays another mode."""
     stock = load_bundle(write_model(tmp_path / "stock", block_mask=False))
-    assert build_core(stock, FOCUS, CONFIG, None, repair="block").kv_model.mode == "block"
-    assert build_core(stock, FOCUS, CONFIG, None).kv_model.mode != "block"
+    assert build_core(stock, FOCUS, CONFIG, None, repair="block").runner.mode == "block"
+    assert build_core(stock, FOCUS, CONFIG, None).runner.mode != "block"
 
 
 def test_the_budget_must_fit_the_window(bundle: Bundle) -> None:

@@ -279,4 +279,4 @@ def test_many_faults_at_random(lab: Lab, faults: Faults) -> None:
         stored = lab.store.read_spans(name, blocks).result().ids
         np.testing.assert_array_equal(stored.reshape(-1), expected[name][: len(blocks) * 32])
         lab.engine.release(session).result()
-    assert lab.engine.core.kv_model.pool.free_rows == 3
+    assert lab.engine.core.runner.pool.free_rows == 3

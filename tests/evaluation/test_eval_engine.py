@@ -28,7 +28,7 @@ def test_open_is_what_the_model_was_shown(asking: Asking, method: str, monkeypat
     for question in history.questions[:6]:
         shown: list[str] = []
         engine = driver._seats[method].engine
-        kv_run = engine.core.kv_model.decoder.forward
+        kv_run = engine.core.bundle.decoder.forward
         session = driver._seats[method].session
 
         def watched(embeddings, attention, session=session, shown=shown, kv_run=kv_run):  # type: ignore[no-untyped-def]
@@ -39,7 +39,7 @@ def test_open_is_what_the_model_was_shown(asking: Asking, method: str, monkeypat
             return kv_run(embeddings, attention)
 
         with monkeypatch.context() as patch:
-            patch.setattr(engine.core.kv_model.decoder, "forward", watched)
+            patch.setattr(engine.core.bundle.decoder, "forward", watched)
             answer = driver.ask(method, question, 2)
         if not question.gold:
             assert answer.gold_open is None

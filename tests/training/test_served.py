@@ -15,7 +15,6 @@ from mc_core.engine.refocus_job import refocus
 from mc_core.engine.requests import ContextReport
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
-from mc_core.kv.session_kv import SessionKV
 from mc_core.lab.controller import MCController, drive
 from mc_core.lab.tasks.history import History, Question, blocks_of
 from mc_core.lab.training.focus.export import blend
@@ -85,14 +84,12 @@ def test_a_context_is_the_one_that_the_engine_makes(asked: Watched, bundle: Bund
     for one in seen:
         controller = MCController(bundle, focus)
         session = controller._factory.create("served", "local", model="local")
-        row = controller.core.kv_model.pool.acquire()
-        assert row is not None
-        session.kv = SessionKV(controller.core.kv_model, row)
+        session.kv = controller.core.runner.acquire()
         session.append(asked.history.ids)
         prompt = one.passage.ids[len(asked.history) : one.passage.history].astype(np.int32)
         session.append(prompt)
         with torch.inference_mode():
-            drive(refocus(controller.core, session, prompt, ContextReport(), "", "turn"))
+            drive(refocus(controller.core, session, prompt, ContextReport(), "", "turn"), controller.core.runner)
         assert np.array_equal(session.wc.levels, one.context.levels)
         assert np.array_equal(session.wc.indices, one.context.indices)
 

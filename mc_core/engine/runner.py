@@ -1,0 +1,98 @@
+"""The model runner: one base model on one device, its slabs, what is computed in them and drawn from that.
+
+The engine and the research facade ask for nothing of the device but through here. A CPU and a GPU run the same code;
+what one of them wants otherwise (static shapes, graphs) has its place behind these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mc_core.engine.work import Decode, Forward, Sample
+from mc_core.kv.repair import RepairMode
+from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
+from mc_core.kv.slab import SlabPool
+from mc_core.models.decoder import Decoder
+from mc_core.models.rotary import Rotary
+from mc_core.models.sampler import SampledToken, Sampler, SamplerState
+from mc_core.models.sampling_params import SamplingParams
+from mc_core.positions.policies import Policy
+
+
+@dataclass(frozen=True)
+class ModelRunner:
+    """Built by ``make_runner``; one thread alone may use it."""
+
+    model: KVModel
+    sampler: Sampler
+
+    @property
+    def mode(self) -> RepairMode:
+        """How keys and values are repaired."""
+        return self.model.mode
+
+    @property
+    def policy(self) -> Policy:
+        """Where a unit stands for the model."""
+        return self.model.policy
+
+    @property
+    def pool(self) -> SlabPool:
+        """The memory of keys and values."""
+        return self.model.pool
+
+    def acquire(self) -> SessionKV | None:
+        """A slab for a session, or None when all are taken; ``SessionKV.release`` gives it back."""
+        row = self.pool.acquire()
+        return None if row is None else SessionKV(self.model, row)
+
+    def embed(self, ids: NDArray[np.int64]) -> Tensor:
+        """Token ids [T] -> input embeddings [T, d] on the device."""
+        return self.model.decoder.embed(torch.from_numpy(ids).to(self.pool.device))
+
+    def prefill(self, request: Forward) -> Tensor:
+        """One chunk of a repair -> hidden states [T, d]."""
+        return request.kv.run(request.chunk, request.embeddings)
+
+    def decode(self, requests: Sequence[Decode]) -> Tensor:
+        """One token of each of B sessions -> hidden states [B, d]; if it fails, no slab has changed."""
+        ids = torch.tensor([request.token for request in requests], device=self.pool.device)
+        sessions, indices = [request.kv for request in requests], [request.index for request in requests]
+        return decode_step(self.model, sessions, indices, ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., d] -> logits [..., vocab] in float32."""
+        return self.model.decoder.logits(hidden)
+
+    def sampling(self, params: SamplingParams) -> SamplerState:
+        """The state of a reply that is to be drawn so; ConfigError if the parameters do not fit the vocabulary."""
+        return self.sampler.state(params)
+
+    def draw(self, requests: Sequence[Sample]) -> list[SampledToken]:
+        """The next token of each; if it fails, no random stream has moved on."""
+        states = [request.state for request in requests]
+        before = [state.generator.bit_generator.state for state in states]
+        try:
+            logits = self.logits(torch.stack([request.hidden for request in requests]))
+            return self.sampler.sample(logits, states).rows()
+        except Exception:
+            for state, was in zip(states, before, strict=True):
+                state.generator.bit_generator.state = was
+            raise
+
+
+def make_runner(
+    decoder: Decoder, policy: Policy, mode: RepairMode, *, rows: int, slots: int, chunk_tokens: int
+) -> ModelRunner:
+    """Allocate ``rows`` slabs of ``slots`` each, where the decoder is; a repair runs in chunks of ``chunk_tokens``."""
+    moves = not policy.absolute and mode != "exact"
+    config, device = decoder.config, decoder.device
+    pool = SlabPool(config, rows, slots, device=device, dtype=decoder.dtype, keep_unrotated=moves)
+    model = KVModel(decoder, Rotary(config, device), policy, pool, mode, chunk_tokens)
+    return ModelRunner(model, Sampler(config.vocab_size, device))

@@ -1,0 +1,82 @@
+"""What this CPU is fast with, found by trial in a fraction of a second: the type of weights, and how many threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from mc_core.errors import ConfigError
+from mc_core.models.linear import Int8Linear, Int8Weight, check_weights
+
+SHAPE = (1536, 576)
+"""Outputs and inputs of the layer on trial: of a small model, where a kernel's own cost weighs most."""
+ROWS = (1, 64)
+"""Of a decode step, and of a prefill."""
+GAIN = 1.3
+"""How much faster int8 must be, at either number of rows, to be worth what it loses."""
+
+
+@cache
+def choose_weights() -> torch.dtype:
+    """``torch.int8`` where this CPU's kernels gain enough by it, else ``torch.float32``."""
+    try:
+        check_weights(torch.int8, "cpu")
+        layers = float_layer(), int8_layer()
+    except ConfigError:
+        return torch.float32
+    with torch.inference_mode():
+        inputs = [torch.randn(rows, SHAPE[1]) for rows in ROWS]
+        gains = [seconds(layers[0], x) / seconds(layers[1], x) for x in inputs]
+    return torch.int8 if min(gains) >= GAIN else torch.float32
+
+
+@cache
+def choose_threads(weights: torch.dtype, most: int) -> int:
+    """Of ``most`` threads, a half of them, a quarter, ..: the number that is fastest through a step and a prefill.
+
+    Leaves torch's number as it was.
+    """
+    if most == 1:
+        return 1
+    layer: nn.Module = int8_layer() if weights == torch.int8 else float_layer()
+    counts = [most >> shift for shift in range(most.bit_length())]
+    with torch.inference_mode():
+        inputs = [torch.randn(rows, SHAPE[1]) for rows in ROWS]
+        took = [_with_threads(count, layer, inputs) for count in counts]
+    # A step that all counts take is worth the same whether it is of one row or of many.
+    totals = [sum(mine / first for mine, first in zip(times, took[0], strict=True)) for times in took]
+    return counts[totals.index(min(totals))]
+
+
+def float_layer() -> nn.Linear:
+    """The layer on trial in float32."""
+    return nn.Linear(SHAPE[1], SHAPE[0], bias=False)
+
+
+def int8_layer() -> Int8Linear:
+    """The same in int8."""
+    return Int8Linear([Int8Weight.of(torch.randn(SHAPE))])
+
+
+def seconds(layer: Callable[[Tensor], Tensor], x: Tensor, repeats: int = 15) -> float:
+    """Median of what a call takes, after two to warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        started = time.perf_counter()
+        layer(x)
+        times.append(time.perf_counter() - started)
+    return median(times[2:])
+
+
+def _with_threads(count: int, layer: nn.Module, inputs: Sequence[Tensor]) -> list[float]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return [seconds(layer, x) for x in inputs]
+    finally:
+        torch.set_num_threads(before)
