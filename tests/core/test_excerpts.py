@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.context.excerpts import Excerpt, Excerpts, Frame, within
@@ -114,6 +114,7 @@ def some_blocks(data: st.DataObject, talk: Talk) -> np.ndarray:
     return np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) -> None:
     """Every content stands in a message of its own kind, opened and closed once, and gaps tell what is left out."""
@@ -149,6 +150,7 @@ def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) 
     assert opened == 2
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataObject) -> None:
     """Of a place, only what comes before its first whole sentence and behind its last one is not read."""
@@ -172,6 +174,7 @@ def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataO
             assert start not in begins
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.DataObject) -> None:
     """Parts of any size, and cuts that are written again, lead to the same excerpt."""
@@ -191,6 +194,7 @@ def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.Da
     assert told[0] == told[1]
 
 
+@settings(deadline=None)
 @given(talks())
 def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk) -> None:
     """A conversation that fits is read as its template writes it."""
