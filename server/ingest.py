@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.sources import UNTITLED, About
 from mc_core.session.session import IngestCut
 from server.errors import ApiError
 from server.futures import settled
@@ -27,10 +28,14 @@ T = TypeVar("T")
 class Ingest:
     """One ingest of a session that is held. All of it counts or nothing; ``in_parts`` each batch counts at once.
 
-    offset: bytes of the text that an ingest in parts has brought in before; ApiError 409 if it has not.
+    offset: bytes of the text that an ingest in parts has brought in before; ApiError 409 if it has not. about: what the
+    text is.
     """
 
-    def __init__(self, state: ServerState, lease: Lease, *, in_parts: bool, offset: int) -> None:
+    def __init__(
+        self, state: ServerState, lease: Lease, about: About = UNTITLED, *, in_parts: bool = False, offset: int = 0
+    ) -> None:
+        self.about = about
         self.session, self._lease = lease.session, lease
         self._engine, self._tokenizer = state.engine, state.bundle.tokenizer
         self._in_parts, self._start, self._fresh = in_parts, offset, self.session.tokens == 0
@@ -93,7 +98,7 @@ class Ingest:
         if self.session.tokens == 0:
             ids = np.concatenate([self._tokenizer.prefix_ids, ids])
         for at in range(0, len(ids), SLICE):
-            await settled(self._engine.ingest(self.session, ids[at : at + SLICE]))
+            await settled(self._engine.ingest(self.session, ids[at : at + SLICE], self.about))
 
     async def _commit_part(self) -> None:
         before = self.session.ingest_cut

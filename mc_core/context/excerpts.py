@@ -3,7 +3,7 @@
 A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
 A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
-of no message, is shown as one of the user's. What is shown whole has no frames. And a place is read from where a
+of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is read from where a
 sentence begins to where one ends: half a sentence says little, and keeps a small model from what stands beside it.
 """
 
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.message_index import MessageIndex, Place
-from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
+from mc_core.context.reading_format import TEXT, Ids, MessageKind, ReadingFormat
 from mc_core.context.sentences import SentenceIndex
+from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
 
 Ints = NDArray[np.int64]
@@ -42,6 +43,17 @@ class Excerpt:
     def hidden(self) -> int:
         """Tokens of raw entries that are not shown."""
         return sum(end - start for start, end in self.left_out)
+
+    @property
+    def framed(self) -> int:
+        """Tokens of frames."""
+        return sum(len(frame.ids) for frame in self.frames)
+
+    def shown(self, starts: Ints, ends: Ints) -> Ints:
+        """How many tokens of each range [starts, ends) are not left out [n]."""
+        firsts, lasts = np.array(self.left_out, np.int64).reshape(-1, 2).T
+        over = np.minimum(ends[:, None], lasts) - np.maximum(starts[:, None], firsts)
+        return ends - starts - over.clip(0).sum(1)
 
     def shows(self, start: int, end: int) -> bool:
         """Whether none of [start, end) is left out."""
@@ -73,21 +85,40 @@ class Excerpts:
         self.messages.rewind(position, tail)
         self.sentences.rewind(position, tail)
 
-    def of(self, context: WorkingContext, room: int) -> Excerpt:
-        """What is read of a working context, with at most ``room`` tokens of frames.
+    def of(self, context: WorkingContext, room: int, sources: Sources | None = None) -> Excerpt:
+        """What is read of a working context, with at most ``room`` tokens of frames. sources: of text of no message.
 
         A place that begins or ends in the middle of a sentence is read from its first whole sentence to its last one,
-        if it has any; pins and the tail are read whole. All is read as it is while no message is open at the end.
+        if it has any; pins and the tail are read whole. All is read as it is where the history ends with text of no
+        message, or has nothing else.
         """
-        if not context.num_tokens or self.messages.place(context.num_tokens).kind == TEXT:
+        if self._ends_with_text(context.num_tokens):
             return Excerpt()
+        return _Reading(self.format, self.messages, self.sentences, self._size, sources or Sources()).of(context, room)
+
+    def _ends_with_text(self, tokens: int) -> bool:
+        end = self.messages.place(tokens)
+        return not len(self.messages) or (end.kind == TEXT and self.messages.text_stands(end, tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """How a history with these messages, sentences and sources is read."""
+
+    format: ReadingFormat
+    messages: MessageIndex
+    sentences: SentenceIndex
+    block_size: int
+    sources: Sources
+
+    def of(self, context: WorkingContext, room: int) -> Excerpt:
         frames: list[Frame] = []
         left_out: list[tuple[int, int]] = []
         before: int | None = None
         for start, end in _stretches(context):
             first, last = self._whole_sentences(context, start, end)
             left_out += [(a, b) for a, b in ((start, first), (last, end)) if a < b]
-            borders = self.messages.text_borders(first, last)
+            borders = self._text_borders(first, last)
             for begin, stop in zip([first, *borders], [*borders, last], strict=True):
                 ids = self._border(begin) if begin == before else self._between(before, begin)
                 if len(ids):
@@ -97,7 +128,7 @@ class Excerpts:
 
     def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
         """[start, end) without the parts of sentences at its borders."""
-        first_block, last_block = start // self._size, (end - 1) // self._size
+        first_block, last_block = start // self.block_size, (end - 1) // self.block_size
         pinned = context.protection.pinned(np.array([first_block, last_block], np.int64))
         first, last = start, end
         if not pinned[0] and start < context.tail_start:
@@ -109,37 +140,67 @@ class Excerpts:
     def _begin(self, start: int) -> int:
         if self.messages.place(start).inside >= 0 or self.messages.place(start - 1).inside >= 0:
             return start
-        skipped = self.sentences.begins(start // self._size)
+        skipped = self.sentences.begins(start // self.block_size)
         begins = [start + skipped] if skipped is not None else []
-        return min([*begins, *self.messages.borders(start, start + self._size)], default=start)
+        return min([*begins, *self._borders(start, start + self.block_size)], default=start)
 
     def _end(self, end: int) -> int:
         if self.messages.place(end).inside >= 0:
             return end
-        block = (end - 1) // self._size
+        block = (end - 1) // self.block_size
         kept = self.sentences.ends(block)
-        borders = self.messages.borders(block * self._size, end)
-        ends = [block * self._size + kept] if kept is not None else []
+        borders = self._borders(block * self.block_size, end)
+        ends = [block * self.block_size + kept] if kept is not None else []
         return max([*ends, *borders], default=end)
+
+    def _place(self, token: int) -> Place:
+        place = self.messages.place(token)
+        return replace(place, source=self.sources.number(token)) if place.kind == TEXT else place
+
+    def _kind(self, place: Place) -> MessageKind:
+        return self.format.kind(place.kind, self.sources.about(place.source))
+
+    def _borders(self, start: int, end: int) -> list[int]:
+        """Tokens in [start, end] at which a message or a text begins or ends."""
+        return [*self.messages.borders(start, end), *self._source_borders(start, end)]
+
+    def _text_borders(self, start: int, end: int) -> list[int]:
+        """Tokens within (start, end) at which a text of no message begins or ends."""
+        return sorted({*self.messages.text_borders(start, end), *self._source_borders(start + 1, end - 1)})
+
+    def _source_borders(self, start: int, end: int) -> list[int]:
+        """Tokens in [start, end] at which another text follows one."""
+        starts = self.sources.starts(start, end)
+        return [at for at in starts if (place := self.messages.place(at)).kind == TEXT and self._follows(place, at)]
+
+    def _follows(self, place: Place, token: int) -> bool:
+        """Whether ``token``, at ``place`` among texts of no message, has such text on both sides."""
+        return self.messages.text_stands(place, token) and self.messages.text_goes_on(place, token)
 
     def _between(self, end: int | None, start: int) -> Ids:
         """What is read between a stretch that ends before token ``end`` and one that begins with ``start``."""
-        to = self.messages.place(start)
+        to = self._place(start)
         if end is None:
             return self._opening(to)
-        of = self.messages.place(end)
-        if of == to and of.inside < 0 and (of.kind != TEXT or self.messages.text_stands(of, end)):
+        of = self._place(end)
+        if of == to and of.inside < 0 and (of.kind != TEXT or self._stands(of, end)):
             return self.format.gap
         return np.concatenate([self._closing(of, end), self._opening(to)])
 
+    def _stands(self, place: Place, token: int) -> bool:
+        """Whether a text of no message, which goes on at ``place``, stands before ``token``."""
+        return self.messages.text_stands(place, token) and self.sources.start(place.source) < token
+
     def _border(self, start: int) -> Ids:
-        """What is read where text of no message begins or ends, and nothing is left out."""
-        to = self.messages.place(start)
-        return self.format.text.opening if to.kind == TEXT else self.format.text.closing
+        """What is read where a text of no message begins or ends, and nothing is left out."""
+        to = self._place(start)
+        if to.kind != TEXT:
+            return self._kind(self._place(start - 1)).closing
+        return np.concatenate([self._closing(to, start), self._kind(to).opening])
 
     def _opening(self, place: Place) -> Ids:
         """What has to be read before a stretch begins at ``place``."""
-        kind = self.format.kind(place.kind)
+        kind = self._kind(place)
         if place.inside < 0:
             return kind.opening
         if place.opens or place.kind == TEXT:
@@ -148,7 +209,7 @@ class Excerpts:
 
     def _closing(self, place: Place, token: int) -> Ids:
         """What has to be read behind a stretch that ends before ``token``, which is at ``place``."""
-        kind = self.format.kind(place.kind)
+        kind = self._kind(place)
         if place.inside == 0 and place.opens:
             before = replace(place, event=place.event - 1, kind=TEXT, opens=False, inside=-1)
             return self._closing(before, token)

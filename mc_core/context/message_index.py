@@ -12,12 +12,13 @@ from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
 @dataclass(frozen=True)
 class Place:
     """A token of the history: of which stretch (number of the last event before it), how far into that event's own
-    tokens (``inside`` >= 0), or in the content behind them (-1)."""
+    tokens (``inside`` >= 0), or in the content behind them (-1). source: of text of no message, its number, else -1."""
 
     event: int
     kind: int
     opens: bool
     inside: int
+    source: int = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +143,11 @@ class MessageIndex:
         opens = bool(self._opens[row])
         kind = int(self._kind[row]) if opens or inside >= 0 else TEXT
         return Place(row, kind, opens, inside)
+
+    def text_goes_on(self, place: Place, token: int) -> bool:
+        """Whether ``token``, at ``place`` among text of no message, is such text itself."""
+        follows = int(self._at[place.event + 1]) if place.event + 1 < self._count else self.tokens
+        return token < follows
 
     def text_stands(self, place: Place, token: int) -> bool:
         """Whether text of no message, which goes on at ``place``, stands before ``token``."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mc_core.context.sources import UNTITLED, About
 
 Ids = NDArray[np.int32]
 TEXT = -1
@@ -28,14 +31,15 @@ class MessageKind:
 
 @dataclass(frozen=True, eq=False)
 class ReadingFormat:
-    """The frames of one model. kinds: of messages. text: around text of no message. gap: where
+    """The frames of one model. kinds: of messages. texts: around text of no message, by what it is. gap: where
     something of a message or text is left out. begin: tokens before any message, at the beginning of every history.
     """
 
     kinds: tuple[MessageKind, ...]
-    text: MessageKind
+    texts: Callable[[About], MessageKind]
     gap: Ids
     begin: int = 0
 
-    def kind(self, number: int) -> MessageKind:
-        return self.text if number == TEXT else self.kinds[number]
+    def kind(self, number: int, about: About = UNTITLED) -> MessageKind:
+        """Of a kind of message, or of text that is ``about``."""
+        return self.texts(about) if number == TEXT else self.kinds[number]

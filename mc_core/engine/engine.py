@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mc_core.context.sources import UNTITLED, About
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
@@ -145,12 +146,12 @@ class Engine:
             self._inbox.put(task)
         return TurnHandle(self, task)
 
-    def ingest(self, session: Session, ids: np.ndarray) -> Future[int]:
-        """Append ``ids`` to a session's history and stage them to the store -> tokens of history.
+    def ingest(self, session: Session, ids: np.ndarray, about: About = UNTITLED) -> Future[int]:
+        """Append ``ids``, a text or a part of one, to a session's history and stage them to the store -> tokens of it.
 
         Resolves when the store has them; they count only after ``commit``. No base model runs.
         """
-        return self._submit_job(jobs.ingest(self.core, session, ids), session)
+        return self._submit_job(jobs.ingest(self.core, session, ids, about), session)
 
     def commit(self, session: Session) -> Future[None]:
         """Acknowledge all of the session's history -> None once it is stored."""

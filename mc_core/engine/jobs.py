@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.sources import UNTITLED, About
 from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus_job import evict
 from mc_core.engine.requests import Turn
@@ -21,15 +22,19 @@ from mc_core.store import SessionRecord
 T = TypeVar("T")
 
 
-def ingest(core: EngineCore, session: Session, ids: NDArray[np.int32]) -> Generator[Work, Any, int]:
+def ingest(
+    core: EngineCore, session: Session, ids: NDArray[np.int32], about: About = UNTITLED
+) -> Generator[Work, Any, int]:
     """Append history in slices; each is staged to the store, so that memory stays bounded."""
     step = core.config.ingest_tokens
+    session.tell(about)
     for at in range(0, len(ids), step):
         part = ids[at : at + step]
         session.append(part)
         yield from stage(core, session)
         evict(core, session)
         yield Pause(len(part))
+    session.tell(UNTITLED)
     return session.tokens
 
 

@@ -11,6 +11,7 @@ import torch
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.excerpts import Excerpts
+from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import ConfigError, StoreError
 from mc_core.focus.allocator import make_allocator
@@ -93,6 +94,7 @@ class SessionFactory:
         session.counters = Counters(**record.state["counters"])
         if record.state.get("ingest_cut"):
             session.ingest_cut = IngestCut(**record.state["ingest_cut"])
+        session.sources = Sources.of_json(record.state.get("sources", ()))
         session.refocuser.restore(record.state["allocator"])
         restoring = Restoring(session, record, store)
         session.tree = restoring.tree()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.sources import Sources
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
 from mc_core.store import SessionRecord
@@ -38,6 +39,7 @@ def fork_record(
         state={
             **{name: value for name, value in parent.state.items() if name != CUT_OFF},
             **{name: own.state[name] for name in OWN_STATE},
+            "sources": Sources.of_json(parent.state.get("sources", ())).cut(len(ids)).json(),
         },
         prefixes=(),
         created=own.created,

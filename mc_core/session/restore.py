@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.plan import Edit, Plan
+from mc_core.context.sources import Sources
 from mc_core.errors import StoreError
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
@@ -113,6 +114,7 @@ class Restoring:
         session = self.session
         session.append(np.array(end["ids"], np.int32))
         session.prefixes = [(str(digest), int(at)) for digest, at in end["prefixes"]]
+        session.sources = Sources.of_json(end.get("sources", ()))
         futures, session.staged = write_rows(session, self.store)
         for future in futures:
             future.result()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.excerpts import Excerpt, Excerpts
+from mc_core.context.sources import UNTITLED, About, Sources
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
@@ -75,6 +76,7 @@ class Acknowledged:
     prefixes: Sequence[tuple[str, int]]
     chat: Mapping[str, Any]
     ingest_cut: IngestCut | None
+    sources: Sources
 
 
 @dataclass(eq=False)
@@ -85,7 +87,8 @@ class Session:
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
-    ``excerpts``: how its places are put to the model, None shows them as they are.
+    ``excerpts``: how its places are put to the model, None shows them as they are. ``sources``: of its texts of no
+    message.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
@@ -113,6 +116,7 @@ class Session:
     updated: float = field(default_factory=time.time)
     counters: Counters = field(default_factory=Counters)
     ingest_cut: IngestCut | None = None
+    sources: Sources = field(default_factory=Sources)
     kv: SessionKV | None = None
     cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
@@ -171,6 +175,10 @@ class Session:
             blocks = np.arange(first, first + appended.new_blocks)
             self.lens.append(first, self.tree.block_ids(blocks))
 
+    def tell(self, about: About) -> None:
+        """What text of no message is from here on; ``UNTITLED`` where nobody says."""
+        self.sources = self.sources.marked(self.tokens, about)
+
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw for good."""
         self.wc.pin(start, end)
@@ -187,6 +195,7 @@ class Session:
         """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
+        self.sources = self.sources.cut(position)
         if self.excerpts is not None:
             self.excerpts.rewind(position, self._newest(self.excerpts.reach))
         if self.kv is not None:
@@ -206,7 +215,7 @@ class Session:
 
     def excerpt(self, room: int) -> Excerpt:
         """What the model reads of the working context, with at most ``room`` tokens of frames."""
-        return Excerpt() if self.excerpts is None else self.excerpts.of(self.wc, room)
+        return Excerpt() if self.excerpts is None else self.excerpts.of(self.wc, room, self.sources)
 
     def acknowledge(self) -> None:
         """The store has the session as it is now."""
@@ -219,6 +228,7 @@ class Session:
             tuple(self.prefixes),
             dict(self.chat),
             self.ingest_cut,
+            self.sources,
         )
 
     def rollback(self) -> None:
@@ -239,12 +249,12 @@ class Session:
         their messages again.
         """
         ids, staged = self.tree.ids(position, self.committed_tokens), dict(self.staged)
-        prefixes, before = self.prefixes, self.acknowledged
+        prefixes, sources, before = self.prefixes, self.sources, self.acknowledged
         self.rewind(position)
         self.prefixes = [(digest, min(at, position)) for digest, at in prefixes]
         self.acknowledge()
         at_cut = self.record()
-        cut_off = {"ids": ids.tolist(), "prefixes": [list(prefix) for prefix in prefixes]}
+        cut_off = {"ids": ids.tolist(), "prefixes": [list(prefix) for prefix in prefixes], "sources": sources.json()}
         at_cut = replace(at_cut, state={**at_cut.state, CUT_OFF: cut_off})
         self.cut_end = CutEnd(ids, staged, at_cut, self.acknowledged)
         self.acknowledged = before
@@ -266,7 +276,7 @@ class Session:
         self.wc, self.counters = back.wc.copy(), replace(back.counters)
         self.refocuser.restore(back.allocator)
         self.metadata, self.prefixes, self.chat = dict(back.metadata), list(back.prefixes), dict(back.chat)
-        self.ingest_cut = back.ingest_cut
+        self.ingest_cut, self.sources = back.ingest_cut, back.sources
 
     def release_slab(self) -> None:
         """Give the slab back, if the session has one."""
@@ -382,6 +392,7 @@ class Session:
                 "gists": self.gist_fingerprint,
                 "chat": self.chat,
                 "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
+                "sources": self.sources.json(),
                 "keys": self.key_fingerprint,
             },
             prefixes=tuple(self.prefixes),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import unicodedata
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from mc_core.session.session import Session
 from mc_core.store import SessionInfo
@@ -13,6 +14,8 @@ from server.protocol.answers import SessionObject
 from server.protocol.strict import Natural, Positive, StrictModel
 
 MAX_METADATA_BYTES = 16_384
+MAX_TITLE = 200
+"""Characters: a title stands in front of what is shown of its text, in the room that frames have."""
 MAX_METADATA_DEPTH = 64
 """Objects and lists within each other. What writes answers fails at some 250; lists would then fail with them."""
 
@@ -33,8 +36,22 @@ class CreateSession(StrictModel):
         return value
 
 
+def _one_line(title: str) -> str:
+    if not title.strip():
+        raise ValueError("a title must not be blank")
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in title):
+        raise ValueError("a title is one line, without control characters")
+    return title.strip()
+
+
+Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE), AfterValidator(_one_line)]
+Kind = Literal["document", "chat"]
+
+
 class IngestText(StrictModel):
     text: str
+    title: Title | None = None
+    kind: Kind = "document"
 
 
 class Rewind(StrictModel):

@@ -11,13 +11,14 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from mc_core.context.sources import About
 from server.content import is_json, media_type
 from server.errors import ApiError, bad_request
 from server.ingest import Ingest
 from server.interrupt import Interrupt
 from server.openapi import errors, text_or
 from server.protocol.answers import Ingested, IngestProgress
-from server.protocol.sessions import IngestText
+from server.protocol.sessions import IngestText, Kind, Title
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.text_pieces import PIECE
 from server.upload import Upload
@@ -42,16 +43,23 @@ async def ingest(
     tenant: Tenant,
     partial: bool = False,
     offset: Annotated[int, Query(ge=0)] = 0,
+    title: Annotated[Title | None, Query()] = None,
+    kind: Annotated[Kind | None, Query()] = None,
 ) -> Ingested:
     """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8.
 
     partial: what was taken in counts all the same, and the rest may follow, from byte ``offset`` of the text on.
+    title, kind: what the text is, which the model is told where it is shown a part of it; in JSON they are fields.
     """
     _check(request, partial, offset)
+    if is_json(_content_type(request)) and (title or kind):
+        raise bad_request("with application/json, title and kind are fields of the body", "title" if title else "kind")
     await state.host.known(session_id, tenant)
     interrupt = Interrupt()
     async with Upload(request.receive, lambda: interrupt.stop(ClientDisconnect())) as upload:
-        return await interrupt.run(_ingest(session_id, tenant, state, request, upload, interrupt, partial, offset))
+        about = About(title, kind or "document")
+        work = _ingest(session_id, tenant, state, request, upload, interrupt, about, partial, offset)
+        return await interrupt.run(work)
 
 
 @router.get("/v1/sessions/{session_id}/ingest")
@@ -74,16 +82,19 @@ async def _ingest(
     request: Request,
     upload: Upload,
     interrupt: Interrupt,
+    about: About,
     partial: bool,
     offset: int,
 ) -> Ingested:
     deleted = ApiError(404, "the session was deleted while it read this text", code="session_not_found")
-    texts = _json_text(upload) if is_json(_content_type(request)) else _plain_text(upload, offset)
     with state.telemetry.spans.ingest() as span:
         async with state.host.use(session_id, tenant) as lease:
             span.set_attribute("gen_ai.conversation.id", lease.session.id)
             lease.on_delete(lambda: interrupt.stop(deleted))
-            work = Ingest(state, lease, in_parts=partial, offset=offset)
+            texts = _plain_text(upload, offset)
+            if is_json(_content_type(request)):
+                texts, about = await _json_text(upload)
+            work = Ingest(state, lease, about, in_parts=partial, offset=offset)
             try:
                 await work.take_in(texts)
             finally:
@@ -132,13 +143,17 @@ async def _plain_text(upload: Upload, offset: int) -> AsyncIterator[str]:
         raise bad_request(f"the body is not UTF-8: {error.reason} at byte {place}", "body", "invalid_utf8") from error
 
 
-async def _json_text(upload: Upload) -> AsyncIterator[str]:
-    """The text in a JSON body, a piece at a time, so that nobody copies it as a whole."""
+async def _json_text(upload: Upload) -> tuple[AsyncIterator[str], About]:
+    """The text in a JSON body, and what it is."""
     body = b"".join([chunk async for chunk in upload.chunks()]).removeprefix(codecs.BOM_UTF8)
     try:
-        text = (await asyncio.to_thread(IngestText.model_validate_json, body)).text
+        told = await asyncio.to_thread(IngestText.model_validate_json, body)
     except ValidationError as error:
         raise explain(error.errors(include_input=False)) from error
-    del body
+    return _pieces(told.text), About(told.title, told.kind)
+
+
+async def _pieces(text: str) -> AsyncIterator[str]:
+    """A piece at a time, so that nobody copies it as a whole."""
     for at in range(0, len(text), PIECE):
         yield text[at : at + PIECE]

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.context.excerpts import Excerpt, Excerpts, Frame, within
 from mc_core.context.reading_format import MessageKind, ReadingFormat
+from mc_core.context.sources import UNTITLED, About, Sources
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 
-BEGIN, OPEN, CLOSE, LINE, INTRODUCTION, GAP = 1, 2, 3, 13, 40, 41
+BEGIN, OPEN, CLOSE, LINE, INTRODUCTION, GAP, TITLES = 1, 2, 3, 13, 40, 41, 50
 ROLES = (10, 11, 12)
 CONTENT = 100
 """Content is made of its own places: token i of the history is CONTENT + i."""
@@ -27,8 +28,15 @@ KINDS = tuple(
     MessageKind(role, ids(OPEN, token, LINE), ids(CLOSE, LINE), mark=2)
     for role, token in zip(("system", "user", "assistant"), ROLES, strict=True)
 )
-TEXT = MessageKind("text", ids(OPEN, ROLES[1], LINE, INTRODUCTION), ids(CLOSE, LINE), mark=2)
-FORMAT = ReadingFormat(KINDS, TEXT, ids(GAP), begin=1)
+
+
+def text(about: About) -> MessageKind:
+    """What is read around a text: its title is one token."""
+    title = [] if about.title is None else [TITLES + int(about.title)]
+    return MessageKind("text", ids(OPEN, ROLES[1], LINE, INTRODUCTION, *title), ids(CLOSE, LINE), mark=2)
+
+
+FORMAT = ReadingFormat(KINDS, text, ids(GAP), begin=1)
 BLOCK = 4
 STOPS = np.arange(4096) % 7 == 3
 """Every seventh token of content ends a sentence."""
@@ -42,16 +50,21 @@ class Talk:
     history: np.ndarray
     stretch: np.ndarray
     kinds: tuple[int, ...]  # of the stretches; 3 is text of no message
+    abouts: tuple[About, ...] = ()  # of the stretches
+    sources: Sources = Sources()  # noqa: RUF009 - never changed
 
 
 @st.composite
 def talks(draw: st.DrawFn) -> Talk:
-    """Messages and texts in any order, the last one an open reply."""
+    """Messages and texts in any order, some with titles, the last one an open reply."""
     stretches = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 21)), max_size=8))
-    history, owner, kinds = [BEGIN], [-1], []
+    history, owner, kinds, abouts, sources = [BEGIN], [-1], [], [], Sources()
     for kind, length in [*((k, n) for k, n in stretches if k < 3 or n), (2, draw(st.integers(0, 9)))]:
-        if kind == 3 and kinds and kinds[-1] == 3:
-            continue  # two texts in a row are one
+        about = About(str(len(kinds))) if draw(st.booleans()) else UNTITLED
+        if kind == 3 and kinds and kinds[-1] == 3 and abouts[-1] == about:
+            continue  # two texts without a title in a row are one
+        if kind == 3:
+            sources = sources.marked(len(history) - (len(history) == 1), about)
         opening = [] if kind == 3 else KINDS[kind].opening.tolist()
         history += opening
         owner += [-1] * len(opening)
@@ -61,8 +74,11 @@ def talks(draw: st.DrawFn) -> Talk:
         history += closing
         owner += [-1] * len(closing)
         kinds.append(kind)
+        abouts.append(about)
+        if draw(st.booleans()):
+            sources = sources.marked(len(history), UNTITLED)
     end = len(history) - len(KINDS[2].closing)  # the reply is open
-    return Talk(ids(*history[:end]), np.array(owner[:end]), tuple(kinds))
+    return Talk(ids(*history[:end]), np.array(owner[:end]), tuple(kinds), tuple(abouts), sources)
 
 
 def context_of(talk: Talk, raw: np.ndarray) -> WorkingContext:
@@ -98,13 +114,15 @@ def some_blocks(data: st.DataObject, talk: Talk) -> np.ndarray:
     return np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) -> None:
     """Every content stands in a message of its own kind, opened and closed once, and gaps tell what is left out."""
     wc = context_of(talk, some_blocks(data, talk))
-    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20))
+    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20, talk.sources))
     assert read.pop(0) == BEGIN
-    openings = [*(kind.opening.tolist() for kind in KINDS), TEXT.opening.tolist()]
+    titles = [UNTITLED, *(About(str(number)) for number in range(len(talk.kinds)))]
+    openings = [*(kind.opening.tolist() for kind in KINDS), *(text(about).opening.tolist() for about in titles)]
     opened: int | None = None
     last: int | None = None  # the content's token before
     gap = False
@@ -123,7 +141,8 @@ def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) 
             gap = bool(read.pop(0))
         else:
             at = read.pop(0) - CONTENT
-            assert talk.kinds[talk.stretch[at]] == opened
+            assert talk.kinds[talk.stretch[at]] == min(opened, 3)
+            assert opened < 3 or talk.abouts[talk.stretch[at]] == titles[opened - 3]
             if last is not None:
                 assert talk.stretch[last] == talk.stretch[at]
                 assert gap == (at != last + 1)
@@ -131,6 +150,7 @@ def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) 
     assert opened == 2
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataObject) -> None:
     """Of a place, only what comes before its first whole sentence and behind its last one is not read."""
@@ -138,7 +158,10 @@ def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataO
     raw = set(raw_tokens(wc))
     ends = {at for at, token in enumerate(talk.history) if STOPS[token] or token == LINE}
     begins = {at + 1 for at in ends} | {at for at, token in enumerate(talk.history) if token == OPEN}
-    for start, end in excerpts_of(talk).of(wc, 1 << 20).left_out:
+    borders = np.flatnonzero((np.diff(talk.stretch) != 0) & (talk.stretch[1:] >= 0) & (talk.stretch[:-1] >= 0))
+    begins |= set((borders + 1).tolist())
+    ends |= set(borders.tolist())
+    for start, end in excerpts_of(talk).of(wc, 1 << 20, talk.sources).left_out:
         assert end - start < 2 * BLOCK
         assert raw >= set(range(start, end))
         assert start >= BLOCK
@@ -151,6 +174,7 @@ def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataO
             assert start not in begins
 
 
+@settings(deadline=None)
 @given(talks(), st.data())
 def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.DataObject) -> None:
     """Parts of any size, and cuts that are written again, lead to the same excerpt."""
@@ -165,17 +189,20 @@ def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.Da
     wc = context_of(talk, some_blocks(data, talk))
     told = [
         ([(frame.before, frame.ids.tolist()) for frame in excerpt.frames], excerpt.left_out)
-        for excerpt in (excerpts.of(wc, 1 << 20), excerpts_of(talk).of(wc, 1 << 20))
+        for excerpt in (made.of(wc, 1 << 20, talk.sources) for made in (excerpts, excerpts_of(talk)))
     ]
     assert told[0] == told[1]
 
 
+@settings(deadline=None)
 @given(talks())
 def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk) -> None:
     """A conversation that fits is read as its template writes it."""
     wc = context_of(talk, np.ones(-(-len(talk.history) // BLOCK), bool))
-    excerpt = excerpts_of(talk).of(wc, 1 << 20)
-    assert len(excerpt.frames) == 2 * talk.kinds.count(3)
+    excerpt = excerpts_of(talk).of(wc, 1 << 20, talk.sources)
+    is_text = np.array(talk.kinds) == 3
+    runs = int((is_text & ~np.append(False, is_text[:-1])).sum())
+    assert len(excerpt.frames) == is_text.sum() + runs
     assert not excerpt.left_out
 
 
