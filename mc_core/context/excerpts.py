@@ -3,8 +3,9 @@
 A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
 A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
-of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is read from where a
-sentence begins to where one ends: half a sentence says little, and keeps a small model from what stands beside it.
+of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is
+read from where a sentence begins to where one ends: half a sentence says little, and keeps a small model from what
+stands beside it.
 """
 
 from __future__ import annotations
