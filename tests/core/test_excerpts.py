@@ -216,3 +216,13 @@ def test_the_newest_frames_stay_where_there_is_no_room_for_all(room: int, left: 
     """Frames never take more than their room, and none is cut."""
     frames = [Frame(8, ids(1, 2, 3)), Frame(16, ids(4, 5, 6)), Frame(40, ids(7, 8))]
     assert within(frames, room) == frames[3 - left :]
+
+
+def test_gaps_give_way_to_what_opens_and_closes() -> None:
+    """Where there is no room for all frames, the oldest gaps go first."""
+    gap = ids(GAP)
+    frames = [Frame(4, ids(1, 2)), Frame(8, gap), Frame(12, gap), Frame(16, ids(3, 4)), Frame(20, gap)]
+    assert within(frames, 7, gap) == frames
+    assert within(frames, 6, gap) == [frames[0], *frames[2:]]
+    assert within(frames, 4, gap) == [frames[0], frames[3]]
+    assert within(frames, 3, gap) == [frames[3]]
