@@ -226,3 +226,19 @@ def test_gaps_give_way_to_what_opens_and_closes() -> None:
     assert within(frames, 6, gap) == [frames[0], *frames[2:]]
     assert within(frames, 4, gap) == [frames[0], frames[3]]
     assert within(frames, 3, gap) == [frames[3]]
+
+
+def test_a_reply_is_open_once_its_mark_stands() -> None:
+    """A template may leave the end of the reply's opening to the model: it is read as with it, and once."""
+    history = [BEGIN, *range(CONTENT + 1, CONTENT + 30), OPEN, ROLES[1], LINE, CONTENT + 33, CLOSE, LINE]
+    raw = np.array([True, False, False, True, True, False, False, True, True, True, True])
+    told = []
+    for end in ([OPEN, ROLES[2]], [OPEN, ROLES[2], LINE], [OPEN, ROLES[2], CONTENT + 60]):
+        talk = Talk(ids(*history, *end), np.zeros(0), ())
+        wc, whole = context_of(talk, raw[: -(-len(talk.history) // BLOCK)]), excerpts_of(talk)
+        told.append([(frame.before, frame.ids.tolist()) for frame in whole.of(wc, 1 << 20).frames])
+        parts = Excerpts(FORMAT, STOPS, BLOCK)
+        for token in talk.history:
+            parts.append(ids(token))
+        assert [(frame.before, frame.ids.tolist()) for frame in parts.of(wc, 1 << 20).frames] == told[-1]
+    assert told[0] == told[1] == told[2] != []
