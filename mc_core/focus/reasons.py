@@ -18,19 +18,18 @@ lens found. lead: what was found names it. newest: it stands since it was new, o
 Ints = NDArray[np.int64]
 
 
-def of_targets(scores: Scores, leads: Sequence[Lead], turn_block: int, least: float) -> dict[int, Reason]:
-    """By target that is worth more than ``least``. turn_block: the first block of the current turn."""
+def of_targets(scores: Scores, leads: Sequence[Lead], own: NDArray[np.bool_], least: float) -> dict[int, Reason]:
+    """By target that is worth more than ``least``. own: which targets are of the current turn [m]."""
     hits = None if scores.hits is None else set(scores.hits.tolist())
     led = {block for lead in leads for block in lead.targets.tolist()}
+    wanted = scores.target_scores > least
+    targets, turn = scores.targets[wanted].tolist(), own[wanted].tolist()
     return {
-        block: _of_target(block, hits, led, turn_block)
-        for block in scores.targets[scores.target_scores > least].tolist()
+        block: "turn" if of_turn else _of_target(block, hits, led) for block, of_turn in zip(targets, turn, strict=True)
     }
 
 
-def _of_target(block: int, hits: set[int] | None, led: set[int], turn_block: int) -> Reason:
-    if block >= turn_block:
-        return "turn"
+def _of_target(block: int, hits: set[int] | None, led: set[int]) -> Reason:
     if hits is None or block in hits:
         return "asked"
     return "lead" if block in led else "neighbour"

@@ -122,15 +122,14 @@ class Refocuser:
         last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
         scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
-        turn_block = view.turn_start // wc.block_size
-        before = scores.targets < turn_block
-        certainty = float(scores.target_scores[before].max(initial=0.0))
+        own = scores.targets >= view.turn_start // wc.block_size
+        certainty = float(scores.target_scores[~own].max(initial=0.0))
         plan, report = self.allocator.plan(wc, scores, reserve, certainty)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
         needed = plan.expanded_blocks
         if len(needed):
             needed = np.asarray(view.tree.missing(needed), np.int64)
-        reasons = of_targets(scores, view.leads, turn_block, self.config.expand_threshold)
+        reasons = of_targets(scores, view.leads, own, self.config.expand_threshold)
         return Proposal(
             plan,
             report,

@@ -82,9 +82,9 @@ def test_a_target_is_what_the_lens_said_it_is() -> None:
     """Hits, what leads name, the turn's own, and what stands beside; what is worth too little is no target."""
     scores = Scores(np.zeros(0), np.zeros(0), np.arange(6), np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.1], np.float32))
     lead = Lead(*([np.empty(0, np.int32)] * 3), hop=0, rest=np.empty(0, np.int64), targets=np.array([0, 2]))
-    told = of_targets(replace(scores, hits=np.array([0, 4])), [lead], turn_block=4, least=0.1)
+    told = of_targets(replace(scores, hits=np.array([0, 4])), [lead], scores.targets >= 4, least=0.1)
     assert told == {0: "asked", 1: "neighbour", 2: "lead", 3: "neighbour", 4: "turn"}
-    assert set(of_targets(scores, [], turn_block=9, least=0.1).values()) == {"asked"}
+    assert set(of_targets(scores, [], scores.targets > 9, least=0.1).values()) == {"asked"}
 
 
 def test_a_fact_is_asked_for_and_what_stands_beside_it_is_its_neighbour() -> None:
