@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.focus.leads import Lead
@@ -39,6 +39,7 @@ class _Context:
         return np.zeros(len(indices), bool)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(blocks, st.dictionaries(st.integers(0, BLOCKS - 1), reasons), blocks, blocks, st.booleans())))
 def test_each_raw_block_has_the_newest_reason_of_its_stay(
     steps: list[tuple[set[int], dict[int, Reason], set[int], set[int], bool]],

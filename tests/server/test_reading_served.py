@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mc_core.engine.refocus_job import token_ids
 from mc_core.kv.layout import FRAME
 from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
+from mc_core.store import StoredSession
 from server.auth import OPEN_TENANT
 from support import CHATML, EOS, VOCABULARY, ServerThread, settings_for, state_in, write_model, write_tokenizer
 
@@ -302,3 +304,20 @@ def test_a_branch_keeps_the_titles_of_what_it_shares(model: Path, tmp_path: Path
         forked = fork_record(branch, record, ids, ())
         assert forked.state["sources"] == [[0, "One", "document"], [first - 3, None, "document"]]
         assert json.loads(json.dumps(forked.state))["allocator"]["reasons"] == {}
+
+
+def test_a_session_of_an_older_server_is_read_too(model: Path, tmp_path: Path) -> None:
+    """Stored without sources and reasons: its texts have no titles, its entries no reasons, until a turn gives some."""
+    with serving(model, tmp_path / "s.sqlite") as server:
+        talk, state = Talk(server), state_in(server)
+        talk.ingest(prose(300, 2, FACT), title="One")
+        talk.ask()
+        record = state.store.record(talk.id, OPEN_TENANT).result()
+        allocator = {name: value for name, value in record.state["allocator"].items() if name != "reasons"}
+        older = {name: value for name, value in record.state.items() if name != "sources"} | {"allocator": allocator}
+        old = StoredSession(replace(record, state=older), talk.session.fence)
+        session = state.host.factory.load(old, state.store)
+        assert not len(session.sources)
+        assert {entry["reason"] for entry in session.focus(0)["entries"]} == {None, "pinned", "tail"}
+        session.commit_focus(session.propose(state.bundle.tokenizer.encode(QUESTION)))
+        assert "asked" in {entry["reason"] for entry in session.focus(0)["entries"]}
