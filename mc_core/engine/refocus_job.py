@@ -184,6 +184,7 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     wc = session.wc
     spans = wc.ends() - wc.starts()
     context.tokens, context.budget, context.cost = session.tokens, wc.budget, wc.cost
-    context.raw = int(spans[wc.levels == 0].sum()) - session.excerpt(core.frame_room).hidden
+    excerpt = session.excerpt(core.frame_room)
+    context.raw, context.framed = int(spans[wc.levels == 0].sum()) - excerpt.hidden, excerpt.framed
     coarse = session.tokens - context.raw
     context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)

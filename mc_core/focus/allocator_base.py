@@ -94,6 +94,7 @@ class PlanReport:
     "threshold": worth too little. "limit": enough was opened in this refocus. "budget": nothing is left that could
     collapse. "harm": what could collapse is worth too much. "cooldown": what could collapse came a short while ago.
     "displaced": made room for something better. "missing": its ids did not come back from the store.
+    filled: blocks that took room which was left.
     """
 
     eligible: int
@@ -102,6 +103,7 @@ class PlanReport:
     collapses: int
     swap_rate: float
     rejections: Mapping[str, int] = field(default_factory=dict)
+    filled: tuple[int, ...] = ()
 
 
 class Allocator:
@@ -138,15 +140,17 @@ class Allocator:
         floor = self._fold(draft, certainty)
         rejections: Counter[str] = Counter()
         granted = self._grant(draft, wishes_of(wc, scores, rows, self.config), floor, rejections)
+        before = len(draft.edits)
         if not floor:
             self._fill(draft)
+        filled = tuple(edit.index for edit in draft.edits[before:] if edit.kind == "expand" and edit.level == 1)
         hold = scores.targets[scores.target_scores > self.config.expand_threshold]
         plan = Plan(draft.edits, wc.num_tokens, self.config.cooldown, tuple(hold.tolist()))
         self._remember(wc, granted)
         self.plans += 1
         swaps = Swaps.of(wc.entries, wc.protection, plan)
-        report = PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
-        return plan, report
+        counts = swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate
+        return plan, PlanReport(*counts, dict(rejections), filled)
 
     def snapshot(self) -> dict[str, Any]:
         """State beside the working context's own, as JSON can hold it."""

@@ -60,7 +60,7 @@ class LearnedLens:
         asked = self.ask(view)
         targets, scores = with_turn(view, asked.found.targets, asked.found.worth)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
-        return lifted(view.wc, asked.gain, harm, targets, scores)
+        return lifted(view.wc, asked.gain, harm, targets, scores, asked.found.hits)
 
     @torch.inference_mode()
     def ask(self, view: LensView) -> Asked:
@@ -76,7 +76,8 @@ class LearnedLens:
         gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
         above, nodes_found = np.split(host[2 * entries :], 2)
         blocks, above = nodes_found.astype(np.int64), above.astype(np.float32)
-        found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above))
+        hits = blocks[apart(blocks, self.look_ahead, 1)]
+        found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above), hits)
         return Asked(gain, harm, found)
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
@@ -122,7 +123,9 @@ class HybridLens:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
         words = in_words(lexical.targets, lexical.target_scores, view.turn_start // view.wc.block_size)
         targets, worth = fuse(asked.found, words, view.turn_start // view.wc.block_size)
-        return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth)
+        assert lexical.hits is not None
+        hits = np.union1d(asked.found.hits, lexical.hits)
+        return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth, hits)
 
 
 def fuse(learned: Finding, words: Finding, end: int) -> tuple[Ints, Floats]:

@@ -62,7 +62,7 @@ class LexicalLens:
         targets, worth = with_turn(view, *merged(parts))
         harm = RECENCY_WORTH * recency(wc)
         self._keep_relevant(view, found, full, harm)
-        return lifted(wc, np.zeros_like(harm), harm, targets, worth)
+        return lifted(wc, np.zeros_like(harm), harm, targets, worth, found.hits(self.look_ahead))
 
     def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
         """What the statements in opened blocks name beside what was asked, and where more is said of it."""

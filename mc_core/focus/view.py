@@ -31,13 +31,15 @@ class Scores:
 
     gain: worth of expanding each entry [n]; harm: cost of collapsing it [n]; both about 0 (none) to 1 (certain).
     targets: LOD1 nodes (= block indices) that should stand raw, best first, neighbours included [m];
-    target_scores: their worth, on the same scale as gain [m].
+    target_scores: their worth, on the same scale as gain [m]. hits: of the targets, those that were found for what they
+    say; the others stand beside one, or were named by one. None: all are.
     """
 
     gain: NDArray[np.float32]
     harm: NDArray[np.float32]
     targets: NDArray[np.int64] = field(default_factory=_no_targets)
     target_scores: NDArray[np.float32] = field(default_factory=_no_scores)
+    hits: NDArray[np.int64] | None = None
 
     @property
     def signed(self) -> NDArray[np.float32]:
@@ -75,12 +77,14 @@ class Finding:
 
     worth: on the scale that all ways share, so that what they found can be joined: 0 is nothing, ``RECENCY_WORTH`` what
     being new is worth, 1 full evidence that the block is what was asked for. certainty: that the best one is it rather
-    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both.
+    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both. hits: as of
+    ``Scores``.
     """
 
     targets: Ints
     worth: Floats
     certainty: float
+    hits: Ints = field(default_factory=_no_targets)
 
 
 @runtime_checkable
@@ -128,11 +132,13 @@ def lift(wc: WorkingContext, blocks: Ints, scores: Floats) -> Floats:
     return best
 
 
-def lifted(wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
+def lifted(
+    wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats, hits: Ints | None = None
+) -> Scores:
     """Scores of entries: worth opening and keeping for their own sake [n], or for the targets that they cover."""
     wanted = lift(wc, targets, scores)
     opening = np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0))
-    return Scores(opening, np.maximum(harm, wanted), targets, scores)
+    return Scores(opening, np.maximum(harm, wanted), targets, scores, hits)
 
 
 def recency(wc: WorkingContext) -> Floats:
@@ -153,7 +159,7 @@ def carried(entries: Entries, scores: Scores, view: LensView) -> Scores:
     rows = np.searchsorted(entries.starts(), wc.starts(), side="right") - 1
     stands = (np.append(entries.levels, -1)[rows] == wc.levels) & (np.append(entries.indices, -1)[rows] == wc.indices)
     gain, harm = (np.where(stands, np.append(own, 0)[rows], 0).astype(np.float32) for own in (scores.gain, scores.harm))
-    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth)
+    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth, scores.hits)
 
 
 def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floats]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.excerpts import Excerpt, Excerpts
-from mc_core.context.sources import UNTITLED, About, Sources
+from mc_core.context.sources import About, Sources
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
@@ -195,6 +195,7 @@ class Session:
         """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
+        self.refocuser.rewind(self.tree.num_blocks)
         self.sources = self.sources.cut(position)
         if self.excerpts is not None:
             self.excerpts.rewind(position, self._newest(self.excerpts.reach))
@@ -342,19 +343,23 @@ class Session:
     def _raw_blocks(self, wc: WorkingContext) -> NDArray[np.int64]:
         return wc.indices[(wc.levels == 0) & (wc.indices < self.tree.num_blocks)]
 
-    def focus(self) -> dict[str, Any]:
-        """The working context as entries, with its budget, as ``/focus`` shows it."""
-        wc, report = self.wc, self.last_report
-        scores = self.refocuser.scores_of(wc)
-        columns = (wc.levels, wc.starts(), wc.ends(), wc.entry_costs(), scores, wc.residency)
-        names = ("level", "start", "end", "cost", "score", "residency")
+    def focus(self, room: int) -> dict[str, Any]:
+        """The working context as entries, as ``/focus`` shows it. room: tokens that frames may take."""
+        wc, report, excerpt = self.wc, self.last_report, self.excerpt(room)
+        starts, ends, scores = wc.starts(), wc.ends(), self.refocuser.scores_of(wc)
+        shown = np.where(wc.levels == 0, excerpt.shown(starts, ends), 0)
+        columns = (wc.levels, starts, ends, wc.entry_costs(), scores, wc.residency, shown)
+        names = ("level", "start", "end", "cost", "score", "residency", "shown")
         entries = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        for entry, reason in zip(entries, self.refocuser.reasons_of(wc), strict=True):
+            entry["reason"] = reason
         return {
             "tokens": self.tokens,
             "budget": wc.budget,
             "cost": wc.cost,
             "utilization": wc.utilization,
             "swap_rate": report.swap_rate if report else 0.0,
+            "framed": excerpt.framed,
             "entries": entries,
         }
 

@@ -105,7 +105,7 @@ def test_a_session_of_any_length_goes_on_as_if_it_had_stayed(open_lab: OpenLab, 
             assert restored.wc.snapshot() == live.wc.snapshot()
             prompt = random_ids(40, 1)
             assert lab.ask(restored, prompt, 3).ids == lab.ask(live, prompt, 3).ids
-            assert restored.focus() == live.focus()
+            assert restored.focus(0) == live.focus(0)
             assert lab.reopen(other.id).tokens == live.tokens
 
 
