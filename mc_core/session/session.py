@@ -83,6 +83,7 @@ class Session:
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
+    ``own_budget``: it was asked for; without one the session has the server's, whatever that is when it comes back.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
     ``excerpts``: how its places are put to the model, None shows them as they are.
@@ -107,6 +108,7 @@ class Session:
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
     durable: bool = True
+    own_budget: bool = False
     prefixes: list[tuple[str, int]] = field(default_factory=list)
     chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
@@ -378,7 +380,7 @@ class Session:
                 "context": self.wc.snapshot(),
                 "allocator": self.refocuser.snapshot(),
                 "counters": vars(self.counters).copy(),
-                "budget": self.wc.budget,
+                "budget": self.wc.budget if self.own_budget else None,
                 "gists": self.gist_fingerprint,
                 "chat": self.chat,
                 "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
