@@ -7,6 +7,8 @@ of what goes and fills free ones, and decode is one shape whatever the history's
 from __future__ import annotations
 
 import heapq
+import math
+import mmap
 
 import torch
 from torch import Tensor
@@ -38,9 +40,9 @@ class SlabPool:
         shape = (config.num_layers, rows, config.num_kv_heads, slots, config.head_dim)
         self.rows, self.slots = rows, slots
         self.device, self.dtype = torch.device(device), dtype
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.unrotated = torch.zeros(shape, device=device, dtype=dtype) if keep_unrotated else None
+        self.keys = _zeros(shape, self.device, dtype)
+        self.values = _zeros(shape, self.device, dtype)
+        self.unrotated = _zeros(shape, self.device, dtype) if keep_unrotated else None
         self.bias = torch.full((rows, slots), -torch.inf, device=device, dtype=dtype)
         self.positions = torch.zeros((rows, slots), device=device, dtype=torch.float64)
         # The lowest free row first: rows that decode together stay neighbours, so a batch is one view.
@@ -74,3 +76,15 @@ class SlabPool:
         if self.unrotated is not None:
             parts.append(self.unrotated)
         return sum(part.nbytes for part in parts)
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """On the CPU the system gives a page of memory when it is first written: slabs that no session had cost none.
+
+    The pages are private where that can be asked for: shared ones would be given to what only reads them, too.
+    """
+    if device.type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.zeros(shape, device=device, dtype=dtype)
+    size = math.prod(shape) * dtype.itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
