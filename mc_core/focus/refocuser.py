@@ -116,8 +116,7 @@ class Refocuser:
         last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
         scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
-        before = scores.targets < view.turn_start // wc.block_size
-        certainty = float(scores.target_scores[before].max(initial=0.0))
+        certainty = float(scores.target_scores[~view.own(scores.targets)].max(initial=0.0))
         plan, report = self.allocator.plan(wc, scores, reserve, certainty)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
         needed = plan.expanded_blocks
