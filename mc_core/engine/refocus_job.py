@@ -15,6 +15,7 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
+from mc_core.focus.question import Question
 from mc_core.focus.refocuser import Proposal
 from mc_core.kv.layout import FRAME, Layout
 from mc_core.session.session import Session
@@ -23,7 +24,7 @@ from mc_core.session.session import Session
 def refocus(
     core: EngineCore,
     session: Session,
-    question: NDArray[np.int32],
+    question: Question,
     context: ContextReport,
     request_id: str,
     reason: str,
@@ -62,7 +63,7 @@ def refocus(
 def _follow(
     core: EngineCore,
     session: Session,
-    question: NDArray[np.int32],
+    question: Question,
     context: ContextReport,
     trace: RefocusTrace,
 ) -> Generator[Work, Any, None]:

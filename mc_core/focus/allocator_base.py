@@ -224,12 +224,14 @@ class Allocator:
         """Spend room on the newest blocks that do not stand raw: on all if the whole history fits, else up to ``fill``
         and, where what has not earned its place is put away, ``wide``."""
         wc, config = draft.wc, self.config
+        # What was put away a short while ago may not come back, unless all does.
+        opens = (wc.levels > 0) & ((wc.cooldown >= 0) | _fits_whole(draft))
         if not _fits_whole(draft):
             draft.limit = min(draft.limit, int(config.fill * wc.budget))
             if config.narrow:
                 draft.limit = min(draft.limit, config.wide)
         starts, ends = wc.starts() // wc.block_size, wc.ends() // wc.block_size
-        for row in np.flatnonzero((wc.levels > 0) & (wc.cooldown >= 0))[::-1].tolist():
+        for row in np.flatnonzero(opens)[::-1].tolist():
             if draft.was_collapsed(row):
                 continue
             for block in range(int(ends[row]) - 1, int(starts[row]) - 1, -1):

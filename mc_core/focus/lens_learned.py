@@ -75,7 +75,8 @@ class LearnedLens:
         host = torch.cat([part.double() for part in parts]).cpu().numpy()
         gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
         above, nodes_found = np.split(host[2 * entries :], 2)
-        blocks, above = nodes_found.astype(np.int64), above.astype(np.float32)
+        others = ~view.own(nodes_found.astype(np.int64))
+        blocks, above = nodes_found[others].astype(np.int64), above[others].astype(np.float32)
         hits = blocks[apart(blocks, self.look_ahead, 1)]
         found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above), hits)
         return Asked(gain, harm, found)
@@ -121,8 +122,9 @@ class HybridLens:
 
     def score(self, view: LensView) -> Scores:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
-        words = in_words(lexical.targets, lexical.target_scores, view.turn_start // view.wc.block_size)
-        targets, worth = fuse(asked.found, words, view.turn_start // view.wc.block_size)
+        others, end = ~view.own(lexical.targets), view.turn_start // view.wc.block_size
+        words = in_words(lexical.targets[others], lexical.target_scores[others], end)
+        targets, worth = with_turn(view, *fuse(asked.found, words, end))
         assert lexical.hits is not None
         hits = np.union1d(asked.found.hits, lexical.hits)
         return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth, hits)

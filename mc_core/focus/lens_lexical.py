@@ -55,7 +55,7 @@ class LexicalLens:
         wc = view.wc
         # The turn's own words stand in the turn's own blocks: they must not find themselves.
         end = view.turn_start // wc.block_size
-        found = self.index.evidence(view.question, end)
+        found = self.index.evidence_of(self.index.folded(view.question), end, without=view.line_blocks)
         full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
         targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
         parts = [(targets, worth / np.float32(full)), *((lead.targets, lead.worth) for lead in view.leads)]
@@ -71,7 +71,7 @@ class LexicalLens:
         found = find_leads(self.index, self.words.ends, view.question, view.leads, blocks, ids)
         if not found:
             return []
-        followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
+        followed = np.concatenate([view.line_blocks, *(lead.blocks for lead in (*view.leads, *found))])
         end = view.turn_start // view.wc.block_size
         asked = self.index.folded(view.question)
         # Once for all leads of a statement: they leave the same words of the question open.

@@ -122,7 +122,7 @@ class Refocuser:
         last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
         scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
-        own = scores.targets >= view.turn_start // wc.block_size
+        own = view.own(scores.targets)
         certainty = float(scores.target_scores[~own].max(initial=0.0))
         plan, report = self.allocator.plan(wc, scores, reserve, certainty)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}

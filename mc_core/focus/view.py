@@ -51,7 +51,8 @@ class Scores:
 class LensView:
     """One question about one working context of n entries.
 
-    question: the newest tokens of the current turn, newest last [t]. cursor: tokens of history.
+    question: what the current turn asks [t]; its newest tokens, unless ``own_from`` and ``lines`` say where the turn's
+    own tokens stand (see ``mc_core.focus.question``). cursor: tokens of history.
     entry_vectors() -> [n, d], one vector an entry; question_vectors() -> [t, d], the question's embeddings: both on the
     device of the tree, and made only for a lens that asks for them. leads: what statements that were found named in
     turn, to be looked for as well.
@@ -64,11 +65,26 @@ class LensView:
     entry_vectors: Callable[[], Tensor]
     question_vectors: Callable[[], Tensor]
     leads: tuple[Lead, ...] = ()
+    own_from: int | None = None
+    lines: tuple[tuple[int, int], ...] = ()
 
     @property
     def turn_start(self) -> int:
-        """First token of the current turn that the question still shows; it never lies after the protected tail."""
-        return max(0, min(self.cursor - len(self.question), self.wc.tail_start))
+        """First token from which on all are the current turn's own; it never lies after the protected tail."""
+        start = self.cursor - len(self.question) if self.own_from is None else self.own_from
+        return max(0, min(start, self.wc.tail_start))
+
+    @property
+    def line_blocks(self) -> Ints:
+        """Blocks before ``turn_start`` that hold lines of the question, ascending."""
+        size, end = self.wc.block_size, self.turn_start // self.wc.block_size
+        blocks = [np.arange(start // size, -(-stop // size)) for start, stop in self.lines]
+        held = np.unique(np.concatenate([_no_targets(), *blocks]))
+        return held[held < end]
+
+    def own(self, blocks: Ints) -> NDArray[np.bool_]:
+        """Which blocks are the current turn's own: not searched, for the question would find itself [n]."""
+        return (blocks >= self.turn_start // self.wc.block_size) | np.isin(blocks, self.line_blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,10 +182,10 @@ def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floa
     """Targets and the current turn's blocks that may have left the protected tail; best first, distinct."""
     size = view.wc.block_size
     first, end = view.turn_start // size, min(view.wc.tail_start // size, view.cursor // size)
-    if first >= end:
+    own = np.concatenate([np.arange(end - 1, first - 1, -1, dtype=np.int64), view.line_blocks])
+    if not len(own):
         return targets, scores
-    outside = targets < first
-    own = np.arange(end - 1, first - 1, -1, dtype=np.int64)
+    outside = ~view.own(targets)
     blocks = np.concatenate([targets[outside], own])
     worth = np.concatenate([scores[outside], np.full(len(own), TURN_WORTH, np.float32)]).astype(np.float32)
     order = np.argsort(-worth, kind="stable")

@@ -93,8 +93,12 @@ class SlabPool:
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """On the CPU the system gives a page of memory when it is first written: slabs that no session had cost none."""
-    if device.type != "cpu":
+    """On the CPU the system gives a page of memory when it is first written: slabs that no session had cost none.
+
+    The pages are private where that can be asked for: shared ones would be given to what only reads them, too.
+    """
+    if device.type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.zeros(shape, device=device, dtype=dtype)
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -266,6 +266,17 @@ def test_other_budgets_lock_no_session_out(open_lab: OpenLab) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_budget_that_nobody_asked_for_is_the_servers(open_lab: OpenLab) -> None:
+    """A session comes back with the budget that it was made with if that was asked for, else with the server's."""
+    with open_lab(focus=FOCUS) as lab:
+        lab.session("a", 100)
+        own = lab.factory.create("b", "tenant", model="tiny", budget=360)
+        lab.store.create(own.record()).result()
+    with open_lab(focus=replace(FOCUS, budget=800)) as lab:
+        assert [lab.reopen(name).wc.budget for name in ("a", "b")] == [800, 360]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_another_tokenizer_or_block_size_is_refused_in_words(open_lab: OpenLab) -> None:
     """What the stored ids cannot mean is refused, and the error says what would be needed."""
     with open_lab("lexical") as lab:
