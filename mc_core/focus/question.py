@@ -36,9 +36,9 @@ name roles, and open the reply."""
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """ids [t] that the lens is asked with. Tokens of the history from ``start`` on are the turn's own, and so are those
-    of ``lines``, ranges before it: they stand raw, and are not searched. start None: where the ids, as the newest of
-    the history, begin."""
+    """ids [t]: what the lens is asked with. Tokens of the history from ``start`` on are the turn's own, and so are
+    those of ``lines``, ranges before it: they stand raw, and are not searched. start None: where the ids, as the
+    newest of the history, begin."""
 
     ids: Ids
     start: int | None = None

@@ -33,7 +33,7 @@ def test_open_is_what_the_model_was_shown(asking: Asking, method: str, monkeypat
 
         def watched(embeddings, attention, session=session, shown=shown, kv_run=kv_run):  # type: ignore[no-untyped-def]
             if not shown:
-                layout = engine.core.layout(session.wc)  # noqa: B023
+                layout = engine.core.layout(session)  # noqa: B023
                 ids = session.tree.ids(0, session.tokens)
                 shown.append(bundle_text(driver, ids[layout.starts[layout.is_raw]]))
             return kv_run(embeddings, attention)
