@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.focus.targets import merged, with_neighbours
-from mc_core.focus.tuning import CERTAIN, FIRM, KEY_BLOCKS, MEANING, STANDS_OUT, UNSURE
+from mc_core.focus.tuning import CERTAIN, FIRM, KEY_BLOCKS, MEANING, STANDS_OUT, SURE_WORDS, UNSURE
 from mc_core.focus.view import Finding
 
 Floats = NDArray[np.float32]
@@ -29,6 +29,7 @@ def join(meant: Meant, words: Finding, end: int, places: int, most: int) -> tupl
     """At most ``most`` blocks below ``end`` in ``places`` places by both ways of searching, best first; their worths.
 
     Both count for every block: a rare word is evidence, and so is that all of the question's words have a near one.
+    What words alone are sure of keeps its worth beside that, with all that a long value may go on in.
     """
     known, of = np.unique(np.concatenate([words.targets, meant.blocks]), return_inverse=True)
     said, near = np.zeros(len(known), np.float32), np.zeros(len(known), np.float32)
@@ -37,7 +38,8 @@ def join(meant: Meant, words: Finding, end: int, places: int, most: int) -> tupl
     some = (said > 0) | (near > 0)
     targets, worth = with_neighbours(known[some], known[some], _worth(said[some], near[some]), 1, end, 0)
     kept = in_places(targets, places, most)
-    return targets[kept], worth[kept]
+    sure = words.worth >= SURE_WORDS
+    return merged([(targets[kept], worth[kept]), (words.targets[sure], words.worth[sure])])
 
 
 def _worth(said: Floats, near: Floats) -> Floats:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
 from mc_core.focus import word_search
-from mc_core.focus.tuning import BESIDE, CERTAIN, FIRM, KEY_BLOCKS, MEANING, STANDS_OUT, UNSURE
+from mc_core.focus.tuning import BESIDE, CERTAIN, FIRM, KEY_BLOCKS, MEANING, STANDS_OUT, SURE_WORDS, UNSURE
 from mc_core.focus.view import Finding
 from mc_core.focus.word_fusion import Meant, in_places, join, with_keys
 from mc_core.focus.word_search import WordSearch, best_in, summed
@@ -117,14 +117,17 @@ def _runs(blocks: set[int]) -> int:
 @given(st.integers(0, 1_000), st.integers(1, 30), st.integers(0, 8), st.integers(0, 12), st.integers(1, 24))
 def test_both_ways_of_searching_count(seed: int, end: int, said: int, meant: int, most: int) -> None:
     """What is joined are distinct blocks of history, best first, worth at most what words are sure of, or ``UNSURE``;
-    the first of them has the most evidence of both."""
+    the block with the most evidence of both is among them, and what words are sure of keeps its worth."""
     rng = np.random.default_rng(seed)
     words, blocks = (rng.permutation(end)[:count].astype(np.int64) for count in (said, meant))
     worth = np.sort(rng.random(len(words)).astype(np.float32) + np.float32(0.01))[::-1].clip(0, 1)
     above = np.sort(rng.random(len(blocks)).astype(np.float32) * 12)[::-1]
     in_words = Finding(words, worth, float(worth.max(initial=0)))
     targets, value = join(Meant(blocks, above), in_words, end, 8, most)
-    assert len(targets) == len(set(targets.tolist())) <= most
+    sure = worth >= SURE_WORDS
+    assert len(targets) == len(set(targets.tolist())) <= most + sure.sum()
+    kept = dict(zip(targets.tolist(), value.tolist(), strict=True))
+    assert all(kept[block] >= given for block, given in zip(words[sure].tolist(), worth[sure].tolist(), strict=True))
     assert ((targets >= 0) & (targets < end)).all()
     assert (np.diff(value) <= 0).all()
     assert (value <= max(in_words.certainty, np.float32(UNSURE))).all()
@@ -132,7 +135,7 @@ def test_both_ways_of_searching_count(seed: int, end: int, said: int, meant: int
     for block, deviations in zip(blocks.tolist(), above.tolist(), strict=True):
         evidence[block] = evidence.get(block, 0.0) + MEANING * deviations / max(CERTAIN, float(above[0]))
     if max(evidence.values(), default=0.0) > 0:
-        assert evidence[int(targets[0])] == pytest.approx(max(evidence.values()), rel=1e-4)
+        assert max(evidence.get(block, 0.0) for block in kept) == pytest.approx(max(evidence.values()), rel=1e-4)
 
 
 def test_hits_of_the_keys_are_taken_if_they_stand_out() -> None:
