@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.megacontext_client import ChatResult, ClientError, MegaContext
+from clients.megacontext_client import ChatResult, ClientError, MegaContext, TextKind
 from clients.progress import upload_file
 
 HELP = """\
-/focus          what the model has in view
-/ingest FILE    append a text file to the history
-/rewind N       forget everything from token N on
-/help           this list
-/quit           leave (the session stays on the server)"""
+/focus                       what the model has in view, and why
+/ingest FILE [as TITLE]      append a text file to the history
+/transcript FILE [as TITLE]  append the transcript of another conversation
+/rewind N                    forget everything from token N on
+/help                        this list
+/quit                        leave (the session stays on the server)"""
 FOCUS_ROWS = 40
 
 
@@ -42,7 +43,8 @@ class Terminal:
         self._read = read or (lambda prompt: console.input(prompt))
         self._commands: dict[str, Callable[[str], None]] = {
             "/focus": self._focus,
-            "/ingest": self._ingest,
+            "/ingest": lambda rest: self._ingest(rest, "document"),
+            "/transcript": lambda rest: self._ingest(rest, "chat"),
             "/rewind": self._rewind,
             "/help": lambda rest: self._console.print(HELP, markup=False, highlight=False),
         }
@@ -89,13 +91,15 @@ class Terminal:
 
     def _focus(self, rest: str) -> None:
         focus = self._server.focus(self._session)
-        table = Table("level", "tokens", "cost", "score", "residency", box=None)
+        table = Table("level", "tokens", "cost", "shown", "why", "score", "residency", box=None)
         shown = focus.entries[-FOCUS_ROWS:]
         for entry in shown:
             table.add_row(
                 str(entry.level),
                 f"{entry.start:,}-{entry.end:,}",
                 str(entry.cost),
+                "" if entry.shown is None else str(entry.shown),
+                entry.reason or "",
                 "" if entry.score is None else f"{entry.score:.3f}",
                 "" if entry.residency is None else str(entry.residency),
             )
@@ -110,10 +114,14 @@ class Terminal:
             highlight=False,
         )
 
-    def _ingest(self, rest: str) -> None:
+    def _ingest(self, rest: str, kind: TextKind) -> None:
         if not rest:
-            raise ValueError("which file? /ingest FILE")
-        added = upload_file(self._server, self._session, Path(rest).expanduser(), self._console)
+            raise ValueError("which file? /ingest FILE [as TITLE]")
+        file, title = Path(rest).expanduser(), None
+        if not file.exists() and " as " in rest:
+            name, _, title = rest.partition(" as ")
+            file = Path(name.strip()).expanduser()
+        added = upload_file(self._server, self._session, file, self._console, title, kind)
         self._console.print(f"{added.tokens_added:,} tokens added, {added.tokens:,} in all", highlight=False)
 
     def _rewind(self, rest: str) -> None:

@@ -25,6 +25,7 @@ from mc_core.models.linear import check_weights
 from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
+from server.budget import chosen_budget
 from server.chat_template import ChatTemplate
 from server.reading import reading_format
 from server.served_model import ServedModel, find_model
@@ -39,7 +40,6 @@ from server.turns import TurnService
 
 logger = logging.getLogger(__name__)
 FOCUS_FIELDS = (
-    "budget",
     "recent_tokens",
     "expand_threshold",
     "collapse_threshold",
@@ -97,10 +97,11 @@ async def close_state(state: ServerState) -> None:
 def _assemble(
     settings: Settings, served: ServedModel, bundle: Bundle, telemetry: Telemetry, store: SessionStore
 ) -> ServerState:
-    focus = focus_of(settings, bundle)
     name = settings.model_name or served.name or bundle.name
-    template = _template(bundle, name, settings.chat_template)
+    template = template_of(bundle, name, settings.chat_template)
     bundle = replace(bundle, frames=frames_of(settings, bundle, template))
+    focus, why = focus_of(settings, bundle)
+    logger.info("%s: budget W = %s tokens: %s", name, f"{focus.budget:,}", why)
     core = build_core(
         bundle,
         focus,
@@ -136,7 +137,7 @@ def _assemble(
     )
 
 
-def _template(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | None:
+def template_of(bundle: Bundle, name: str, file: Path | None) -> ChatTemplate | None:
     """The chat template of ``file``, else the model's; None if it has none. One that cannot be used fails chat alone.
 
     ConfigError if the file cannot be read.
@@ -179,14 +180,19 @@ def placement(settings: Settings) -> tuple[str, torch.dtype]:
     return device, weights
 
 
-def focus_of(settings: Settings, bundle: Bundle) -> FocusConfig:
-    """What was asked for, else what the bundle was made with, else the default."""
+def focus_of(settings: Settings, bundle: Bundle) -> tuple[FocusConfig, str]:
+    """What was asked for, else what the bundle was made with, else the default -> and why the budget is as it is.
+
+    bundle: with the frames that it is served with.
+    """
+    choice = chosen_budget(settings, bundle)
     defaults = {name: getattr(settings, name) for name in FOCUS_FIELDS}
     asked = {name: value for name, value in defaults.items() if name in settings.model_fields_set}
-    fixed = {"block_size": bundle.block_size, "lens": bundle.lens if settings.lens == "auto" else settings.lens}
+    lens = bundle.lens if settings.lens == "auto" else settings.lens
+    fixed = {"block_size": bundle.block_size, "lens": lens, "budget": choice.budget}
     chosen: dict[str, Any] = {**defaults, **bundle.focus, **asked, **fixed}
     try:
-        return FocusConfig(**chosen)
+        return FocusConfig(**chosen), choice.reason
     except TypeError as error:
         raise ConfigError(f"focus in bundle.json has settings that there are not: {error}") from error
 

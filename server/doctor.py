@@ -18,7 +18,7 @@ from mc_core.engine.core import build_core
 from mc_core.errors import StoreError
 from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
-from server.build import engine_config, focus_of, placement
+from server.build import engine_config, focus_of, frames_of, placement, template_of
 from server.served_model import find_model
 from server.settings import Settings
 from server.stores import open_store
@@ -94,7 +94,9 @@ def _model(settings: Settings) -> list[Finding]:
 
 def _fit(settings: Settings, bundle: Bundle) -> Finding:
     """Build an engine's parts. One slab shows that the settings fit; what all of them take is told."""
-    focus = focus_of(settings, bundle)
+    template = template_of(bundle, bundle.name, settings.chat_template)
+    bundle = replace(bundle, frames=frames_of(settings, bundle, template))
+    focus, why = focus_of(settings, bundle)
     core = build_core(
         bundle,
         focus,
@@ -105,7 +107,8 @@ def _fit(settings: Settings, bundle: Bundle) -> Finding:
     )
     slabs = _size(core.runner.pool.bytes() * settings.max_sessions)
     fit = f"budget {focus.budget}, lens {focus.lens}, {core.runner.policy.name} positions, {core.runner.mode} repair"
-    return Finding("settings", "ok", f"{fit}; KV slabs for {settings.max_sessions} sessions take {slabs}")
+    told = f"{fit}; KV slabs for {settings.max_sessions} sessions take {slabs}; budget: {why}"
+    return Finding("settings", "ok", told)
 
 
 def _gists(bundle: Bundle) -> Finding:

@@ -73,7 +73,11 @@ class Settings(BaseSettings):
     )
 
     block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
-    budget: int = Field(1024, ge=64, description="W: cost of a working context at most")
+    budget: Annotated[int, Field(ge=64)] | Literal["auto"] = Field(
+        "auto",
+        description="W: cost of a working context at most; a history that fits is shown whole. auto: as much as the "
+        "model's window, free memory and speed allow, or the bundle's own",
+    )
     recent_tokens: int = Field(128, ge=1, description="newest tokens that are always raw")
     lens: str = Field("auto", description=f"what scores the history: {', '.join(LENSES)}; auto: the bundle's own")
     allocator: str = Field("greedy", description="greedy, stochastic_greedy or bandit")
@@ -96,7 +100,9 @@ class Settings(BaseSettings):
     )
     seed: int = Field(0, description="of stochastic allocators and lenses")
 
-    max_sessions: int = Field(16, ge=1, description="turns decoded together; each owns W + K slots of KV")
+    max_sessions: int = Field(
+        16, ge=1, description="turns decoded together; each owns the KV slots of W tokens and a little more"
+    )
     max_queue: int = Field(64, ge=0, description="turns that may wait; one more gets 429")
     prefill_tokens: int = Field(256, ge=1, description="prefill and repair beside each decode step")
     max_tokens: int = Field(1024, ge=1, description="length of a reply when a request names none")

@@ -9,6 +9,7 @@ with MegaContext("http://127.0.0.1:8000") as server:
 
 from .async_client import AsyncMegaContext
 from .async_stream import AsyncChatStream
+from .calls import TextKind
 from .client import MegaContext
 from .errors import APIConnectionError, APIError, ClientError, StreamEndedError
 from .stream import ChatStream
@@ -41,5 +42,6 @@ __all__ = [
     "Session",
     "SessionPage",
     "StreamEndedError",
+    "TextKind",
     "Usage",
 ]

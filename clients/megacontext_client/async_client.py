@@ -11,7 +11,7 @@ import httpx
 from . import calls
 from .assembly import broken
 from .async_stream import AsyncChatStream
-from .calls import Call, Messages
+from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
@@ -77,9 +77,20 @@ class AsyncMegaContext:
     async def delete(self, session_id: str) -> None:
         await self._send(calls.delete_session(session_id))
 
-    async def ingest(self, session_id: str, source: AsyncSource, progress: Progress | None = None) -> Ingested:
-        """Append a document of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path."""
-        return await self._send(calls.ingest(session_id), content=async_pieces(source, progress))
+    async def ingest(
+        self,
+        session_id: str,
+        source: AsyncSource,
+        progress: Progress | None = None,
+        *,
+        title: str | None = None,
+        kind: TextKind | None = None,
+    ) -> Ingested:
+        """Append a text of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path.
+
+        title, kind: what the text is, which the model is told where it is shown a part of it.
+        """
+        return await self._send(calls.ingest(session_id, title, kind), content=async_pieces(source, progress))
 
     async def focus(self, session_id: str) -> Focus:
         """What the model has in view."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from .types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPage
@@ -12,6 +12,8 @@ from .types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPag
 T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any]]
 """Messages as OpenAI writes them; a plain string is one user message."""
+TextKind = Literal["document", "chat"]
+"""What an ingested text is: a document, or the transcript of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ def delete_session(session_id: str) -> Call[None]:
     return Call("DELETE", _session(session_id), lambda body: None)
 
 
-def ingest(session_id: str) -> Call[Ingested]:
+def ingest(session_id: str, title: str | None, kind: TextKind | None) -> Call[Ingested]:
     """The body is sent beside this, streamed."""
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return Call("POST", f"{_session(session_id)}/ingest", Ingested.parse, headers=headers)
+    given: dict[str, str | None] = {"title": title, "kind": kind}
+    params: dict[str, str | int] = {name: value for name, value in given.items() if value is not None}
+    return Call("POST", f"{_session(session_id)}/ingest", Ingested.parse, params=params, headers=headers)
 
 
 def focus(session_id: str) -> Call[Focus]:

@@ -12,7 +12,7 @@ import httpx
 from . import calls
 from .assembly import broken
 from .stream import ChatStream
-from .calls import Call, Messages
+from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
@@ -78,9 +78,20 @@ class MegaContext:
     def delete(self, session_id: str) -> None:
         self._send(calls.delete_session(session_id))
 
-    def ingest(self, session_id: str, source: Source, progress: Progress | None = None) -> Ingested:
-        """Append a document of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path."""
-        return self._send(calls.ingest(session_id), content=pieces(source, progress))
+    def ingest(
+        self,
+        session_id: str,
+        source: Source,
+        progress: Progress | None = None,
+        *,
+        title: str | None = None,
+        kind: TextKind | None = None,
+    ) -> Ingested:
+        """Append a text of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path.
+
+        title, kind: what the text is, which the model is told where it is shown a part of it.
+        """
+        return self._send(calls.ingest(session_id, title, kind), content=pieces(source, progress))
 
     def focus(self, session_id: str) -> Focus:
         """What the model has in view."""

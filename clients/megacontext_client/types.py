@@ -61,7 +61,10 @@ class Ingested:
 
 @dataclass(frozen=True)
 class FocusEntry:
-    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist)."""
+    """One entry of the working context: tokens [start, end) at a level (0: raw; above: one gist).
+
+    shown: how many of its tokens the model reads; reason: why it stands raw. None where the server does not tell.
+    """
 
     level: int
     start: int
@@ -69,10 +72,12 @@ class FocusEntry:
     cost: int
     score: float | None
     residency: int | None
+    shown: int | None = None
+    reason: str | None = None
 
     @classmethod
     def parse(cls, body: JSON) -> Self:
-        score, residency = body.get("score"), body.get("residency")
+        score, residency, shown = body.get("score"), body.get("residency"), body.get("shown")
         return cls(
             level=int(body["level"]),
             start=int(body["start"]),
@@ -80,6 +85,8 @@ class FocusEntry:
             cost=int(body["cost"]),
             score=None if score is None else float(score),
             residency=None if residency is None else int(residency),
+            shown=None if shown is None else int(shown),
+            reason=body.get("reason"),
         )
 
 
@@ -110,7 +117,8 @@ class Focus:
     @property
     def raw_tokens(self) -> int:
         """Tokens of history that the model reads word by word."""
-        return sum(entry.end - entry.start for entry in self.entries if entry.level == 0)
+        raw = (entry for entry in self.entries if entry.level == 0)
+        return sum(entry.end - entry.start if entry.shown is None else entry.shown for entry in raw)
 
 
 @dataclass(frozen=True)

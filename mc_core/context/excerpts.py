@@ -3,8 +3,9 @@
 A working context leaves out most of a long history, so what stands in it begins and ends in the middle of messages.
 A *frame* is a few tokens of the model's own template, no part of the history, that the model reads in such a place: it
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
-of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is read from where a
-sentence begins to where one ends: half a sentence says little, and keeps a small model from what stands beside it.
+of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is
+read from where a sentence begins to where one ends: half a sentence says little, and keeps a small model from what
+stands beside it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class _Reading:
                 if len(ids):
                     frames.append(Frame(begin, ids))
                 before = stop
-        return Excerpt(tuple(within(frames, room)), tuple(left_out))
+        return Excerpt(tuple(within(frames, room, self.format.gap)), tuple(left_out))
 
     def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
         """[start, end) without the parts of sentences at its borders."""
@@ -230,8 +231,13 @@ def _stretches(context: WorkingContext) -> Iterator[tuple[int, int]]:
     yield from zip(starts[np.append(0, cut + 1)].tolist(), ends[np.append(cut, len(ends) - 1)].tolist(), strict=True)
 
 
-def within(frames: Sequence[Frame], room: int) -> list[Frame]:
-    """The newest frames that ``room`` tokens hold."""
+def within(frames: Sequence[Frame], room: int, gap: Ids | None = None) -> list[Frame]:
+    """What ``room`` tokens hold of frames: without as many of the oldest gaps as need be, or else the newest."""
+    excess = sum(len(frame.ids) for frame in frames) - room
+    gaps = [frame for frame in frames if frame.ids is gap]
+    if gaps and excess > 0:
+        spared = {id(frame) for frame in gaps[: -(-excess // len(gaps[0].ids))]}
+        frames = [frame for frame in frames if id(frame) not in spared]
     total = np.cumsum([len(frame.ids) for frame in reversed(frames)])
     kept = int(np.searchsorted(total, room, side="right"))
     return list(frames[len(frames) - kept :])

@@ -60,6 +60,7 @@ class MessageIndex:
         self._opens = np.empty(64, bool)
         self._length = np.empty(64, np.int8)
         self._count = 0
+        self._unsure = 0  # 1 if the last event's own tokens may go on in the next ones
 
     def __len__(self) -> int:
         """Beginnings and ends of messages."""
@@ -67,6 +68,7 @@ class MessageIndex:
 
     def append(self, ids: Ids) -> None:
         """Tokens [n] were added to the history."""
+        self._count, self._unsure = self._count - self._unsure, 0
         start = self.tokens - len(self._held)
         joined = np.concatenate([self._held, ids]).astype(np.int32)
         self.tokens += len(ids)
@@ -77,7 +79,7 @@ class MessageIndex:
     def rewind(self, position: int, tail: Ids) -> None:
         """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them if they are known."""
         # What the cut may have shortened is noted again with what comes next.
-        self._count = int(np.searchsorted(self._at[: self._count], position - self.reach))
+        self._count, self._unsure = int(np.searchsorted(self._at[: self._count], position - self.reach)), 0
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
 
     @property
@@ -90,7 +92,12 @@ class MessageIndex:
         if last >= 0 and at < self._at[last] + self._length[last]:
             return
         for pattern in self._patterns:
-            length = pattern.shared(ids[place : place + len(pattern.tokens)])
+            here = ids[place : place + len(pattern.tokens)]
+            length = pattern.shared(here)
+            if length is None:
+                # It is known for what it is by its mark, as the opening is that a template leaves for the reply to end.
+                self._unsure = int(len(here) >= pattern.mark)
+                length = len(here) if self._unsure else None
             if length is None:
                 return
             if length:

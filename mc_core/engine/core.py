@@ -68,17 +68,36 @@ def build_core(
         raise ConfigError(f"repair must be one of {REPAIR_MODES}, got {mode!r}")
     policy = make_policy(policy_name, decoder.config, focus.block_size, bundle.sigma_scale)
     framed = bundle.frames is not None
-    frame_room = min(MOST_FRAMES, focus.budget // FRAME_SHARE) if framed else 0
     if framed and (policy.absolute or mode == "block" or not bundle.hidden_gists):
         raise ConfigError("reading=framed needs positions=compact, repair=exact or incremental, and hidden gists")
-    slots = focus.budget + focus.block_size + frame_room
-    _check_window(decoder.config, slots, policy.absolute, focus.block_size)
+    slots = slots_of(focus.budget, focus.block_size, framed)
+    frame_room = slots - focus.budget - focus.block_size
+    _check_window(decoder.config, slots, policy.absolute, focus.block_size, framed)
     rows, chunk = config.max_sessions, config.prefill_tokens
     runner = make_runner(decoder, policy, mode, rows=rows, slots=slots, chunk_tokens=chunk)
     return EngineCore(bundle, runner, store, config, focus, observer or SilentObserver(), frame_room)
 
 
-def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size: int) -> None:
+def slots_of(budget: int, block_size: int, framed: bool) -> int:
+    """Slots of a session's slab: for its budget, the block that opens next, and frames."""
+    return budget + block_size + (min(MOST_FRAMES, budget // FRAME_SHARE) if framed else 0)
+
+
+def largest_budget(slots: int, block_size: int, framed: bool) -> int:
+    """The largest budget in whole blocks whose slab takes ``slots`` at most, 0 if there is none."""
+    room = slots - block_size
+    budget = max(room - MOST_FRAMES, min(room, room * FRAME_SHARE // (FRAME_SHARE + 1) + 1)) if framed else room
+    while slots_of(budget, block_size, framed) > slots:
+        budget -= 1
+    return max(0, budget // block_size * block_size)
+
+
+def window_of(config: DecoderConfig) -> int:
+    """Positions within which a base model was trained to attend."""
+    return min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
+
+
+def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size: int, framed: bool) -> None:
     """ConfigError if the base model was not trained on the distances that it would meet."""
     if absolute:
         if config.sliding_window is not None:
@@ -86,9 +105,9 @@ def _check_window(config: DecoderConfig, slots: int, absolute: bool, block_size:
                 f"the base model attends within {config.sliding_window} positions only; use positions=compact"
             )
         return
-    window = min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
+    window = window_of(config)
     if slots > window:
         raise ConfigError(
-            f"budget + block_size = {slots} positions exceed the base model's window of {window}; "
-            f"the budget can be at most {window - block_size}"
+            f"the budget and what stands beside it take {slots} positions, which exceed the base model's window of "
+            f"{window}; the budget can be at most {largest_budget(window, block_size, framed)}"
         )

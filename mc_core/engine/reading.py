@@ -6,7 +6,6 @@ may change, is said here alone.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator
 
 import numpy as np
@@ -18,18 +17,22 @@ from mc_core.engine.refocus_job import refocus
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Decode, Pause, Work
 from mc_core.errors import ConfigError
-from mc_core.session.session import QUESTION_TOKENS, Session
+from mc_core.focus.question import TurnQuestion
+from mc_core.session.session import Session
+
+WHOLE_SHARE = 0.5
+"""Of the budget: a turn's last message, and the reply to it, stand raw as a whole while they take no more."""
 
 
 class Reader:
-    """Reads one turn into a session that has its slab. The question of the turn is the newest tokens that it read.
+    """Reads one turn into a session that has its slab. What the turn asks is told by ``TurnQuestion``.
 
     ``context`` is told of each refocus.
     """
 
     def __init__(self, core: EngineCore, session: Session, context: ContextReport, request_id: str = "") -> None:
         self.core, self.session, self.context, self._request_id = core, session, context, request_id
-        self._question: deque[int] = deque(maxlen=QUESTION_TOKENS)
+        self._question: TurnQuestion | None = None
         self._ahead: list[int] = []  # in the slab, but not yet in the history
         self._refocused_at = 0
 
@@ -37,12 +40,13 @@ class Reader:
         """Read a prompt [T], T >= 1 -> hidden state [d] of its last token."""
         if not len(prompt_ids):
             raise ConfigError("the prompt must hold at least 1 token")
+        bundle, whole = self.core.bundle, int(WHOLE_SHARE * self.session.wc.budget)
         step = self.core.config.ingest_tokens
+        self._question = TurnQuestion.begin(self.session.tokens, prompt_ids, bundle.tokenizer, bundle.words, whole)
         for at in range(0, len(prompt_ids), step):
             part = prompt_ids[at : at + step]
             self.session.append(part)
             yield Pause(len(part))
-        self._question.extend(prompt_ids[-QUESTION_TOKENS:].tolist())
         hidden = yield from self._refocus("turn")
         assert hidden is not None
         return hidden
@@ -53,7 +57,8 @@ class Reader:
         Before it begins a block that would end more than ``refocus_interval`` tokens after the last refocus, there is
         another: the reserve of the budget holds no more.
         """
-        self._question.append(token)
+        assert self._question is not None
+        self._question.read(token)
         session = self.session
         index = session.tokens + len(self._ahead)
         block_end = index + session.block_size
@@ -72,6 +77,7 @@ class Reader:
         self._ahead.clear()
 
     def _refocus(self, reason: str) -> Generator[Work, Tensor | None, Tensor | None]:
+        assert self._question is not None
         self._refocused_at = self.session.tokens
-        question = np.array(self._question, np.int32)
+        question = self._question.now()
         return (yield from refocus(self.core, self.session, question, self.context, self._request_id, reason))

@@ -15,6 +15,7 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Wait, Work
+from mc_core.focus.question import Question
 from mc_core.focus.refocuser import Proposal
 from mc_core.kv.layout import FRAME, Layout
 from mc_core.session.session import Session
@@ -23,7 +24,7 @@ from mc_core.session.session import Session
 def refocus(
     core: EngineCore,
     session: Session,
-    question: NDArray[np.int32],
+    question: Question,
     context: ContextReport,
     request_id: str,
     reason: str,
@@ -62,7 +63,7 @@ def refocus(
 def _follow(
     core: EngineCore,
     session: Session,
-    question: NDArray[np.int32],
+    question: Question,
     context: ContextReport,
     trace: RefocusTrace,
 ) -> Generator[Work, Any, None]:
@@ -184,6 +185,7 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     wc = session.wc
     spans = wc.ends() - wc.starts()
     context.tokens, context.budget, context.cost = session.tokens, wc.budget, wc.cost
-    context.raw = int(spans[wc.levels == 0].sum()) - session.excerpt(core.frame_room).hidden
+    excerpt = session.excerpt(core.frame_room)
+    context.raw, context.framed = int(spans[wc.levels == 0].sum()) - excerpt.hidden, excerpt.framed
     coarse = session.tokens - context.raw
     context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)

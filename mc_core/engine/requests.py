@@ -40,13 +40,15 @@ class ContextReport:
     """The truth about a turn's context (``x_megacontext``): what the model saw of the history, as measured.
 
     ``raw``, ``gisted`` and ``hidden`` count tokens of the history by how the model saw them at the turn's end;
-    ``unavailable`` counts tokens whose span the focus asked for and the store could not give.
+    ``unavailable`` counts tokens whose span the focus asked for and the store could not give, and ``framed`` those of
+    frames, which are no part of the history.
     """
 
     tokens: int = 0
     raw: int = 0
     gisted: int = 0
     hidden: int = 0
+    framed: int = 0
     unavailable: int = 0
     budget: int = 0
     cost: int = 0

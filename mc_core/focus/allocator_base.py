@@ -94,6 +94,7 @@ class PlanReport:
     "threshold": worth too little. "limit": enough was opened in this refocus. "budget": nothing is left that could
     collapse. "harm": what could collapse is worth too much. "cooldown": what could collapse came a short while ago.
     "displaced": made room for something better. "missing": its ids did not come back from the store.
+    filled: blocks that took room which was left.
     """
 
     eligible: int
@@ -102,6 +103,7 @@ class PlanReport:
     collapses: int
     swap_rate: float
     rejections: Mapping[str, int] = field(default_factory=dict)
+    filled: tuple[int, ...] = ()
 
 
 class Allocator:
@@ -138,15 +140,17 @@ class Allocator:
         floor = self._fold(draft, certainty)
         rejections: Counter[str] = Counter()
         granted = self._grant(draft, wishes_of(wc, scores, rows, self.config), floor, rejections)
+        before = len(draft.edits)
         if not floor:
             self._fill(draft)
+        filled = tuple(edit.index for edit in draft.edits[before:] if edit.kind == "expand" and edit.level == 1)
         hold = scores.targets[scores.target_scores > self.config.expand_threshold]
         plan = Plan(draft.edits, wc.num_tokens, self.config.cooldown, tuple(hold.tolist()))
         self._remember(wc, granted)
         self.plans += 1
         swaps = Swaps.of(wc.entries, wc.protection, plan)
-        report = PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
-        return plan, report
+        counts = swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate
+        return plan, PlanReport(*counts, dict(rejections), filled)
 
     def snapshot(self) -> dict[str, Any]:
         """State beside the working context's own, as JSON can hold it."""
@@ -220,12 +224,14 @@ class Allocator:
         """Spend room on the newest blocks that do not stand raw: on all if the whole history fits, else up to ``fill``
         and, where what has not earned its place is put away, ``wide``."""
         wc, config = draft.wc, self.config
+        # What was put away a short while ago may not come back, unless all does.
+        opens = (wc.levels > 0) & ((wc.cooldown >= 0) | _fits_whole(draft))
         if not _fits_whole(draft):
             draft.limit = min(draft.limit, int(config.fill * wc.budget))
             if config.narrow:
                 draft.limit = min(draft.limit, config.wide)
         starts, ends = wc.starts() // wc.block_size, wc.ends() // wc.block_size
-        for row in np.flatnonzero((wc.levels > 0) & (wc.cooldown >= 0))[::-1].tolist():
+        for row in np.flatnonzero(opens)[::-1].tolist():
             if draft.was_collapsed(row):
                 continue
             for block in range(int(ends[row]) - 1, int(starts[row]) - 1, -1):

@@ -106,7 +106,7 @@ class PlanDraft:
         for *_, group in sorted(keys, key=lambda key: key[:4]):
             if self.cost <= cost:
                 return
-            if group.level == 0 and group.standing == self.size and group.harm < least:
+            if group.level == 1 and group.standing == self.size and group.harm < least:
                 self._collapse(group)
 
     def _pay(self, ceiling: float, cooling: bool) -> str | None:

@@ -69,6 +69,10 @@ class LearnedLens:
         """Both ways of searching as one, in as many places as are looked for, with their neighbours."""
         return join(meant, words, end, self.look_ahead, self.look_ahead * (2 * self.neighbours + 1))
 
+    def hits(self, meant: Meant) -> Ints:
+        """Blocks found for what they say, not for what stands beside them."""
+        return meant.blocks[apart(meant.blocks, self.look_ahead, 1)]
+
     def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
         """Lens keys are made and kept by the tree; a search by words takes the ids."""
         if self.words is not None:
@@ -81,13 +85,14 @@ class LearnedLens:
 
     def score(self, view: LensView) -> Scores:
         asked = self.ask(view)
-        found = asked.found.targets, asked.found.worth
+        found, hits = (asked.found.targets, asked.found.worth), asked.found.hits
         if asked.meant is not None:
             end = view.turn_start // view.wc.block_size
             found = with_keys(asked.found, self.join(asked.meant, NOTHING, end))
+            hits = np.union1d(hits, self.hits(asked.meant))
         targets, scores = with_turn(view, *found)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
-        return lifted(view.wc, asked.gain, harm, targets, scores)
+        return lifted(view.wc, asked.gain, harm, targets, scores, hits)
 
     @torch.inference_mode()
     def ask(self, view: LensView) -> Asked:
@@ -102,15 +107,19 @@ class LearnedLens:
         host = torch.cat([part.double() for part in parts]).cpu().numpy()
         gain, harm = ENTRY_WORTH * host[: 2 * entries].astype(np.float32).reshape(2, entries).clip(0)
         above, nodes_found = np.split(host[2 * entries :], 2)
-        blocks, above = nodes_found.astype(np.int64), above.astype(np.float32)
-        found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above))
+        others = ~view.own(nodes_found.astype(np.int64))
+        blocks, above = nodes_found[others].astype(np.int64), above[others].astype(np.float32)
+        hits = blocks[apart(blocks, self.look_ahead, 1)]
+        found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above), hits)
         return Asked(gain, harm, found, self._meant(view, end))
 
     def _meant(self, view: LensView, end: int) -> Meant | None:
         if self.words is None:
             return None
         found = self.words.search(view.question, end, WORD_CANDIDATES_A_HIT * self.look_ahead)
-        return Meant(found.nodes.cpu().numpy(), found.deviations().cpu().numpy())
+        blocks, above = found.nodes.cpu().numpy(), found.deviations().cpu().numpy()
+        others = ~view.own(blocks)
+        return Meant(blocks[others], above[others])
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
         wc, entries = view.wc, view.entry_vectors()[None]
@@ -153,15 +162,18 @@ class HybridLens:
 
     def score(self, view: LensView) -> Scores:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
-        end = view.turn_start // view.wc.block_size
+        others, end = ~view.own(lexical.targets), view.turn_start // view.wc.block_size
+        assert lexical.hits is not None
+        hits = np.union1d(asked.found.hits, lexical.hits)
         if asked.meant is None:
-            words = in_words(lexical.targets, lexical.target_scores, end)
-            targets, worth = fuse(asked.found, words, end)
+            words = in_words(lexical.targets[others], lexical.target_scores[others], end)
+            targets, worth = with_turn(view, *fuse(asked.found, words, end))
         else:
             joined = with_keys(asked.found, self.learned.join(asked.meant, self.lexical.found(view), end))
             leads = [(lead.targets, lead.worth) for lead in view.leads]
             targets, worth = with_turn(view, *merged([joined, *leads]))
-        return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth)
+            hits = np.union1d(hits, self.learned.hits(asked.meant))
+        return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth, hits)
 
 
 def fuse(learned: Finding, words: Finding, end: int) -> tuple[Ints, Floats]:

@@ -58,7 +58,8 @@ class LexicalLens:
 
     def _evidence(self, view: LensView) -> tuple[Evidence, float]:
         # The turn's own words stand in the turn's own blocks: they must not find themselves.
-        found = self.index.evidence(view.question, view.turn_start // view.wc.block_size)
+        end = view.turn_start // view.wc.block_size
+        found = self.index.evidence_of(self.index.folded(view.question), end, without=view.line_blocks)
         return found, max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
 
     def _finding(self, view: LensView, found: Evidence, full: float) -> Finding:
@@ -75,7 +76,7 @@ class LexicalLens:
         targets, worth = with_turn(view, *merged(parts))
         harm = RECENCY_WORTH * recency(wc)
         self._keep_relevant(view, found, full, harm)
-        return lifted(wc, np.zeros_like(harm), harm, targets, worth)
+        return lifted(wc, np.zeros_like(harm), harm, targets, worth, found.hits(self.look_ahead))
 
     def leads(self, view: LensView, blocks: NDArray[np.int64], ids: NDArray[np.int32]) -> list[Lead]:
         """What the statements in opened blocks name beside what was asked, and where more is said of it."""
@@ -84,7 +85,7 @@ class LexicalLens:
         found = find_leads(self.index, self.words.ends, view.question, view.leads, blocks, ids)
         if not found:
             return []
-        followed = np.concatenate([lead.blocks for lead in (*view.leads, *found)])
+        followed = np.concatenate([view.line_blocks, *(lead.blocks for lead in (*view.leads, *found))])
         end = view.turn_start // view.wc.block_size
         asked = self.index.folded(view.question)
         # Once for all leads of a statement: they leave the same words of the question open.

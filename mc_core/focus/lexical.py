@@ -99,6 +99,15 @@ class Evidence:
         A place is one block, or two where the neighbour adds words of its own to the evidence. The best ones reach
         ``further`` blocks beyond their neighbours.
         """
+        return with_neighbours(*self.places(hits), neighbours, end, further)
+
+    def hits(self, places: int) -> Ints:
+        """Blocks of at most so many places themselves."""
+        first, last, _ = self.places(places)
+        return np.union1d(first, last)
+
+    def places(self, hits: int) -> tuple[Ints, Ints, Floats]:
+        """At most ``hits`` places, as their first and last blocks, and their scores; best first."""
         order = self.ranked(PLACES_A_HIT * hits)
         order = order[apart(self.blocks[order], hits, 1)]
         order = order[self.best[order] >= WORTHWHILE * self.best[order].max(initial=0.0)]
@@ -108,7 +117,7 @@ class Evidence:
         first = block - (shared & backward)
         last = block + (shared & ~backward)
         kept = self._not_outdone(first, last, best)
-        return with_neighbours(first[kept], last[kept], best[kept], neighbours, end, further)
+        return first[kept], last[kept], best[kept]
 
     def _not_outdone(self, first: Ints, last: Ints, best: Floats) -> NDArray[np.bool_]:
         """Places first..last (best first) of which no better one says the same and more [n]."""

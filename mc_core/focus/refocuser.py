@@ -18,7 +18,11 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.focus.allocator_base import Allocator, PlanReport
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.metrics import Spread, Swaps, entries_by_level
+from mc_core.focus.reasons import Reason, Reasons, of_targets
 from mc_core.focus.view import Lens, LensView, Scores, carried
+
+REASONS = "reasons"
+"""In the state beside the allocator's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +31,8 @@ class Proposal:
 
     asked: whether the lens gave the scores now, or they are carried on. limit: the cost that the plan keeps.
     needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they must be restored, or dropped by
-    ``without``, before the plan is committed. seconds: of the lens and the allocator, which ran one after the other
-    from ``started`` on (``time.perf_counter``).
+    ``without``, before the plan is committed. reasons: why it wants its targets, by block. seconds: of the lens and
+    the allocator, which ran one after the other from ``started`` on (``time.perf_counter``).
     """
 
     plan: Plan
@@ -41,6 +45,7 @@ class Proposal:
     asked: bool = True
     seconds: Mapping[str, float] = field(default_factory=dict)
     started: float = 0.0
+    reasons: Mapping[int, Reason] = field(default_factory=dict)
 
     @property
     def expanded_blocks(self) -> NDArray[np.int64]:
@@ -51,7 +56,7 @@ class Proposal:
         """This and a further part of the same refocus as one, by the entries and scores that it began with."""
         plan = replace(hop.plan, edits=(*self.plan.edits, *hop.plan.edits), elapsed=1)
         rejections = Counter(self.report.rejections) + Counter(hop.report.rejections)
-        report = _plan_report(self.entries, self.protection, plan, rejections)
+        report = _plan_report(self.entries, self.protection, plan, rejections, self.report.filled + hop.report.filled)
         seconds = {name: self.seconds[name] + hop.seconds[name] for name in self.seconds}
         return replace(self, plan=plan, report=report, seconds=seconds)
 
@@ -60,7 +65,7 @@ class Proposal:
         plan = without_blocks(self.plan, self.entries, set(blocks.tolist()), self.limit)
         rejections = Counter(self.report.rejections)
         rejections["missing"] += len(np.intersect1d(self.expanded_blocks, blocks))
-        report = _plan_report(self.entries, self.protection, plan, rejections)
+        report = _plan_report(self.entries, self.protection, plan, rejections, self.report.filled)
         needed = np.intersect1d(self.needed_blocks, plan.expanded_blocks)
         return replace(self, plan=plan, report=report, needed_blocks=needed)
 
@@ -106,6 +111,7 @@ class Refocuser:
         self._last: Proposal | None = None
         self._whole: Proposal | None = None
         self._since = 0  # refocuses since the lens was asked
+        self._reasons = Reasons()
 
     def propose(self, view: LensView, wc: WorkingContext, reserve: int, *, fresh: bool = True) -> Proposal:
         """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it.
@@ -116,21 +122,34 @@ class Refocuser:
         last = None if fresh or self._since + 1 >= self.config.lens_interval else self._last
         scores = _finite(self.lens.score(view)) if last is None else carried(last.entries, last.scores, view)
         scored = time.perf_counter()
-        before = scores.targets < view.turn_start // wc.block_size
-        certainty = float(scores.target_scores[before].max(initial=0.0))
+        own = view.own(scores.targets)
+        certainty = float(scores.target_scores[~own].max(initial=0.0))
         plan, report = self.allocator.plan(wc, scores, reserve, certainty)
         seconds = {"lens": scored - started, "allocate": time.perf_counter() - scored}
         needed = plan.expanded_blocks
         if len(needed):
             needed = np.asarray(view.tree.missing(needed), np.int64)
-        limit = wc.budget - reserve
-        return Proposal(plan, report, scores, wc.entries, wc.protection, limit, needed, last is None, seconds, started)
+        reasons = of_targets(scores, view.leads, own, self.config.expand_threshold)
+        return Proposal(
+            plan,
+            report,
+            scores,
+            wc.entries,
+            wc.protection,
+            limit=wc.budget - reserve,
+            needed_blocks=needed,
+            asked=last is None,
+            seconds=seconds,
+            started=started,
+            reasons=reasons,
+        )
 
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
         """Apply a proposal whole; PlanError, with nothing changed, if ``wc`` is no longer what it was made for."""
         wc.commit(proposal.plan)
         self._whole = self._last = proposal
         self._since = 0 if proposal.asked else self._since + 1
+        self._note(wc, proposal, further=False)
         return _report(wc, proposal)
 
     def commit_hop(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
@@ -138,7 +157,16 @@ class Refocuser:
         assert self._whole is not None
         wc.commit(replace(proposal.plan, elapsed=0))
         self._whole, self._last = self._whole.then(proposal), proposal
+        self._note(wc, proposal, further=True)
         return _report(wc, self._whole)
+
+    def _note(self, wc: WorkingContext, done: Proposal, *, further: bool) -> None:
+        raw = wc.indices[wc.levels == 0]
+        self._reasons.note(raw, done.reasons, done.expanded_blocks, done.report.filled, further=further)
+
+    def reasons_of(self, wc: WorkingContext) -> list[Reason | None]:
+        """Why each entry stands raw [n]; see ``Reasons.of``."""
+        return self._reasons.of(wc)
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -166,18 +194,26 @@ class Refocuser:
         signed[shown[raw]] = -worth[raw]
         return signed.astype(np.float32)
 
+    def rewind(self, num_blocks: int) -> None:
+        """The history was cut to its first ``num_blocks`` complete blocks."""
+        self._reasons.rewind(num_blocks)
+
     def snapshot(self) -> dict[str, Any]:
         """State beside the working context's, as JSON can hold it."""
-        return self.allocator.snapshot()
+        return {**self.allocator.snapshot(), REASONS: self._reasons.snapshot()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot."""
         self.allocator.restore(snapshot)
+        self._reasons.restore(snapshot.get(REASONS))
 
 
-def _plan_report(entries: Entries, protection: Protection, plan: Plan, rejections: Counter[str]) -> PlanReport:
+def _plan_report(
+    entries: Entries, protection: Protection, plan: Plan, rejections: Counter[str], filled: tuple[int, ...]
+) -> PlanReport:
     swaps = Swaps.of(entries, protection, plan)
-    return PlanReport(swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate, dict(rejections))
+    counts = swaps.eligible, swaps.changed, plan.expands, plan.collapses, swaps.rate
+    return PlanReport(*counts, dict(rejections), filled)
 
 
 def _report(wc: WorkingContext, proposal: Proposal) -> RefocusReport:
@@ -206,7 +242,7 @@ def _finite(scores: Scores) -> Scores:
     if all(np.isfinite(column).all() for column in columns):
         return scores
     gain, harm, worth = (np.nan_to_num(column, nan=0.0, posinf=1.0, neginf=0.0) for column in columns)
-    return Scores(gain, harm, scores.targets, worth)
+    return replace(scores, gain=gain, harm=harm, target_scores=worth)
 
 
 def without_blocks(plan: Plan, entries: Entries, blocks: set[int], limit: int) -> Plan:

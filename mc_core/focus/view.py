@@ -31,13 +31,15 @@ class Scores:
 
     gain: worth of expanding each entry [n]; harm: cost of collapsing it [n]; both about 0 (none) to 1 (certain).
     targets: LOD1 nodes (= block indices) that should stand raw, best first, neighbours included [m];
-    target_scores: their worth, on the same scale as gain [m].
+    target_scores: their worth, on the same scale as gain [m]. hits: of the targets, those that were found for what they
+    say; the others stand beside one, or were named by one. None: all are.
     """
 
     gain: NDArray[np.float32]
     harm: NDArray[np.float32]
     targets: NDArray[np.int64] = field(default_factory=_no_targets)
     target_scores: NDArray[np.float32] = field(default_factory=_no_scores)
+    hits: NDArray[np.int64] | None = None
 
     @property
     def signed(self) -> NDArray[np.float32]:
@@ -49,7 +51,8 @@ class Scores:
 class LensView:
     """One question about one working context of n entries.
 
-    question: the newest tokens of the current turn, newest last [t]. cursor: tokens of history.
+    question: what the current turn asks [t]; its newest tokens, unless ``own_from`` and ``lines`` say where the turn's
+    own tokens stand (see ``mc_core.focus.question``). cursor: tokens of history.
     entry_vectors() -> [n, d], one vector an entry; question_vectors() -> [t, d], the question's embeddings: both on the
     device of the tree, and made only for a lens that asks for them. leads: what statements that were found named in
     turn, to be looked for as well.
@@ -62,11 +65,26 @@ class LensView:
     entry_vectors: Callable[[], Tensor]
     question_vectors: Callable[[], Tensor]
     leads: tuple[Lead, ...] = ()
+    own_from: int | None = None
+    lines: tuple[tuple[int, int], ...] = ()
 
     @property
     def turn_start(self) -> int:
-        """First token of the current turn that the question still shows; it never lies after the protected tail."""
-        return max(0, min(self.cursor - len(self.question), self.wc.tail_start))
+        """First token from which on all are the current turn's own; it never lies after the protected tail."""
+        start = self.cursor - len(self.question) if self.own_from is None else self.own_from
+        return max(0, min(start, self.wc.tail_start))
+
+    @property
+    def line_blocks(self) -> Ints:
+        """Blocks before ``turn_start`` that hold lines of the question, ascending."""
+        size, end = self.wc.block_size, self.turn_start // self.wc.block_size
+        blocks = [np.arange(start // size, -(-stop // size)) for start, stop in self.lines]
+        held = np.unique(np.concatenate([_no_targets(), *blocks]))
+        return held[held < end]
+
+    def own(self, blocks: Ints) -> NDArray[np.bool_]:
+        """Which blocks are the current turn's own: not searched, for the question would find itself [n]."""
+        return (blocks >= self.turn_start // self.wc.block_size) | np.isin(blocks, self.line_blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +93,14 @@ class Finding:
 
     worth: on the scale that all ways share, so that what they found can be joined: 0 is nothing, ``RECENCY_WORTH`` what
     being new is worth, 1 full evidence that the block is what was asked for. certainty: that the best one is it rather
-    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both.
+    than the next ones, 0 (one of a crowd, or nothing) to 1. Whoever searches maps its own figures to both. hits: as of
+    ``Scores``.
     """
 
     targets: Ints
     worth: Floats
     certainty: float
+    hits: Ints = field(default_factory=_no_targets)
 
 
 @runtime_checkable
@@ -128,11 +148,13 @@ def lift(wc: WorkingContext, blocks: Ints, scores: Floats) -> Floats:
     return best
 
 
-def lifted(wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats) -> Scores:
+def lifted(
+    wc: WorkingContext, gain: Floats, harm: Floats, targets: Ints, scores: Floats, hits: Ints | None = None
+) -> Scores:
     """Scores of entries: worth opening and keeping for their own sake [n], or for the targets that they cover."""
     wanted = lift(wc, targets, scores)
     opening = np.where(wc.levels > 0, np.maximum(gain, wanted), np.float32(0))
-    return Scores(opening, np.maximum(harm, wanted), targets, scores)
+    return Scores(opening, np.maximum(harm, wanted), targets, scores, hits)
 
 
 def recency(wc: WorkingContext) -> Floats:
@@ -153,17 +175,17 @@ def carried(entries: Entries, scores: Scores, view: LensView) -> Scores:
     rows = np.searchsorted(entries.starts(), wc.starts(), side="right") - 1
     stands = (np.append(entries.levels, -1)[rows] == wc.levels) & (np.append(entries.indices, -1)[rows] == wc.indices)
     gain, harm = (np.where(stands, np.append(own, 0)[rows], 0).astype(np.float32) for own in (scores.gain, scores.harm))
-    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth)
+    return lifted(wc, gain, np.maximum(harm, RECENCY_WORTH * recency(wc)), targets, worth, scores.hits)
 
 
 def with_turn(view: LensView, targets: Ints, scores: Floats) -> tuple[Ints, Floats]:
     """Targets and the current turn's blocks that may have left the protected tail; best first, distinct."""
     size = view.wc.block_size
     first, end = view.turn_start // size, min(view.wc.tail_start // size, view.cursor // size)
-    if first >= end:
+    own = np.concatenate([np.arange(end - 1, first - 1, -1, dtype=np.int64), view.line_blocks])
+    if not len(own):
         return targets, scores
-    outside = targets < first
-    own = np.arange(end - 1, first - 1, -1, dtype=np.int64)
+    outside = ~view.own(targets)
     blocks = np.concatenate([targets[outside], own])
     worth = np.concatenate([scores[outside], np.full(len(own), TURN_WORTH, np.float32)]).astype(np.float32)
     order = np.argsort(-worth, kind="stable")

@@ -43,6 +43,8 @@ class SlabPool:
         self.keys = _zeros(shape, self.device, dtype)
         self.values = _zeros(shape, self.device, dtype)
         self.unrotated = _zeros(shape, self.device, dtype) if keep_unrotated else None
+        kept = [slab for slab in (self.keys, self.values, self.unrotated) if slab is not None]
+        self._flat = [slab.view(config.num_layers, -1, config.head_dim).unbind(0) for slab in kept]
         self.bias = torch.full((rows, slots), -torch.inf, device=device, dtype=dtype)
         self.positions = torch.zeros((rows, slots), device=device, dtype=torch.float64)
         # The lowest free row first: rows that decode together stay neighbours, so a batch is one view.
@@ -77,12 +79,10 @@ class SlabPool:
 
     def write_places(self, layer: int, places: Tensor, k: Tensor, rotated: Tensor, v: Tensor) -> None:
         """Store one unit of each of B sessions: k, rotated, v [B, 1, kv_heads, head_dim] into ``places``."""
-        pairs = [(self.keys, rotated), (self.values, v)]
-        if self.unrotated is not None:
-            pairs.append((self.unrotated, k))
+        pairs = zip(self._flat, (rotated, v, k), strict=False)
         for slab, units in pairs:
-            dim = slab.shape[-1]
-            slab[layer].view(-1, dim).index_copy_(0, places, units.reshape(-1, dim).to(self.dtype))
+            flat = slab[layer]
+            flat.index_copy_(0, places, units.reshape(-1, flat.shape[-1]).to(self.dtype))
 
     def bytes(self) -> int:
         """Memory of all slabs."""
@@ -93,8 +93,12 @@ class SlabPool:
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """On the CPU the system gives a page of memory when it is first written: slabs that no session had cost none."""
-    if device.type != "cpu":
+    """On the CPU the system gives a page of memory when it is first written: slabs that no session had cost none.
+
+    The pages are private where that can be asked for: shared ones would be given to what only reads them, too.
+    """
+    if device.type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.zeros(shape, device=device, dtype=dtype)
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    size = math.prod(shape) * dtype.itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -86,16 +86,16 @@ class DecodeAttention:
 
     def __init__(self, pool: SlabPool, rows: Tensor, slots: Tensor, place: Rotation, mask: Tensor, low: int) -> None:
         """rows, slots [B]; place [B, 1, D/2]; mask additive [R, 1, S] or [R, heads, 1, S] for rows low .. low + R."""
-        self.pool, self.low, self.high, self.width = pool, low, low + mask.shape[0], mask.shape[-1]
+        self.pool, self.low, self.high = pool, low, low + mask.shape[0]
+        seen = (slice(None), slice(self.low, self.high), slice(None), slice(mask.shape[-1]))
+        self.keys, self.values = pool.keys[seen].unbind(0), pool.values[seen].unbind(0)
         self.place, self.mask = widen(place, mask.dtype), group_mask(mask, pool.config)
         self.rows = None if mask.shape[0] == len(rows) else rows - low
         self.places = pool.places(rows, slots)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        pool = self.pool
-        pool.write_places(layer, self.places, k, rotate_wide(k, self.place), v)
-        keys = pool.keys[layer, self.low : self.high, :, : self.width].to(q.dtype)
-        values = pool.values[layer, self.low : self.high, :, : self.width].to(q.dtype)
+        self.pool.write_places(layer, self.places, k, rotate_wide(k, self.place), v)
+        keys, values = self.keys[layer].to(q.dtype), self.values[layer].to(q.dtype)
         query = rotate_wide(q, self.place)
         if self.rows is None:
             return attend_slots(query, keys, values, self.mask)

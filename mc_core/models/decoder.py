@@ -48,8 +48,9 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, hidden_size] -> q, k, v [B, T, heads, head_dim], un-rotated."""
+        shape = (*x.shape[:-1], -1, self.head_dim)
         parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.joined is None else self.joined.parts(x)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        q, k, v = (part.view(shape) for part in parts)
         # Under autocast a norm's weight would make float32 of them.
         return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 

@@ -85,7 +85,7 @@ class SessionFactory:
                 f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"
                 f" whose block_size is {record.block_size}, and this one's is {self.focus.block_size}"
             )
-        focus = self._with_stored_budget(int(record.state["budget"]))
+        focus = self._with_stored_budget(record.state["budget"])
         wc = self._restored_context(record, focus)
         session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
         session.fence, session.implicit = stored.fence, record.implicit
@@ -119,11 +119,11 @@ class SessionFactory:
             raise ConfigError(f"budget can be at most the server's {self.focus.budget}, got {budget}")
         return replace(self.focus, budget=budget)
 
-    def _with_stored_budget(self, budget: int) -> FocusConfig:
-        """As far as the present settings allow it."""
+    def _with_stored_budget(self, budget: int | None) -> FocusConfig:
+        """As far as the present settings allow it; None: the server's."""
         focus = self.focus
         least = least_budget(focus.block_size, focus.recent_tokens, focus.refocus_interval)
-        return replace(focus, budget=budget) if least <= budget < focus.budget else focus
+        return focus if budget is None or not least <= budget < focus.budget else replace(focus, budget=budget)
 
     def _restored_context(self, record: SessionRecord, focus: FocusConfig) -> WorkingContext:
         stored = WorkingContext.restore(record.state["context"])
@@ -161,5 +161,6 @@ class SessionFactory:
             lens=lens,
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
+            own_budget=focus.budget != self.focus.budget,
             excerpts=self._excerpts(),
         )

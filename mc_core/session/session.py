@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.excerpts import Excerpt, Excerpts
-from mc_core.context.sources import UNTITLED, About, Sources
+from mc_core.context.sources import About, Sources
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import Lead
+from mc_core.focus.question import QUESTION_TOKENS, Question
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.session_kv import SessionKV
@@ -27,9 +28,9 @@ from mc_core.session.cut_end import CUT_OFF, CutEnd
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
+__all__ = ["QUESTION_TOKENS", "Session"]
+Ids = NDArray[np.int32]
 logger = logging.getLogger(__name__)
-QUESTION_TOKENS = 256
-"""The lens is asked about the newest tokens of the turn, at most these: a question stands at a prompt's end."""
 
 
 def pin_room(focus: FocusConfig, gist_cost: int) -> int:
@@ -85,6 +86,7 @@ class Session:
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
+    ``own_budget``: it was asked for; without one the session has the server's, whatever that is when it comes back.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
     ``excerpts``: how its places are put to the model, None shows them as they are. ``sources``: of its texts of no
@@ -110,6 +112,7 @@ class Session:
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
     durable: bool = True
+    own_budget: bool = False
     prefixes: list[tuple[str, int]] = field(default_factory=list)
     chat: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)
@@ -195,6 +198,7 @@ class Session:
         """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
+        self.refocuser.rewind(self.tree.num_blocks)
         self.sources = self.sources.cut(position)
         if self.excerpts is not None:
             self.excerpts.rewind(position, self._newest(self.excerpts.reach))
@@ -296,22 +300,24 @@ class Session:
         at_cut = [] if self.cut_end is None else [self._raw_blocks(self.cut_end.acknowledged.wc)]
         return np.concatenate([self.raw_blocks(), self._raw_blocks(self.acknowledged.wc), *at_cut, unstored])
 
-    def propose(self, question: NDArray[np.int32], leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
-        """Score the working context against the newest tokens of ``question``, and ``leads``, and plan its edits.
+    def propose(self, question: Ids | Question, leads: Sequence[Lead] = (), *, fresh: bool = True) -> Proposal:
+        """Score the working context against ``question`` (of ids the newest), and ``leads``, and plan its edits.
 
         fresh: ask the lens, however short a while ago it was asked last.
         """
         view = self._view(question, leads)
         return self.refocuser.propose(view, self.wc, self.focus_config.refocus_interval, fresh=fresh)
 
-    def leads(self, question: NDArray[np.int32], known: Sequence[Lead]) -> list[Lead]:
+    def leads(self, question: Ids | Question, known: Sequence[Lead]) -> list[Lead]:
         """What the places that the last refocus asked for name in turn, as far as they stand raw."""
         if not isinstance(self.lens, FollowingLens):
             return []
         blocks = np.intersect1d(self.refocuser.targets, self.raw_blocks())
-        return self.lens.leads(self._view(question, known), blocks, self.tree.block_ids(blocks))
+        view = self._view(question, known)
+        blocks = blocks[~view.own(blocks)]
+        return self.lens.leads(view, blocks, self.tree.block_ids(blocks))
 
-    def hops(self, question: NDArray[np.int32]) -> Iterator[Proposal]:
+    def hops(self, question: Ids | Question) -> Iterator[Proposal]:
         """What opened places name in turn, link by link, after the refocus on ``question``: plans to be committed
         (``commit_hop``), each before the next is asked for."""
         known: list[Lead] = []
@@ -342,19 +348,23 @@ class Session:
     def _raw_blocks(self, wc: WorkingContext) -> NDArray[np.int64]:
         return wc.indices[(wc.levels == 0) & (wc.indices < self.tree.num_blocks)]
 
-    def focus(self) -> dict[str, Any]:
-        """The working context as entries, with its budget, as ``/focus`` shows it."""
-        wc, report = self.wc, self.last_report
-        scores = self.refocuser.scores_of(wc)
-        columns = (wc.levels, wc.starts(), wc.ends(), wc.entry_costs(), scores, wc.residency)
-        names = ("level", "start", "end", "cost", "score", "residency")
+    def focus(self, room: int) -> dict[str, Any]:
+        """The working context as entries, as ``/focus`` shows it. room: tokens that frames may take."""
+        wc, report, excerpt = self.wc, self.last_report, self.excerpt(room)
+        starts, ends, scores = wc.starts(), wc.ends(), self.refocuser.scores_of(wc)
+        shown = np.where(wc.levels == 0, excerpt.shown(starts, ends), 0)
+        columns = (wc.levels, starts, ends, wc.entry_costs(), scores, wc.residency, shown)
+        names = ("level", "start", "end", "cost", "score", "residency", "shown")
         entries = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        for entry, reason in zip(entries, self.refocuser.reasons_of(wc), strict=True):
+            entry["reason"] = reason
         return {
             "tokens": self.tokens,
             "budget": wc.budget,
             "cost": wc.cost,
             "utilization": wc.utilization,
             "swap_rate": report.swap_rate if report else 0.0,
+            "framed": excerpt.framed,
             "entries": entries,
         }
 
@@ -388,7 +398,7 @@ class Session:
                 "context": self.wc.snapshot(),
                 "allocator": self.refocuser.snapshot(),
                 "counters": vars(self.counters).copy(),
-                "budget": self.wc.budget,
+                "budget": self.wc.budget if self.own_budget else None,
                 "gists": self.gist_fingerprint,
                 "chat": self.chat,
                 "ingest_cut": None if self.ingest_cut is None else vars(self.ingest_cut).copy(),
@@ -399,16 +409,18 @@ class Session:
             fence=self.fence,
         )
 
-    def _view(self, question: NDArray[np.int32], leads: Sequence[Lead]) -> LensView:
-        newest = question[-QUESTION_TOKENS:]
+    def _view(self, question: Ids | Question, leads: Sequence[Lead]) -> LensView:
+        asked = Question.of(question)
         return LensView(
             wc=self.wc,
             tree=self.tree,
-            question=newest,
+            question=asked.ids,
             cursor=self.tokens,
             entry_vectors=lambda: entry_vectors(self.wc, self.tree),
-            question_vectors=lambda: self._embed(newest),
+            question_vectors=lambda: self._embed(asked.ids),
             leads=tuple(leads),
+            own_from=asked.start,
+            lines=asked.lines,
         )
 
     def _embed(self, ids: NDArray[np.int32]) -> Tensor:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.commands.common import DEFAULT_URL, ApiKey, Url, first_key, plain_errors
+
+
+class Kind(StrEnum):
+    """Of a text; as the clients name them."""
+
+    document = "document"
+    chat = "chat"
 
 
 def chat(
@@ -35,6 +43,8 @@ def ingest(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     session: Annotated[str | None, typer.Option(help="append to this session; a new one by default")] = None,
+    title: Annotated[str | None, typer.Option(help="what the text is called, for the model to read; one file")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="what the text is: a chat is a transcript of one")] = None,
 ) -> None:
     """Append text files of any size to a session; prints the session's id."""
     from rich.console import Console
@@ -42,12 +52,14 @@ def ingest(
     from clients.megacontext_client import ClientError, MegaContext
     from clients.progress import upload_file
 
+    if title and len(files) > 1:
+        raise typer.BadParameter("--title is of one file; give each its own by a call of its own")
     notes = Console(stderr=True)
     with plain_errors(ClientError), MegaContext(url, first_key(api_key)) as server:
         session_id = server.session(session).id if session else server.create_session().id
         # Said before the upload too, so that a broken one can be gone on with or deleted.
         notes.print(f"session {session_id}", highlight=False, style="dim")
         for file in files:
-            added = upload_file(server, session_id, file, notes)
+            added = upload_file(server, session_id, file, notes, title, None if kind is None else kind.value)
             notes.print(f"{file}: {added.tokens_added:,} tokens, {added.tokens:,} in all", markup=False)
         typer.echo(session_id)

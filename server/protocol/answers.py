@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mc_core.focus.reasons import Reason
+
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, description="seconds")]
 
@@ -48,13 +50,15 @@ class UsageTokens(Answer):
 
 
 class Context(Answer):
-    """What the model saw of the history: tokens ``raw``, as gists, ``hidden``, and asked for but ``unavailable``."""
+    """What the model saw of the history: tokens ``raw``, as gists, ``hidden``, and asked for but ``unavailable``; and
+    of no history, ``framed``."""
 
     session_id: str | None
     tokens: Count
     raw: Count
     gisted: Count
     hidden: Count
+    framed: Count
     unavailable: Count
     budget: Count
     cost: Count
@@ -264,7 +268,8 @@ class DeletedSession(Answer):
 
 
 class FocusEntry(Answer):
-    """A gist of ``level`` that stands for tokens [start, end), or these tokens themselves (level 0)."""
+    """A gist of ``level`` that stands for tokens [start, end), or these tokens themselves (level 0): why they stand,
+    and how many of them the model is shown."""
 
     level: Count
     start: Count
@@ -272,6 +277,8 @@ class FocusEntry(Answer):
     cost: Count
     score: float
     residency: Count
+    shown: Count
+    reason: Reason | None
 
 
 class Focus(Answer):
@@ -282,6 +289,7 @@ class Focus(Answer):
     cost: Count
     utilization: float
     swap_rate: float
+    framed: Count
     entries: list[FocusEntry]
     ingest: IngestProgress | None = None
 

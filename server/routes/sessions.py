@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -78,10 +79,12 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
 async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]:
     """The working context as the model sees it now, also while a turn runs."""
     resident = state.host.peek(session_id, tenant)
+    room = state.engine.core.frame_room
     if resident is not None:
-        return await settled(state.engine.call(resident.focus)) | _ingest_under_way(session_id, state, tenant)
+        focus = await settled(state.engine.call(partial(resident.focus, room)))
+        return focus | _ingest_under_way(session_id, state, tenant)
     async with state.host.use(session_id, tenant) as lease:
-        return await settled(state.engine.call(lease.session.focus))
+        return await settled(state.engine.call(partial(lease.session.focus, room)))
 
 
 @router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))

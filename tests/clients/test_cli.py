@@ -156,6 +156,10 @@ def test_ingest(url: str, wire: Wire, tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["ingest", *map(str, files), "--url", url, "--api-key", KEY])
     assert (result.exit_code, result.stdout) == (0, "s-new\n")
     assert [body["text"] for body in wire.received[1:]] == ["from a.txt", "from b.txt"]
+    told = ["--title", "A & B", "--kind", "chat"]
+    assert RUNNER.invoke(app, ["ingest", str(files[0]), *told, "--url", url, "--api-key", KEY]).exit_code == 0
+    assert wire.received[-1] == {"text": "from a.txt", "title": "A & B", "kind": "chat"}
+    assert RUNNER.invoke(app, ["ingest", *map(str, files), *told, "--url", url, "--api-key", KEY]).exit_code == 2
     refused = RUNNER.invoke(app, ["ingest", str(files[0]), "--url", url, "--api-key", "wrong"])
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "unknown API key" in refused.stderr

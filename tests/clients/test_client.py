@@ -28,7 +28,8 @@ def test_focus_and_rewind(client: MegaContext) -> None:
     """Law: the focus tiles the history; an error names the field at fault."""
     focus = client.focus("s-1")
     assert [(e.level, e.start, e.end, e.cost) for e in focus.entries] == [(1, 0, 32, 1), (0, 32, 40, 8)]
-    assert (focus.raw_tokens, focus.swap_rate, focus.entries[1].score) == (8, 0.25, None)
+    assert (focus.raw_tokens, focus.swap_rate, focus.entries[1].score) == (6, 0.25, None)
+    assert [(e.shown, e.reason) for e in focus.entries] == [(0, None), (6, "asked")]
     assert client.rewind("s-1", 32) == 32
     with pytest.raises(APIError, match="beyond the history") as caught:
         client.rewind("s-1", 41)

@@ -44,11 +44,22 @@ def test_commands(client: MegaContext, wire: Wire, tmp_path: Path) -> None:
     file = tmp_path / "a book.txt"
     file.write_text("call me Ishmael", encoding="utf-8")
     shown = talk(client, "/focus", f"/ingest {file}", "/rewind 32", "/help")
-    assert "40 tokens, 8 of them raw" in shown
+    assert "40 tokens, 6 of them raw" in shown
+    assert "asked" in shown
     assert "3 tokens added, 103 in all" in shown
     assert "32 tokens left" in shown
     assert "/ingest FILE" in shown
-    assert wire.received[0] == {"text": "call me Ishmael"}
+    assert wire.received[0] == {"text": "call me Ishmael", "kind": "document"}
+
+
+def test_a_text_has_a_title(client: MegaContext, wire: Wire, tmp_path: Path) -> None:
+    """Law: what stands behind "as" is the title, unless a file is called so; /transcript says what the text is."""
+    for name in ("a.txt", "b as c.txt"):
+        (tmp_path / name).write_text("call me Ishmael", encoding="utf-8")
+    named, odd = f"{tmp_path / 'a.txt'} as Moby Dick", tmp_path / "b as c.txt"
+    talk(client, f"/ingest {named}", f"/transcript {named}", f"/transcript {odd}")
+    told = [(body.get("title"), body["kind"]) for body in wire.received]
+    assert told == [("Moby Dick", "document"), ("Moby Dick", "chat"), (None, "chat")]
 
 
 def test_mistakes_do_not_end_the_chat(client: MegaContext) -> None:

@@ -84,13 +84,14 @@ class Wire:
             self.piece_sizes.append(len(piece))
             body += piece
         words = len(body.decode().split())
-        self.received.append({"text": body.decode()})
+        self.received.append({"text": body.decode(), **request.query_params})
         return {"tokens_added": words, "tokens": words + 100}
 
     async def focus(self, session_id: str) -> dict[str, Any]:
+        told = {"shown": 6, "reason": "asked"}
         entries = [
-            {"level": 1, "start": 0, "end": 32, "cost": 1, "score": 0.5, "residency": 3},
-            {"level": 0, "start": 32, "end": 40, "cost": 8, "score": None, "residency": None},
+            {"level": 1, "start": 0, "end": 32, "cost": 1, "score": 0.5, "residency": 3, "shown": 0, "reason": None},
+            {"level": 0, "start": 32, "end": 40, "cost": 8, "score": None, "residency": None, **told},
         ]
         return {"tokens": 40, "budget": 64, "cost": 9, "utilization": 9 / 64, "swap_rate": 0.25, "entries": entries}
 

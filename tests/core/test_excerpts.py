@@ -220,3 +220,29 @@ def test_the_newest_frames_stay_where_there_is_no_room_for_all(room: int, left: 
     """Frames never take more than their room, and none is cut."""
     frames = [Frame(8, ids(1, 2, 3)), Frame(16, ids(4, 5, 6)), Frame(40, ids(7, 8))]
     assert within(frames, room) == frames[3 - left :]
+
+
+def test_gaps_give_way_to_what_opens_and_closes() -> None:
+    """Where there is no room for all frames, the oldest gaps go first."""
+    gap = ids(GAP)
+    frames = [Frame(4, ids(1, 2)), Frame(8, gap), Frame(12, gap), Frame(16, ids(3, 4)), Frame(20, gap)]
+    assert within(frames, 7, gap) == frames
+    assert within(frames, 6, gap) == [frames[0], *frames[2:]]
+    assert within(frames, 4, gap) == [frames[0], frames[3]]
+    assert within(frames, 3, gap) == [frames[3]]
+
+
+def test_a_reply_is_open_once_its_mark_stands() -> None:
+    """A template may leave the end of the reply's opening to the model: it is read as with it, and once."""
+    history = [BEGIN, *range(CONTENT + 1, CONTENT + 30), OPEN, ROLES[1], LINE, CONTENT + 33, CLOSE, LINE]
+    raw = np.array([True, False, False, True, True, False, False, True, True, True, True])
+    told = []
+    for end in ([OPEN, ROLES[2]], [OPEN, ROLES[2], LINE], [OPEN, ROLES[2], CONTENT + 60]):
+        talk = Talk(ids(*history, *end), np.zeros(0), ())
+        wc, whole = context_of(talk, raw[: -(-len(talk.history) // BLOCK)]), excerpts_of(talk)
+        told.append([(frame.before, frame.ids.tolist()) for frame in whole.of(wc, 1 << 20).frames])
+        parts = Excerpts(FORMAT, STOPS, BLOCK)
+        for token in talk.history:
+            parts.append(ids(token))
+        assert [(frame.before, frame.ids.tolist()) for frame in parts.of(wc, 1 << 20).frames] == told[-1]
+    assert told[0] == told[1] == told[2] != []

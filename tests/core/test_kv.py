@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,16 @@ def test_slabs_are_bounded_and_come_back() -> None:
     assert torch.isinf(pool.bias[0]).all()
     with pytest.raises(ValueError, match="not in use"):
         pool.release(0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_slabs_take_memory_as_they_are_written() -> None:
+    """Law: slabs cost no memory when they are made, and none where they are only read."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    pool = SlabPool(CONFIG, rows=8, slots=65_536)
+    assert float(pool.keys.sum()) == 0.0
+    assert resident() - before < 0.05 * pool.bytes()

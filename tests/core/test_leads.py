@@ -253,3 +253,12 @@ def test_a_share_of_other_evidence_is_added_where_both_have_some() -> None:
     by_block = dict(zip(other.blocks.tolist(), other.ahead.tolist(), strict=True))
     added = np.array([by_block.get(block, 0.0) for block in mine.blocks.tolist()])
     np.testing.assert_allclose(both.ahead, mine.ahead + 0.5 * added, rtol=1e-5)
+
+
+def test_links_stand_because_leads_named_them(bundle: Bundle) -> None:
+    """What the question finds was asked for; each link that a hop opened stands as a lead."""
+    session, places = asked(bundle, 3, [0, 1, 2, 3])
+    why = {int(i): r for i, r in zip(session.wc.indices, session.refocuser.reasons_of(session.wc), strict=True) if r}
+    told = [{why[block] for block in range(start // 32, (end - 1) // 32 + 1)} for start, end in places]
+    assert "asked" in told[0]
+    assert all("lead" in reasons for reasons in told[1:3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens import LENSES, make_lens
 from mc_core.focus.lens_learned import fuse
 from mc_core.focus.lens_lexical import in_words
-from mc_core.focus.tuning import ENTRY_WORTH, FIRM, LEAST_DISTINCT
+from mc_core.focus.tuning import ENTRY_WORTH, FIRM, LEAST_DISTINCT, TURN_WORTH
 from mc_core.focus.view import Finding, Lens, LensView, Scores
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
@@ -266,3 +266,26 @@ def test_lenses_that_cannot_be_made_are_refused() -> None:
         make_lens("hybrid", config)
     with pytest.raises(ConfigError, match="trained as"):
         make_lens("transformer", config, _net("cross"))
+
+
+@pytest.mark.parametrize("kind", ["lexical", "hybrid", "cross"])
+@pytest.mark.parametrize("fact_at", [None, 3_000])
+def test_lines_in_front_of_a_text_do_not_find_themselves(kind: str, fact_at: int | None) -> None:
+    """Law: lines of the question that stand before the text stay raw as the turn's own; what is found is elsewhere, and
+    sure of itself only if there is something to find."""
+    world = _world(kind, fact_at=fact_at)
+    turn = np.random.default_rng(2).integers(0, 480, 2_000).astype(np.int32)
+    turn[5:8] = RARE
+    start = world.tree.num_tokens
+    world.append(turn)
+    plain = world.view(RARE)
+    view = replace(plain, own_from=world.tree.num_tokens, lines=((start + 5, start + 8),))
+    scores, own = world.lens.score(view), (start + 5) // K
+    assert own in scores.targets[:2]
+    assert float(scores.target_scores[scores.targets == own][0]) == np.float32(TURN_WORTH)
+    assert view.own(np.array([own])).all()
+    found = scores.target_scores[~view.own(scores.targets)].max(initial=0.0)
+    if kind != "cross":
+        assert (found > 0.9) == (fact_at is not None)
+    if fact_at is not None and kind == "lexical":
+        assert scores.targets[0] == fact_at // K

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc_core.context.sources import MOST_SOURCES, UNTITLED, About, Source, Sources
@@ -12,6 +12,7 @@ from mc_core.context.sources import MOST_SOURCES, UNTITLED, About, Source, Sourc
 ABOUTS = (UNTITLED, About("A"), About("B"), About("A", "chat"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(ABOUTS), st.integers(0, 20)), max_size=12))
 def test_every_token_has_the_source_that_it_came_with(steps: list[tuple[int, About, int]]) -> None:
     """Texts of any length, with cuts in between: by token, as kept one by one; and as JSON tells it."""

@@ -105,7 +105,7 @@ def test_a_session_of_any_length_goes_on_as_if_it_had_stayed(open_lab: OpenLab, 
             assert restored.wc.snapshot() == live.wc.snapshot()
             prompt = random_ids(40, 1)
             assert lab.ask(restored, prompt, 3).ids == lab.ask(live, prompt, 3).ids
-            assert restored.focus() == live.focus()
+            assert restored.focus(0) == live.focus(0)
             assert lab.reopen(other.id).tokens == live.tokens
 
 
@@ -263,6 +263,17 @@ def test_other_budgets_lock_no_session_out(open_lab: OpenLab) -> None:
             session.wc.check()
             assert lab.ask(session, random_ids(40, 1), 70).error is None
             session.wc.check()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_budget_that_nobody_asked_for_is_the_servers(open_lab: OpenLab) -> None:
+    """A session comes back with the budget that it was made with if that was asked for, else with the server's."""
+    with open_lab(focus=FOCUS) as lab:
+        lab.session("a", 100)
+        own = lab.factory.create("b", "tenant", model="tiny", budget=360)
+        lab.store.create(own.record()).result()
+    with open_lab(focus=replace(FOCUS, budget=800)) as lab:
+        assert [lab.reopen(name).wc.budget for name in ("a", "b")] == [800, 360]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -28,6 +28,9 @@ RULES = [
     "a session is continued by one prompt",
     "an ingest in parts takes text/plain",
     "an offset needs partial=true",
+    "a title must not be blank",
+    "a title is one line",
+    "with application/json, title and kind are fields",
 ]
 """Of the model, of a session, or between two fields; and a bound of 2**63, since numbers of a schema are doubles."""
 
