@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mc_core.bundle.bundle import Bundle, load_bundle
+from mc_core.bundle.bundle import Bundle, load_bundle, networks_for
 from mc_core.context.reading_format import ReadingFormat
 from mc_core.engine.core import build_core
 from mc_core.engine.engine import Engine
@@ -30,7 +30,7 @@ from server.chat_template import ChatTemplate
 from server.reading import reading_format
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
-from server.settings import Settings
+from server.settings import BUNDLED_MODEL, Settings
 from server.state import ServerState
 from server.stores import open_store
 from server.telemetry import names
@@ -68,7 +68,8 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     device, weights = placement(settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
-    bundle = load_bundle(served.path, device, weights, block_size=settings.block_size)
+    networks = networks_for(served.path, sorted(BUNDLED_MODEL.parent.iterdir()))
+    bundle = load_bundle(served.path, device, weights, block_size=settings.block_size, networks=networks)
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
     logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)

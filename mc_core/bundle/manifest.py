@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mc_core.bundle.base_file import BaseFile
 from mc_core.errors import ConfigError
 from mc_core.focus.lens import LENSES
 from mc_core.kv.repair import REPAIR_MODES
@@ -28,6 +29,7 @@ class Manifest:
     it holds. sigma_scale: c of the gaussian policies, as fitted. gistnet, lensnet: the arguments the networks were
     made with, None = not there. evaluation: by network ("gistnet", "lensnet") an object with ``passed`` and the
     measured figures; a network that did not pass is not used by default. focus: further defaults of ``FocusConfig``.
+    base: the model file that the networks are for (see ``BaseFile``), None = the base lies in the bundle's own folder.
     """
 
     format: int = FORMAT
@@ -42,6 +44,7 @@ class Manifest:
     evaluation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     focus: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    base: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -57,6 +60,13 @@ class Manifest:
                 raise ConfigError(f"{name} in bundle.json must be one of {allowed}, got {getattr(self, name)!r}")
         if self.lens in LENSES and LENSES[self.lens].learned and self.lensnet is None:
             raise ConfigError(f"lens {self.lens!r} in bundle.json needs a lensnet, and the bundle has none")
+        if self.base is not None:
+            BaseFile.from_json(self.base)
+
+    @property
+    def base_file(self) -> BaseFile | None:
+        """What ``base`` names."""
+        return None if self.base is None else BaseFile.from_json(self.base)
 
     def passed(self, network: str) -> bool:
         """The network is there and its evaluation says ``passed``."""
@@ -99,8 +109,8 @@ class Manifest:
         if strange and raw.get("format", FORMAT) == FORMAT:
             raise ConfigError(f"unknown fields in bundle.json: {sorted(strange)}")
         known = {key: value for key, value in raw.items() if key not in strange}
-        for name in ("gistnet", "lensnet", "evaluation", "focus", "versions"):
-            absent = known.get(name, {}) is None and name in ("gistnet", "lensnet")
+        for name in ("gistnet", "lensnet", "evaluation", "focus", "versions", "base"):
+            absent = known.get(name) is None and (name not in known or name in ("gistnet", "lensnet", "base"))
             if not absent and not isinstance(known.get(name, {}), Mapping):
                 raise ConfigError(f"{name} in bundle.json must be an object")
         if not isinstance(known.get("sigma_scale", 0.0), int | float):

@@ -48,8 +48,9 @@ class LensSpec:
 
     maker: "module:function", ``LensParts`` -> ``Lens``. indexes: what of the history it searches. "ids" of blocks (as
     ``Lens.append`` brings them) and "text" (``LensParts.decode`` of them) are indexed in memory, anew when a session
-    comes back; "vectors" are lens keys of the LensNet's key network, made by the tree, kept in the store with that
-    network's fingerprint, and made anew when it is another. nets: kinds of LensNet that it works with, none if empty.
+    comes back; "vectors" are lens keys of the LensNet's key network, if it has one, made by the tree, kept in the store
+    with that network's fingerprint, and made anew when it is another. nets: kinds of LensNet that it works with, none
+    if empty.
     """
 
     name: str
@@ -83,8 +84,8 @@ class LensSpec:
 _LEARNED, _LEXICAL, _PLAIN = (f"mc_core.focus.lens_{name}" for name in ("learned", "lexical", "plain"))
 _SPECS = (
     LensSpec("hybrid", f"{_LEARNED}:make_hybrid", frozenset({"ids", "vectors"}), ("cross", "transformer")),
-    LensSpec("cross", f"{_LEARNED}:make_learned", frozenset({"vectors"}), ("cross",)),
-    LensSpec("transformer", f"{_LEARNED}:make_learned", frozenset({"vectors"}), ("transformer",)),
+    LensSpec("cross", f"{_LEARNED}:make_learned", frozenset({"ids", "vectors"}), ("cross",)),
+    LensSpec("transformer", f"{_LEARNED}:make_learned", frozenset({"ids", "vectors"}), ("transformer",)),
     LensSpec("lexical", f"{_LEXICAL}:make_lexical", frozenset({"ids"})),
     LensSpec("recency", f"{_PLAIN}:make_recency"),
     LensSpec("random", f"{_PLAIN}:make_random"),

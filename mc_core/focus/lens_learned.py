@@ -14,15 +14,25 @@ from mc_core.focus.lens import LensParts
 from mc_core.focus.lens_lexical import LexicalLens, in_words, make_lexical
 from mc_core.focus.lookahead import LookAhead, distinct, standing
 from mc_core.focus.targets import apart, merged, with_neighbours
-from mc_core.focus.tuning import ENTRY_WORTH, FIRM, GIVES_WAY, LEAST_DISTINCT, RECENCY_WORTH, TAKES_OVER
+from mc_core.focus.tuning import (
+    ENTRY_WORTH,
+    FIRM,
+    GIVES_WAY,
+    LEAST_DISTINCT,
+    RECENCY_WORTH,
+    TAKES_OVER,
+)
 from mc_core.focus.view import Finding, LensView, Scores, lifted, recency, with_turn
+from mc_core.focus.word_fusion import NOTHING, Meant, join, with_keys
+from mc_core.focus.word_search import WordSearch
 from mc_core.nets.lensnet import LensInput, LensNet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-CANDIDATES_A_HIT = 4
-"""Nodes looked up for each hit asked for: those next to a better hit are passed over."""
+CANDIDATES_A_HIT, WORD_CANDIDATES_A_HIT = 4, 16
+"""Nodes looked up for each hit asked for: those next to a better hit are passed over. By word vectors more, for a block
+of which words say little may have its share of both."""
 
 
 def make_learned(parts: LensParts) -> LearnedLens:
@@ -36,31 +46,53 @@ def make_hybrid(parts: LensParts) -> HybridLens:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What a network says: gain and harm of entries for their own sake [n], and what it found in all history."""
+    """What a network says: gain and harm of entries for their own sake [n], and what it found in all history.
+
+    found: by lens keys; meant: by word vectors, None for a network without them.
+    """
 
     gain: Floats
     harm: Floats
     found: Finding
+    meant: Meant | None
 
 
 class LearnedLens:
-    """LensNet on the entries, and its look-ahead over the lens keys of the whole tree."""
+    """LensNet on the entries, and its look-ahead: over the lens keys of the whole tree, or by word vectors."""
 
     def __init__(self, net: LensNet, block_size: int, look_ahead: int, neighbours: int) -> None:
         self.net, self.look_ahead, self.neighbours = net, look_ahead, neighbours
         self.search = LookAhead(fanout=block_size)
+        self.words = WordSearch(net.word_net, block_size) if net.word_net is not None else None
+
+    def join(self, meant: Meant, words: Finding, end: int) -> tuple[Ints, Floats]:
+        """Both ways of searching as one, in as many places as are looked for, with their neighbours."""
+        return join(meant, words, end, self.look_ahead, self.look_ahead * (2 * self.neighbours + 1))
+
+    def hits(self, meant: Meant) -> Ints:
+        """Blocks found for what they say, not for what stands beside them."""
+        return meant.blocks[apart(meant.blocks, self.look_ahead, 1)]
 
     def append(self, first_block: int, ids: NDArray[np.int32]) -> None:
-        """The tree makes and keeps the keys; there is nothing to index here."""
+        """Lens keys are made and kept by the tree; a search by words takes the ids."""
+        if self.words is not None:
+            self.words.append(first_block, ids)
 
     def rewind(self, num_blocks: int) -> None:
         self.search.rewind(num_blocks)
+        if self.words is not None:
+            self.words.rewind(num_blocks)
 
     def score(self, view: LensView) -> Scores:
         asked = self.ask(view)
-        targets, scores = with_turn(view, asked.found.targets, asked.found.worth)
+        found, hits = (asked.found.targets, asked.found.worth), asked.found.hits
+        if asked.meant is not None:
+            end = view.turn_start // view.wc.block_size
+            found = with_keys(asked.found, self.join(asked.meant, NOTHING, end))
+            hits = np.union1d(hits, self.hits(asked.meant))
+        targets, scores = with_turn(view, *found)
         harm = np.maximum(asked.harm, RECENCY_WORTH * recency(view.wc))
-        return lifted(view.wc, asked.gain, harm, targets, scores, asked.found.hits)
+        return lifted(view.wc, asked.gain, harm, targets, scores, hits)
 
     @torch.inference_mode()
     def ask(self, view: LensView) -> Asked:
@@ -79,7 +111,15 @@ class LearnedLens:
         blocks, above = nodes_found[others].astype(np.int64), above[others].astype(np.float32)
         hits = blocks[apart(blocks, self.look_ahead, 1)]
         found = Finding(*self._targets(blocks, standing(above), end), distinct(blocks, above), hits)
-        return Asked(gain, harm, found)
+        return Asked(gain, harm, found, self._meant(view, end))
+
+    def _meant(self, view: LensView, end: int) -> Meant | None:
+        if self.words is None:
+            return None
+        found = self.words.search(view.question, end, WORD_CANDIDATES_A_HIT * self.look_ahead)
+        blocks, above = found.nodes.cpu().numpy(), found.deviations().cpu().numpy()
+        others = ~view.own(blocks)
+        return Meant(blocks[others], above[others])
 
     def _input(self, view: LensView, tail: Tensor) -> LensInput:
         wc, entries = view.wc, view.entry_vectors()[None]
@@ -88,7 +128,7 @@ class LearnedLens:
         return LensInput(entries, levels, spans, distances, tail)
 
     def _look_ahead(self, view: LensView, tail: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        if not view.tree.config.lens_keys or not end:
+        if self.net.query_net is None or not view.tree.config.lens_keys or not end:
             nothing = torch.empty(0, device=tail.device)
             return nothing, nothing
         queries = self.net.query_net(tail)[0]
@@ -123,10 +163,16 @@ class HybridLens:
     def score(self, view: LensView) -> Scores:
         asked, lexical = self.learned.ask(view), self.lexical.score(view)
         others, end = ~view.own(lexical.targets), view.turn_start // view.wc.block_size
-        words = in_words(lexical.targets[others], lexical.target_scores[others], end)
-        targets, worth = with_turn(view, *fuse(asked.found, words, end))
         assert lexical.hits is not None
         hits = np.union1d(asked.found.hits, lexical.hits)
+        if asked.meant is None:
+            words = in_words(lexical.targets[others], lexical.target_scores[others], end)
+            targets, worth = with_turn(view, *fuse(asked.found, words, end))
+        else:
+            joined = with_keys(asked.found, self.learned.join(asked.meant, self.lexical.found(view), end))
+            leads = [(lead.targets, lead.worth) for lead in view.leads]
+            targets, worth = with_turn(view, *merged([joined, *leads]))
+            hits = np.union1d(hits, self.learned.hits(asked.meant))
         return lifted(view.wc, asked.gain, np.maximum(asked.harm, lexical.harm), targets, worth, hits)
 
 

@@ -51,14 +51,28 @@ class LexicalLens:
     def rewind(self, num_blocks: int) -> None:
         self.index.rewind(num_blocks)
 
+    def found(self, view: LensView) -> Finding:
+        """What the question's own words find."""
+        found, full = self._evidence(view)
+        return self._finding(view, found, full)
+
+    def _evidence(self, view: LensView) -> tuple[Evidence, float]:
+        # The turn's own words stand in the turn's own blocks: they must not find themselves.
+        end = view.turn_start // view.wc.block_size
+        found = self.index.evidence_of(self.index.folded(view.question), end, without=view.line_blocks)
+        return found, max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
+
+    def _finding(self, view: LensView, found: Evidence, full: float) -> Finding:
+        size = view.wc.block_size
+        end = view.turn_start // size
+        targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // size - 1))
+        return in_words(targets, worth / np.float32(full), end)
+
     def score(self, view: LensView) -> Scores:
         wc = view.wc
-        # The turn's own words stand in the turn's own blocks: they must not find themselves.
-        end = view.turn_start // wc.block_size
-        found = self.index.evidence_of(self.index.folded(view.question), end, without=view.line_blocks)
-        full = max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
-        targets, worth = found.targets(self.look_ahead, self.neighbours, end, max(1, LONG_VALUE // wc.block_size - 1))
-        parts = [(targets, worth / np.float32(full)), *((lead.targets, lead.worth) for lead in view.leads)]
+        found, full = self._evidence(view)
+        asked = self._finding(view, found, full)
+        parts = [(asked.targets, asked.worth), *((lead.targets, lead.worth) for lead in view.leads)]
         targets, worth = with_turn(view, *merged(parts))
         harm = RECENCY_WORTH * recency(wc)
         self._keep_relevant(view, found, full, harm)

@@ -92,7 +92,7 @@ class LookAhead:
             return Found(torch.empty(0, dtype=torch.int64, device=keys.device), nothing[:0], nothing[0], nothing[0], 0)
         if len(keys) <= self.flat_nodes:
             nodes = torch.arange(len(keys), device=keys.device)
-            return _best(nodes, node_scores(queries, keys), k)
+            return best_of(nodes, node_scores(queries, keys), k)
         return self._by_level(queries, keys, k)
 
     def _by_level(self, queries: Tensor, keys: Tensor, k: int) -> Found:
@@ -109,7 +109,7 @@ class LookAhead:
             opened = (order[at : at + GROUPS_AT_ONCE, None] * self.fanout + within).reshape(-1)
             nodes = torch.cat([nodes, opened])
             scores = torch.cat([scores, node_scores(queries, keys[opened])])
-        return _best(nodes, scores, k)
+        return best_of(nodes, scores, k)
 
     def _cover(self, keys: Tensor) -> Tensor:
         """Boxes of all complete groups [2, groups, D]; those completed since the last search are computed now."""
@@ -128,6 +128,10 @@ class LookAhead:
         return self._boxes[:, :groups]
 
 
-def _best(nodes: Tensor, scores: Tensor, k: int) -> Found:
+def best_of(nodes: Tensor, scores: Tensor, k: int) -> Found:
+    """The k best of nodes [n] by scores [n]; of nothing, nothing."""
+    if not len(scores):
+        nothing = torch.zeros(1, device=scores.device)
+        return Found(nodes, scores, nothing[0], nothing[0], 0)
     top = scores.topk(min(k, len(scores)))
     return Found(nodes[top.indices], top.values, scores.mean(), scores.std(correction=0), len(scores))

@@ -76,6 +76,29 @@ CROWD, APART = 4, 0.4
 thousand and a million tokens: 0.25 to 1.6 for paraphrases that are there; 0 to 0.1 for numbers and names, of which the
 lens finds all that look alike and none before the others; to 0.3 for values that change."""
 
+# ---- the search by word vectors (word_search.py)
+
+BESIDE = 0.5
+"""Share of a query's weight that its best word in a block or its neighbours adds. Measured on the tuning questions over
+real text: without it a sixth fewer are found; 0.25 to 1 are alike."""
+MEANING = 3.0
+"""What the best block by word vectors counts beside full evidence in words. Measured on the tuning questions: 1 to 3
+are alike; 0.5 loses half of what is gained."""
+UNSURE = 0.59
+"""Worth of the best find of which words are not sure: just below ``FocusConfig.sure``, so that nothing else is put away
+for its sake."""
+SURE_WORDS = 0.6
+"""Worth from which on what words found is taken as it is. Without it, five of 33 UUIDs in 131 thousand tokens lost the
+blocks in which they go on."""
+STANDS_OUT = 0.3
+"""How far above the mean a hit of the lens keys stands (``lookahead.standing``) to be taken beside what word vectors
+found. Measured: of the tuning questions over real text one in ten has such a hit, of paraphrases nine in ten. How
+distinct the hit is tells less here: 0.7 is the median of either."""
+KEY_BLOCKS = 12
+"""Blocks taken of the keys' hits at most: four places with their neighbours."""
+TOLD_WORDS = 32
+"""Queries of a tail that are looked up, the weightiest: a bound of time, twice what questions have."""
+
 # ---- learned and lexical, fused (lens_learned.py); other values change nothing or lose, seeds 0 and 1
 
 LEAST_DISTINCT = 0.3

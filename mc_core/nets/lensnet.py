@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mc_core.errors import ConfigError
 from mc_core.nets.layers import BidirectionalLayer, CrossLayer
 from mc_core.nets.lens_keys import KeyNet, QueryNet, clean
+from mc_core.nets.lens_words import WordNet
 
 LensKind = Literal["cross", "transformer"]
 
@@ -20,7 +21,8 @@ class LensNetConfig:
     """dim: of the base model's embeddings; width, heads, layers: of the lens; keys x key_dim: lens keys a block.
 
     key_width: width that a block is read at for its keys; key_reach: tokens on each side that a token is read with.
-    queries: of a tail.
+    queries: of a tail. words: size of word vectors, 0 = none; word_hidden: units between an embedding and its word
+    vector. keys may be 0 where there are word vectors.
     """
 
     dim: int
@@ -33,13 +35,17 @@ class LensNetConfig:
     key_width: int = 96
     key_reach: int = 2
     queries: int = 8
+    words: int = 0
+    word_hidden: int = 512
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(LensKind):
             raise ConfigError(f"kind must be one of {', '.join(get_args(LensKind))}, got {self.kind!r}")
-        for name in ("dim", "width", "heads", "layers", "keys", "key_dim", "key_width", "queries"):
+        for name in ("dim", "width", "heads", "layers", "key_dim", "key_width", "queries", "word_hidden"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.keys, self.words) < 0 or not max(self.keys, self.words):
+            raise ConfigError(f"keys and words must be at least 0, and one above, got {self.keys} and {self.words}")
         if self.key_reach < 0:
             raise ConfigError(f"key_reach must be at least 0, got {self.key_reach}")
         if self.width % self.heads:
@@ -114,7 +120,9 @@ class _Joint(nn.Module):
 
 
 class LensNet(nn.Module):
-    """``forward`` scores entries; ``key_net`` makes the lens keys of blocks, ``query_net`` the queries of a tail."""
+    """``forward`` scores entries. History is searched by lens keys (``key_net`` makes those of blocks, ``query_net``
+    the queries of a tail), by word vectors (``word_net``), or by both; the networks of a way that it has not are None.
+    """
 
     def __init__(self, config: LensNetConfig) -> None:
         super().__init__()
@@ -128,8 +136,14 @@ class LensNet(nn.Module):
         mixer = _Cross if config.kind == "cross" else _Joint
         self.mix = mixer(config.width, config.heads, config.layers)
         self.leave = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 2))
-        self.key_net = KeyNet(config.dim, config.keys, config.key_dim, config.key_width, config.key_reach)
-        self.query_net = QueryNet(config.dim, config.width, config.heads, config.queries, config.key_dim)
+        self.key_net: KeyNet | None = None
+        self.query_net: QueryNet | None = None
+        self.word_net: WordNet | None = None
+        if config.keys:
+            self.key_net = KeyNet(config.dim, config.keys, config.key_dim, config.key_width, config.key_reach)
+            self.query_net = QueryNet(config.dim, config.width, config.heads, config.queries, config.key_dim)
+        if config.words:
+            self.word_net = WordNet(config.dim, config.word_hidden, config.words)
 
     def forward(self, view: LensInput) -> LensOutput:
         """Score all entries; what stands in masked rows changes nothing, and their own scores are 0."""

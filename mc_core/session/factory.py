@@ -35,6 +35,7 @@ class SessionFactory:
         spec = lens_spec(focus.lens)
         spec.check(bundle.lensnet)
         net = bundle.lensnet if "vectors" in spec.indexes else None
+        net = net if net is not None and net.key_net is not None else None
         self.key_net = net.key_net if net is not None else None
         self.tree_config = TreeConfig(
             block_size=focus.block_size,

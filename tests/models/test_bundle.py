@@ -1,12 +1,22 @@
 """Bundles: a folder's parts fit each other or are refused, and untrained networks are never trusted."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from mc_core.bundle.bundle import lensnet_arguments, load_bundle, make_gistnet, make_lensnet, save_networks
+import tiny_tokenizers
+from gguf_writer import tables_of, tiny_decoder, write_gguf
+from mc_core.bundle.base_file import BaseFile
+from mc_core.bundle.bundle import (
+    lensnet_arguments,
+    load_bundle,
+    make_gistnet,
+    make_lensnet,
+    networks_for,
+    save_networks,
+)
 from mc_core.bundle.manifest import Manifest, current_versions
 from mc_core.errors import ConfigError
 from mc_core.models.decoder import Decoder
@@ -18,6 +28,7 @@ DIM, K = 32, 16
 SHAPE = DecoderConfig("qwen3", 512, DIM, 64, 1, 4, 2, 8, qk_norm="weighted", tie_word_embeddings=True)
 GIST = {"kind": "transformer", "layers": 2, "heads": 4, "pooling": "query", "head": "mlp"}
 LENS = {"kind": "cross", "width": 32, "heads": 4, "layers": 2, "keys": 2, "key_dim": 16}
+WORDS = {"kind": "cross", "width": 32, "heads": 4, "layers": 1, "keys": 0, "words": 8, "word_hidden": 16}
 PASSED = {"gistnet": {"passed": True, "dnll": 0.02}, "lensnet": {"passed": True}}
 
 
@@ -167,3 +178,50 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
         load_bundle(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="lensnet must be given"):
         save_networks(tmp_path / "a", Manifest(lensnet=LENS))
+
+
+def shipped(path, file, **settings):
+    """Networks in a folder of their own for a model file."""
+    lensnet = make_lensnet(64, WORDS)
+    base = {**asdict(BaseFile.of(file, "a-package")), **settings}
+    fields = {"lensnet": lensnet_arguments(lensnet), "evaluation": PASSED, "base": base}
+    path.mkdir()
+    save_networks(path, Manifest(**fields), None, lensnet)
+    return path
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    tables = tables_of(tiny_tokenizers.byte_level(), "gpt2", **{"ggml.pre": "gpt-2"})
+    return write_gguf(tmp_path / "tiny.gguf", tiny_decoder(vocab_size=420), "llama", tokenizer=tables)
+
+
+def test_networks_find_the_file_that_they_are_for(tmp_path, model_file, monkeypatch):
+    """Given the file, beside the networks, or among fetched models: the base is the one whose digest they name."""
+    nets = shipped(tmp_path / "nets", model_file)
+    with pytest.raises(ConfigError, match=r"networks for tiny\.gguf \(package a-package; megacontext model fetch\)"):
+        load_bundle(nets)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "tiny.gguf").write_bytes(model_file.read_bytes())
+    monkeypatch.setenv("MEGACONTEXT_MODEL_CACHE", str(cache))
+    for bundle in (load_bundle(nets), load_bundle(model_file, networks=nets)):
+        assert (bundle.name, bundle.lens, bundle.key_fingerprint) == ("tiny", "hybrid", None)
+        assert bundle.lensnet.word_net.table.shape == (420, 9)
+    assert networks_for(model_file, [tmp_path / "none", nets]) == nets
+
+
+def test_networks_are_not_used_for_another_file(tmp_path, model_file):
+    """A file of another digest, or size, gets no networks, and an error that names both if they are asked for."""
+    nets = shipped(tmp_path / "nets", model_file)
+    data = bytearray(model_file.read_bytes())
+    data[-1] ^= 1
+    for changed in (bytes(data), bytes(data) + b"\0"):
+        model_file.write_bytes(changed)
+        assert networks_for(model_file, [nets]) is None
+        with pytest.raises(ConfigError, match=r"are for tiny\.gguf, SHA-256 \w+, and .* is not it"):
+            load_bundle(model_file, networks=nets)
+    assert networks_for(tmp_path, [nets]) is None
+    for wrong in ({"sha256": 3}, {"file": "../tiny.gguf"}, {"colour": "red"}):
+        with pytest.raises(ConfigError, match=r"base.* in bundle\.json must"):
+            Manifest(base={**asdict(BaseFile.of(model_file)), **wrong})

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from mc_core.bundle.bundle import load_bundle, networks_for
+from mc_core.focus.word_search import WordSearch
 from mc_core.models.attention import FullAttention
 from mc_core.models.gguf_file import GgufFile
 from mc_core.models.gguf_tokenizer import load_tokenizer
 from mc_core.models.loading import load_decoder
 from mc_core.models.rotary import Rotary
+from server.fetch import SMOLLM2
+from server.settings import BUNDLED_MODEL
 
 LINES = json.loads((Path(__file__).parent / "smollm2_lines.json").read_text("utf-8"))
 STORY = Path(__file__).parents[2] / "docs" / "examples" / "the-ferry-at-averby.txt"
@@ -42,3 +47,30 @@ def test_logits_are_those_of_transformers(smollm2: Path) -> None:
     expected = theirs.eval()(tokens).logits
     assert expected.std() > 1
     assert (ours - expected).abs().max() < 1e-3
+
+
+def test_its_networks_are_for_just_this_file(smollm2: Path) -> None:
+    """The folder holds no base, names the fetched file, and says by its figures whether its lens is used."""
+    folder = BUNDLED_MODEL.parent / "smollm2-135m-instruct"
+    assert {file.name for file in folder.iterdir()} == {"README.md", "bundle.json", "lensnet.safetensors"}
+    assert networks_for(smollm2, sorted(BUNDLED_MODEL.parent.iterdir())) == folder
+    bundle = load_bundle(smollm2, networks=folder)
+    base = bundle.manifest.base_file
+    assert base is not None
+    assert (base.file, base.sha256, base.size) == (SMOLLM2.file_name, SMOLLM2.sha256, SMOLLM2.size)
+    assert bundle.lensnet is not None
+    assert bundle.lens == ("hybrid" if bundle.manifest.passed("lensnet") else "lexical")
+
+
+def test_a_word_of_the_same_meaning_is_found(smollm2: Path) -> None:
+    """Of a story's blocks the eight best by word vectors hold what answers the question in other words altogether."""
+    bundle = load_bundle(BUNDLED_MODEL.parent / "smollm2-135m-instruct")
+    assert bundle.lensnet is not None
+    assert bundle.lensnet.word_net is not None
+    search = WordSearch(bundle.lensnet.word_net, 32)
+    story = bundle.tokenizer.encode(STORY.read_text("utf-8"))
+    said = bundle.tokenizer.encode(" Her physician forbade wine and ordered a long rest by the sea that summer.")
+    text = np.concatenate([story[:640], said, story[640:]])
+    search.append(0, text[: len(text) // 32 * 32].reshape(-1, 32))
+    found = search.search(bundle.tokenizer.encode("Which drink did the doctor ban?"), search.num_blocks, 8)
+    assert {640 // 32 - 1, 640 // 32} & set(found.nodes.tolist())

@@ -1,4 +1,4 @@
-"""Suite ``real``: does the focus open the evidence of questions that people wrote over real text?
+"""Suite ``real``: does the focus open the evidence of questions written over real text?
 
 Nothing is generated: each question is a turn of its own, from the context that the history leaves, up to where the
 model would read its prompt. What stands raw then is decided by lens and allocator alone, so no decoder is run.
@@ -63,7 +63,7 @@ def ask_real(
     total, done = sum(len(history.questions) for history in histories), 0
     for history in histories:
         told("real", done, total)
-        reader = _Reader(bundle, reading_focus(focus, lenses), history.ids)
+        reader = Reader(bundle, reading_focus(focus, lenses), history.ids)
         for question, spans in zip(history.questions, history.spans, strict=True):
             ids, _ = prompt(question.question)
             for method in lenses:
@@ -77,7 +77,7 @@ def ask_real(
 
 
 @dataclass(eq=False)
-class _Reader:
+class Reader:
     """A session that has read a history once, for all lenses."""
 
     bundle: Bundle

@@ -10,10 +10,15 @@ from mc_core.errors import ConfigError
 from mc_core.lab.data.cache import Stream, open_cache, prepare_cache
 from mc_core.lab.training.progress import Report, TrainProgress
 from mc_core.lab.training.run_config import RunConfig
+from mc_core.models.gguf_file import GgufFile
+from mc_core.models.gguf_tokenizer import tokenizer_json
+from mc_core.models.loading import find_gguf
 
 
 def model_tokenizer(model: Path) -> Tokenizer:
-    """ConfigError if the folder has none."""
+    """Of a folder or a GGUF file; ConfigError if the folder has none."""
+    if (file := find_gguf(model)) is not None:
+        return Tokenizer.from_buffer(tokenizer_json(GgufFile(file)))
     path = model / "tokenizer.json"
     if not path.exists():
         raise ConfigError(f"model: {model} has no tokenizer.json")

@@ -20,6 +20,9 @@ class KeyModel:
 
     def __init__(self, net: LensNet, embed: Embed) -> None:
         """embed: ids [...] -> [..., d], float32, without gradient."""
+        assert net.key_net is not None
+        assert net.query_net is not None
+        self.key_net, self.query_net = net.key_net, net.query_net
         self.net, self.embed = net, embed
 
     @property
@@ -28,12 +31,12 @@ class KeyModel:
 
     def keys(self, blocks: Tensor) -> Tensor:
         """blocks [n, K] ids -> keys [n, S, D]."""
-        keys: Tensor = self.net.key_net(self.embed(blocks), None)
+        keys: Tensor = self.key_net(self.embed(blocks), None)
         return keys
 
     def queries(self, tails: Tensor, mask: Tensor) -> Tensor:
         """tails [Q, t] ids, mask [Q, t] -> queries [Q, q, D]."""
-        queries: Tensor = self.net.query_net(self.embed(tails), mask)
+        queries: Tensor = self.query_net(self.embed(tails), mask)
         return queries
 
     def losses(self, batch: LensBatch, queries: Tensor, temperature: float, softness: float) -> dict[str, Tensor]:

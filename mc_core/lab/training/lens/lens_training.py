@@ -27,6 +27,8 @@ class LensShape:
     key_width: int = 96
     key_reach: int = 2
     queries: int = 8
+    words: int = 0
+    word_hidden: int = 512
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class LensTrainConfig(RunConfig):
     untrained. entry_contexts: of these a step. shares: weight of a kind of samples (a task, "text" or "reply") in the
     loss, 1 by default. Every ``validation_steps``, recall is measured in ``glances`` histories of ``validation_blocks``
     blocks, at the end in ``histories``.
+
+    Word vectors (``net.words``) are fitted to a teacher's in ``fit_steps`` steps before the first, and stay so.
     """
 
-    FIXED: ClassVar[tuple[str, ...]] = ("net", "block_size", "seed", "bank", "labels")
+    FIXED: ClassVar[tuple[str, ...]] = ("net", "block_size", "seed", "bank", "labels", "fit_steps")
 
     model: Path
     net: LensShape = field(default_factory=LensShape)
@@ -75,6 +79,7 @@ class LensTrainConfig(RunConfig):
     bank: int = 4096
     fresh: int = 128
     hard: int = 160
+    fit_steps: int = 600
     temperature: float = 0.05
     labels: int = 1024
     entry_contexts: int = 8
@@ -88,11 +93,13 @@ class LensTrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("steps", "episodes", "pairs", "bank", "fresh", "hard", "temperature", "rate")
-        self.check_positive("validation_steps", "histories", "glances")
+        self.check_positive("validation_steps", "histories", "glances", "fit_steps")
         self.check_shares("growth")
         self.check_least(0, "distractors", "labels")
         for name, least in (("concepts", 4), ("entry_contexts", 1), ("validation_blocks", 64)):
             self.check_least(least, name)
+        if self.net.keys < 1:
+            raise ConfigError(f"net.keys must be at least 1, got {self.net.keys}: there is nothing else to train")
         if self.block_size not in (16, 32, 64):
             raise ConfigError(f"block_size must be 16, 32 or 64, got {self.block_size}")
         if not self.tasks or not set(self.tasks) <= set(TASKS):

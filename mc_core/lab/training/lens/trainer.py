@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mc_core.bundle.bundle import load_bundle
 from mc_core.lab.data.cache import Stream, open_cache
@@ -26,6 +26,7 @@ from mc_core.lab.training.lens.keys import KeyModel, with_wrong
 from mc_core.lab.training.lens.labels import EntryBatch, make_labels, open_labels
 from mc_core.lab.training.lens.lens_training import LensTrainConfig
 from mc_core.lab.training.lens.recall import recall_figures
+from mc_core.lab.training.lens.words import taught_words
 from mc_core.lab.training.optim import AdamW
 from mc_core.lab.training.progress import Report, TrainProgress
 from mc_core.lab.training.run import Trainer, train
@@ -50,11 +51,17 @@ class LensTrainer(Trainer[LensTrainConfig, LensBatch]):
         self.bundle, self.net = bundle, net
         generator = torch.Generator().manual_seed(config.seed)
         vocabulary = torch.arange(tokenizer.get_vocab_size(), device=config.device)
-        for enter in (net.key_net.enter, net.query_net.enter):
-            whiten(enter, bundle.embed(vocabulary), generator)
         self.model = KeyModel(net, bundle.embed)
+        for enter in (self.model.key_net.enter, self.model.query_net.enter):
+            whiten(enter, bundle.embed(vocabulary), generator)
+        if net.word_net is not None:
+            taught_words(net.word_net, bundle, tokenizer, streams, config)
         self.bank = Bank(self.model, self.maker, config.bank, config.fresh, config.block_size)
-        self.adam = AdamW(dict(net.named_parameters()))
+        if not config.labels:
+            # What nobody trains shall say nothing of an entry.
+            for parameter in net.leave[1].parameters():
+                nn.init.zeros_(parameter)
+        self.adam = AdamW({name: p for name, p in net.named_parameters() if p.requires_grad})
         self.labels: EntryBatch | None = None
 
     def batch(self, number: int) -> LensBatch:
