@@ -126,7 +126,9 @@ def repair(
     kv = session.kv
     assert kv is not None
     layout = core.layout(session)
-    refresh = session.counters.refocuses % core.config.refresh_every == 0
+    # What is shown whole is read exactly as a plain server reads it; what was put away may have left older views.
+    whole = need_last and not session.wc.levels.any()
+    refresh = whole or session.counters.refocuses % core.config.refresh_every == 0
     plan = kv.begin(layout, need_last=need_last, refresh=refresh)
     trace.kv_reused, trace.kv_recomputed = plan.reused, plan.recomputed
     context.kv_reused += plan.reused

@@ -77,7 +77,7 @@ def test_bytes_of_a_slot_are_those_of_the_slabs(bundle: Bundle, repair: str) -> 
     """Law: what is reckoned with is what an engine allocates."""
     chosen = Settings(repair=repair, max_sessions=3)  # type: ignore[arg-type]
     core = build_core(bundle, FocusConfig(budget=512), engine_config(chosen), None, repair=repair)  # type: ignore[arg-type]
-    pool = core.kv_model.pool
+    pool = core.runner.pool
     assert pool.slots == slots_of(512, 32, framed=True)
     assert pool.bytes() == 3 * pool.slots * slot_bytes(chosen, bundle)
 
