@@ -72,13 +72,15 @@ class ChatState:
 @dataclass(frozen=True)
 class Reading:
     """How a turn goes on. keep: tokens of the history that stay. ids: what the turn reads behind them. window: the one
-    that its reply joins. system: the conversation's. pins: its token ranges, as far as it is among ``ids``."""
+    that its reply joins. system: the conversation's. pins: its token ranges, as far as it is among ``ids``. held: what
+    the history holds already of the last question, right before ``ids``."""
 
     system: Message | None
     keep: int
     ids: Ids
     window: Window
     pins: tuple[tuple[int, int], ...]
+    held: Ids
 
 
 def unseen(session: Session, messages: Sequence[Message]) -> Sequence[Message]:
@@ -145,7 +147,9 @@ def reading(
     last, at = _last_question(template, listed, window.first, system, wanted)
     if at >= taken or (last and kept == taken):
         opened = Window(listed[last:], at + shift, False)
-    return Reading(system, keep, wanted[taken:], opened, _pins(session, span, keep, taken))
+    begins = at if at >= 0 else 0 if window.first else taken
+    held_of_it = wanted[begins:taken] if kept == taken else wanted[:0]
+    return Reading(system, keep, wanted[taken:], opened, _pins(session, span, keep, taken), held_of_it)
 
 
 def remember(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -48,13 +48,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a turn reads, and what is written behind its reply; where it cuts the history first, and what it pins."""
+    """What a turn reads, and what is written behind its reply; where it cuts the history first, what it pins, and what
+    the history holds already of its question."""
 
     ids: NDArray[np.int32]
     suffix: NDArray[np.int32]
     commit: Callable[[str], None] | None = None
     cut: int | None = None
     pins: tuple[tuple[int, int], ...] = ()
+    held: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 Prepare = Callable[[Lease], Awaitable[Prompt]]
@@ -145,6 +147,7 @@ class TurnService:
                     commit_state=prompt.commit,
                     cut=prompt.cut,
                     pins=prompt.pins,
+                    held_ids=prompt.held,
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
@@ -231,6 +234,7 @@ class TurnService:
             lambda reply: remember(session, before, new, reply, went),
             went.keep if went.keep < session.tokens else None,
             went.pins,
+            went.held,
         )
 
     async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:

@@ -23,6 +23,8 @@ from mc_core.session.session import Session
 WHOLE_SHARE = 0.5
 """Of the budget: a turn's last message, and the reply to it, stand raw as a whole while they take no more."""
 
+NO_IDS = np.empty(0, np.int32)
+
 
 class Reader:
     """Reads one turn into a session that has its slab. What the turn asks is told by ``TurnQuestion``.
@@ -36,13 +38,19 @@ class Reader:
         self._ahead: list[int] = []  # in the slab, but not yet in the history
         self._refocused_at = 0
 
-    def begin(self, prompt_ids: NDArray[np.int32]) -> Generator[Work, Tensor | None, Tensor]:
-        """Read a prompt [T], T >= 1 -> hidden state [d] of its last token."""
+    def begin(
+        self, prompt_ids: NDArray[np.int32], held_ids: NDArray[np.int32] = NO_IDS
+    ) -> Generator[Work, Tensor | None, Tensor]:
+        """Read a prompt [T], T >= 1 -> hidden state [d] of its last token.
+
+        held_ids: the end of the history that belongs to the turn's question.
+        """
         if not len(prompt_ids):
             raise ConfigError("the prompt must hold at least 1 token")
         bundle, whole = self.core.bundle, int(WHOLE_SHARE * self.session.wc.budget)
         step = self.core.config.ingest_tokens
-        self._question = TurnQuestion.begin(self.session.tokens, prompt_ids, bundle.tokenizer, bundle.words, whole)
+        asked, at = np.concatenate([held_ids, prompt_ids]), self.session.tokens - len(held_ids)
+        self._question = TurnQuestion.begin(at, asked, bundle.tokenizer, bundle.words, whole)
         for at in range(0, len(prompt_ids), step):
             part = prompt_ids[at : at + step]
             self.session.append(part)

@@ -99,6 +99,7 @@ class Turn:
     not block; the last event is Finished or Failed, exactly once. ``commit_state`` is called with the reply's
     text when the turn is about to be stored and may update the session's metadata, prefixes and chat. ``cut``: where
     the committed history ends for this turn, None to go on at its end; ``pins``: token ranges that stay raw for good.
+    ``held_ids``: the end of the history that is a part of what the turn asks, as where a reply is generated anew.
     """
 
     session: Session
@@ -111,3 +112,4 @@ class Turn:
     commit_state: Callable[[str], None] | None = None
     cut: int | None = None
     pins: tuple[tuple[int, int], ...] = ()
+    held_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))

@@ -61,7 +61,7 @@ class _TurnRun:
         yield from jobs.begin(core, session, turn)
         history = session.tokens
         reader = Reader(core, session, context, turn.request_id)
-        hidden = yield from reader.begin(turn.prompt_ids)
+        hidden = yield from reader.begin(turn.prompt_ids, turn.held_ids)
         context.prefill_seconds = time.monotonic() - started
 
         reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink)

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_lab import MakeLab, random_ids
+from engine_lab import MakeLab, Reply, random_ids
 from mc_core.bundle.bundle import Bundle
 from mc_core.context.entries import Entries
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.observer import RefocusTrace, SilentObserver
+from mc_core.engine.requests import Turn
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.controller import InferenceStep, MCController
+from mc_core.models.sampling_params import SamplingParams
 from mc_core.session.session import Session
 
 
@@ -58,3 +60,22 @@ def test_fed_and_generated_are_the_same(bundle: Bundle, make_lab: MakeLab, repai
         n = len(expected_entries)  # one less than fed, where the token after the refocus opened a block
         np.testing.assert_array_equal(entries.levels[:n], expected_entries.levels)
         np.testing.assert_array_equal(entries.indices[:n], expected_entries.indices)
+
+
+def test_a_question_that_the_history_holds_already_is_asked_whole(bundle: Bundle, make_lab: MakeLab) -> None:
+    """A reply that is generated anew looks for all that was asked, though the turn reads its last token alone."""
+    history = random_ids(3000, 1)
+    asked = history[992:1056].copy()
+    with make_lab(EngineConfig(max_sessions=1), FocusConfig(budget=448, recent_tokens=64)) as lab:
+        opened = []
+        for name, held in (("at once", 0), ("again", len(asked) - 1)):
+            session = lab.session(name)
+            lab.engine.ingest(session, np.concatenate([history, asked[:held]])).result()
+            lab.engine.commit(session).result()
+            reply = Reply()
+            sampling = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=1)
+            lab.engine.submit(Turn(session, asked[held:], sampling, reply, held_ids=asked[:held]))
+            assert reply.wait().error is None
+            opened.append(set(session.raw_blocks().tolist()))
+    assert opened[0] == opened[1]
+    assert {31, 32} <= opened[1]

@@ -100,8 +100,10 @@ def test_a_request_that_is_not_to_be_stored_never_touches_the_store(http, place,
     ids = np.asarray(tokenizer.encode(SECRET), "<i4")
     needle = ids[64:80].tobytes()
     assert not place.holds(needle)
-    for stored in (True, None):
-        kept = chat(http, store=stored).json()
+    # Each with a text of its own: a second request for the same one goes on with the first one's history and focus.
+    for text, stored in ((SECRET, True), (f"Or {SECRET}", None)):
+        told = chat(http, text, store=False)
+        kept = chat(http, text, store=stored).json()
         assert kept["choices"] == told.json()["choices"]
         assert kept["x_megacontext"]["session_id"]
     assert place.counters() != before
