@@ -68,7 +68,7 @@ def test_a_question_that_the_history_holds_already_is_asked_whole(bundle: Bundle
     asked = history[992:1056].copy()
     with make_lab(EngineConfig(max_sessions=1), FocusConfig(budget=448, recent_tokens=64)) as lab:
         opened = []
-        for name, held in (("at once", 0), ("again", len(asked) - 1)):
+        for name, held in (("first", 0), ("again", len(asked) - 1)):
             session = lab.session(name)
             lab.engine.ingest(session, np.concatenate([history, asked[:held]])).result()
             lab.engine.commit(session).result()
