@@ -68,7 +68,8 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     device, weights = placement(settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
-    networks = networks_for(served.path, sorted(BUNDLED_MODEL.parent.iterdir()))
+    shipped = BUNDLED_MODEL.parent
+    networks = networks_for(served.path, sorted(shipped.iterdir()) if shipped.is_dir() else [])
     bundle = load_bundle(served.path, device, weights, block_size=settings.block_size, networks=networks)
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()

@@ -131,7 +131,7 @@ def load_bundle(
             word = torch.from_numpy(tokenizer.words(decoder.config.vocab_size).fold >= 0)
             lensnet.word_net.learn_vocabulary(decoder.embed_tokens.weight.detach(), word.to(device))
     return Bundle(
-        name=manifest.name or (file or folder).resolve().name.removesuffix(".gguf"),
+        name=manifest.name or given.resolve().name.removesuffix(".gguf"),
         decoder=decoder,
         tokenizer=tokenizer,
         gistnet=gistnet.to(device).eval(),
