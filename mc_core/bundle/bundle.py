@@ -28,10 +28,10 @@ from mc_core.models.words import Words
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
-NARROW = {"narrow": 0.65, "recent_tokens": 32}
+NARROW = {"narrow": 0.63, "recent_tokens": 32}
 """Of ``FocusConfig``, for a base that was not trained to look past what it doesn't need. Measured on the tuning
 statements (docs/reading.md): what stands beside the place that answers costs a small model answers. Other places are
-worth less than 0.4 of it, what leads name 0.62, its own neighbours 0.7 and 0.8."""
+worth less than 0.4 of it and what leads name 0.62; its own neighbours 0.64 (where long values go on) to 0.8."""
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
 
 
@@ -114,6 +114,7 @@ def load_bundle(
     folder = networks or given
     manifest = Manifest.from_json(read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else Manifest()
     file = _base_file(given, folder, manifest)
+    named = given if file is None or find_gguf(given) is not None else file
     size = _block_size(manifest, block_size)
     base = HuggingFaceFolder(given) if file is None else GgufFile(file)
     tokenizer = load_tokenizer(base) if isinstance(base, GgufFile) else Tokenizer.load(given)
@@ -131,7 +132,7 @@ def load_bundle(
             word = torch.from_numpy(tokenizer.words(decoder.config.vocab_size).fold >= 0)
             lensnet.word_net.learn_vocabulary(decoder.embed_tokens.weight.detach(), word.to(device))
     return Bundle(
-        name=manifest.name or given.resolve().name.removesuffix(".gguf"),
+        name=manifest.name or named.resolve().name.removesuffix(".gguf"),
         decoder=decoder,
         tokenizer=tokenizer,
         gistnet=gistnet.to(device).eval(),
