@@ -68,8 +68,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     device, weights = placement(settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
-    shipped = BUNDLED_MODEL.parent
-    networks = networks_for(served.path, sorted(shipped.iterdir()) if shipped.is_dir() else [])
+    networks = shipped_networks(served.path)
     bundle = load_bundle(served.path, device, weights, block_size=settings.block_size, networks=networks)
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
@@ -93,6 +92,12 @@ async def close_state(state: ServerState) -> None:
     await asyncio.to_thread(state.engine.stop)
     await asyncio.to_thread(state.store.close)
     await asyncio.to_thread(state.telemetry.close)
+
+
+def shipped_networks(model: Path) -> Path | None:
+    """The folder of networks that come with the project for a model file, if there is one."""
+    shipped = BUNDLED_MODEL.parent
+    return networks_for(model, sorted(shipped.iterdir()) if shipped.is_dir() else [])
 
 
 def _assemble(

@@ -18,7 +18,7 @@ from mc_core.engine.core import build_core
 from mc_core.errors import StoreError
 from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
-from server.build import engine_config, focus_of, frames_of, placement, template_of
+from server.build import engine_config, focus_of, frames_of, placement, shipped_networks, template_of
 from server.served_model import find_model
 from server.settings import Settings
 from server.stores import open_store
@@ -78,7 +78,8 @@ def _model(settings: Settings) -> list[Finding]:
     """Load it, and see whether the settings fit it, as the server does when it starts."""
     try:
         served = find_model(settings)
-        bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size)
+        networks = shipped_networks(served.path)
+        bundle = load_bundle(served.path, *placement(settings), block_size=settings.block_size, networks=networks)
     except Exception as error:
         unknown = "unknown, since the model does not load"
         model = Finding("model", "failed", str(error) or type(error).__name__)
