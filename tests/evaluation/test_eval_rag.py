@@ -38,7 +38,7 @@ def test_a_prompt_is_chunks_in_order_and_fits(retriever: Retriever, bundle: Bund
     text = bundle.tokenizer.decode(found.ids)
     assert len(found.ids) <= room
     at = text.index("Use the following text to answer the question.\n\n")
-    for (start, end), after in zip(found.shown, [*found.shown[1:], (len(retriever._ids) + 1, 0)], strict=False):
+    for (start, end), after in zip(found.shown, [*found.shown, (len(retriever._ids) + 1, 0)][1:], strict=True):
         assert start % CHUNK == 0
         assert end < after[0]
         at = text.index(bundle.tokenizer.decode(retriever._ids[start:end]).strip(), at)
