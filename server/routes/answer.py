@@ -13,7 +13,7 @@ from mc_core.engine.requests import Failed
 from server.errors import CLIENT_CLOSED_REQUEST, bad_request, not_found
 from server.protocol.common import SamplingFields
 from server.state import ServerState
-from server.streaming import Choice, Format, TurnResponse, whole
+from server.streaming.response import Choice, Format, TurnResponse, whole
 from server.turn_stream import TurnStream
 
 GRACE = 0.25

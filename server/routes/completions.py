@@ -18,7 +18,7 @@ from server.protocol.completions import CompletionFormat, CompletionRequest
 from server.routes.answer import answer, check_request, named_session
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
-from server.streaming import Format
+from server.streaming.response import Format
 from server.turn_stream import TurnStream
 from server.turns import Prepare, Prompt
 

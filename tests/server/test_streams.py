@@ -13,7 +13,7 @@ import pytest
 from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usage
 from mc_core.errors import StoreError
 from server.protocol.chat import ChatFormat
-from server.streaming import Choice, TurnResponse
+from server.streaming.response import Choice, TurnResponse
 from server.turn_stream import TurnStream
 from support import gauge, running, settings_for, wait_until
 
