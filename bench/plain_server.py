@@ -24,9 +24,9 @@ from bench.common import report
 from bench.serving import served
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.models.decoder_config import RopeScaling
-from server.chat_template import ChatTemplate
 from server.fetch import SMOLLM2, fetch, model_cache
-from server.messages import Message
+from server.templates.chat_template import ChatTemplate
+from server.templates.messages import Message
 
 TASKS = (
     "Who is speaking here, and of what?",

@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from server import openapi
+from server.apis.registry import APIS
 from server.build import build_state, close_state
-from server.front import Front
-from server.gate import Gate
-from server.handlers import install_handlers
-from server.hosts import Hosts
-from server.limits import BodyLimit
-from server.routes import chat, completions, ingest, models, operations, sessions
+from server.front.front import Front
+from server.front.gate import Gate
+from server.front.handlers import install_handlers
+from server.front.hosts import Hosts
+from server.front.limits import BodyLimit
 from server.settings import Settings
 from server.state import ServerState
 from server.telemetry.telemetry import Telemetry
@@ -56,8 +56,8 @@ def build_app(
         redoc_url=None,
         generate_unique_id_function=openapi.operation_id,
     )
-    for module in (chat, completions, models, sessions, ingest, operations):
-        app.include_router(module.router)
+    for api in APIS:
+        app.include_router(api.router)
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
     hosts = None if settings.api_key else Hosts(settings.host, settings.allowed_host)
@@ -71,7 +71,7 @@ def build_app(
             expose_headers=["X-Request-ID", "X-Session-ID", "Retry-After"],
         )
     app.add_middleware(Front)
-    install_handlers(app)
-    openapi.install(app, keys=bool(settings.api_key))
+    install_handlers(app, {api.error_prefix: api.error_body for api in APIS if api.error_prefix is not None})
+    openapi.install(app, APIS, keys=bool(settings.api_key))
     told.instrument(app)
     return app

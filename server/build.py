@@ -26,8 +26,6 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
-from server.chat_template import ChatTemplate
-from server.reading import reading_format
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
 from server.settings import BUNDLED_MODEL, Settings
@@ -36,7 +34,9 @@ from server.stores import open_store
 from server.telemetry import names
 from server.telemetry.telemetry import Telemetry
 from server.telemetry.timed_store import timed_store
-from server.turns import TurnService
+from server.templates.chat_template import ChatTemplate
+from server.templates.reading import reading_format
+from server.turns.service import TurnService
 
 logger = logging.getLogger(__name__)
 FOCUS_FIELDS = (

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from server.protocol.answers import ChatCompletionChunk, Error, TextCompletion
-from server.protocol.chat import ChatRequest
-from server.protocol.completions import CompletionRequest
+from server.protocol.answers import Error
 from server.state import ServerState
 from server.version import version
 
@@ -22,12 +21,6 @@ DESCRIPTION = (
     "An inference server whose conversations never run out of context. The API is OpenAI's; sessions, documents of any "
     "size and a look at the focus come on top. In a request null means absent, and what is not supported is refused."
 )
-TAGS = [
-    {"name": "completions", "description": "Chat and text completions, whole or streamed."},
-    {"name": "models", "description": "The model that is served."},
-    {"name": "sessions", "description": "Histories of any length, and documents that are read into them."},
-    {"name": "operations", "description": "For orchestrators and dashboards."},
-]
 ERRORS = {
     400: "The request cannot be served as it is; `param` names the field at fault.",
     401: "The API key is missing or unknown.",
@@ -41,6 +34,17 @@ ERRORS = {
     503: "The server is shutting down, its store is away, or the session is in use elsewhere; see `Retry-After`.",
 }
 TURN_ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
+
+
+class Described(Protocol):
+    """An API, as far as the document is about it."""
+
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    @property
+    def requests(self) -> Sequence[type[BaseModel]]: ...
+    @property
+    def events(self) -> Sequence[type[BaseModel]]: ...
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -72,19 +76,20 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(app: FastAPI, *, model: str, keys: bool) -> dict[str, Any]:
+def describe(app: FastAPI, apis: Sequence[Described], *, model: str, keys: bool) -> dict[str, Any]:
     """The document. model: the one that is served; keys: the server asks for one."""
-    about = get_openapi(title=TITLE, version=version(), description=DESCRIPTION, tags=TAGS, routes=app.routes)
+    tags = [{"name": name, "description": text} for api in apis for name, text in api.tags.items()]
+    about = get_openapi(title=TITLE, version=version(), description=DESCRIPTION, tags=tags, routes=app.routes)
     for path, operations in about["paths"].items():
         for operation in operations.values():
             _tell_truth(operation, keys=keys, guarded=path.startswith("/v1/"))
     schemas = about["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for chunk in (ChatCompletionChunk, TextCompletion):
+    for chunk in (one for api in apis for one in api.events):
         schema = chunk.model_json_schema(ref_template=REF, mode="serialization")
         schemas |= {**schema.pop("$defs"), chunk.__name__: schema}
-    for request in (ChatRequest, CompletionRequest):
+    for request in (one for api in apis for one in api.requests):
         schemas[request.__name__]["properties"]["model"]["enum"] = [model]
     if keys:
         about["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -99,13 +104,13 @@ def _tell_truth(operation: dict[str, Any], *, keys: bool, guarded: bool) -> None
     operation["responses"].pop("403" if keys else "401", None)
 
 
-def install(app: FastAPI, *, keys: bool) -> None:
+def install(app: FastAPI, apis: Sequence[Described], *, keys: bool) -> None:
     """Serve the document at /openapi.json; there are no pages that would load scripts from elsewhere."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             state: ServerState = app.state.server
-            app.openapi_schema = describe(app, model=state.model_name, keys=keys)
+            app.openapi_schema = describe(app, apis, model=state.model_name, keys=keys)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from server.app import build_app
 from server.build import build_state
-from server.hosts import is_loopback
+from server.front.hosts import is_loopback
 from server.logs import configure_logs
 from server.memory import settle_allocator
 from server.settings import Settings

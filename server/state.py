@@ -12,13 +12,13 @@ from mc_core.engine.engine import Engine
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
-from server.chat_template import ChatTemplate
 from server.errors import draining, store_down
 from server.sessions import SessionHost
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
 from server.telemetry.telemetry import Telemetry
-from server.turns import TurnService
+from server.templates.chat_template import ChatTemplate
+from server.turns.service import TurnService
 
 
 @dataclass

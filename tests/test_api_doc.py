@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +13,23 @@ import pytest
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+import server.apis
+import server.protocol
 from server.app import build_app
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
-from server.protocol import answers, chat, common, completions, parameters, sessions
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOC = (ROOT / "docs" / "api.md").read_text("utf-8")
+PROTOCOL = [
+    importlib.import_module(found.name)
+    for package in (server.protocol, server.apis)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if "protocol" in found.name and not found.name.endswith("strict")
+]
 CLASSES = {
     name: value
-    for module in (answers, chat, common, completions, parameters, sessions)
+    for module in PROTOCOL
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
@@ -137,16 +137,6 @@ def usage(finished: Iterable[Finished]) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-def together(bodies: Sequence[dict[str, Any]], finished: Iterable[Finished]) -> dict[str, Any]:
-    """One body of the bodies of several turns, with the usage of all; each choice then tells its own context."""
-    body = bodies[0]
-    if len(bodies) > 1:
-        choices = [{**choice, "x_megacontext": one["x_megacontext"]} for one in bodies for choice in one["choices"]]
-        body = {**body, "choices": choices}
-        del body["x_megacontext"]
-    return {**body, "usage": usage(finished)}
 
 
 def context(report: ContextReport, session_id: str | None) -> dict[str, Any]:

@@ -1,25 +1,22 @@
-"""Server-sent events of turns. The response owns its clean-up: however it ends, the turns are let go."""
+"""The response of turns. It owns its clean-up: however it ends, the turns are let go."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mc_core.engine.requests import Delta, Event, Failed, Finished, TokenLogprob
+from mc_core.engine.requests import Failed, Finished
 from server.errors import to_api_error
-from server.protocol.common import together
-from server.turn_group import TurnGroup
-from server.turn_stream import TurnStream
+from server.streaming.choice import Choice
+from server.streaming.frames import Frame
+from server.streaming.reply import Reply
+from server.streaming.turn_group import TurnGroup
 
-DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -27,47 +24,18 @@ HEADERS = [
 ]
 
 
-class Format(Protocol):
-    """How one API writes a choice of a completion."""
+class EventResponse(Response):
+    """An ASGI response that streams what ``events`` yields; ``let_go`` is called the moment the client goes away."""
 
-    def opening(self) -> dict[str, Any] | None: ...
-
-    def delta(self, delta: Delta) -> dict[str, Any]: ...
-
-    def closing(self, finished: Finished, session_id: str | None) -> dict[str, Any]: ...
-
-    def usage_chunk(self, finished: Sequence[Finished]) -> dict[str, Any]: ...
-
-    def whole(
-        self, text: str, logprobs: list[TokenLogprob], finished: Finished, session_id: str | None
-    ) -> dict[str, Any]: ...
-
-
-Observe = Callable[[Event, float], None]
-"""Told of each event and when it came (monotonic seconds)."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A turn, how it is written, and who is told of its events."""
-
-    stream: TurnStream
-    form: Format
-    observe: Observe
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
-
-
-class TurnResponse(Response):
-    """An ASGI response that streams the turns and cancels them the moment the client goes away."""
-
-    def __init__(self, choices: Sequence[Choice], *, include_usage: bool, keep_alive: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.raw_headers = list(HEADERS)
-        self.choices, self.group = choices, TurnGroup([choice.stream for choice in choices])
-        self.include_usage, self.keep_alive = include_usage, keep_alive
+
+    def events(self) -> AsyncIterator[bytes]:
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Nobody reads any more."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(disconnected(receive))
@@ -80,50 +48,68 @@ class TurnResponse(Response):
             # The client went away in the middle of a write.
             return
         finally:
-            self.group.cancel()
+            self.let_go()
             for task in (gone, writing):
                 task.cancel()
             await asyncio.gather(gone, writing, return_exceptions=True)
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for data in self._events():
+        async for data in self.events():
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        yield KEEP_ALIVE
-        for choice in self.choices:
-            if (opening := choice.form.opening()) is not None:
-                yield event(opening)
-        finished: list[Finished] = []
-        while len(finished) < len(self.choices):
-            if (told := await self.group.next(self.keep_alive)) is None:
-                yield KEEP_ALIVE
-                continue
-            choice, one = self.choices[told[0]], told[1]
-            choice.observe(one, time.monotonic())
-            match one:
-                case Delta():
-                    if one.text or one.logprobs:
-                        yield event(choice.form.delta(one))
-                case Finished():
-                    yield event(choice.form.closing(one, choice.stream.session_id))
-                    finished.append(one)
-                case Failed(error):
-                    # Never a false "stop": the client sees that this reply is not whole.
-                    yield b"event: error\n" + event(to_api_error(error).body())
-                    return
-        if self.include_usage:
-            yield event(self.choices[0].form.usage_chunk(finished))
-        yield DONE
+
+class TurnResponse(EventResponse):
+    """Streams the turns as their formats write them; they are cancelled with it."""
+
+    def __init__(self, choices: Sequence[Choice], *, keep_alive: float) -> None:
+        super().__init__()
+        self.choices, self.group = choices, TurnGroup([choice.stream for choice in choices])
+        self.keep_alive = keep_alive
+
+    def let_go(self) -> None:
+        self.group.cancel()
+
+    async def events(self) -> AsyncIterator[bytes]:
+        silence = self.choices[0].form.keep_alive
+        yield silence
+        async for frames in told(self.choices, self.group, self.keep_alive):
+            yield b"".join(frame.encode() for frame in frames) if frames else silence
+
+
+async def told(
+    choices: Sequence[Choice], group: TurnGroup, silence: float | None = None
+) -> AsyncIterator[Sequence[Frame]]:
+    """The frames of all turns as they come; none where ``silence`` seconds passed without any."""
+    for choice in choices:
+        if opening := choice.form.opening():
+            yield opening
+    finished: list[Finished] = []
+    while len(finished) < len(choices):
+        if (came := await group.next(silence)) is None:
+            yield ()
+            continue
+        choice, event = choices[came[0]], came[1]
+        choice.observe(event, time.monotonic())
+        if isinstance(event, Failed):
+            yield choice.form.failed(to_api_error(event.error))
+            return
+        for piece, logprobs in choice.pieces(event):
+            if frames := choice.form.piece(piece, logprobs):
+                yield frames
+        if isinstance(event, Finished):
+            yield choice.form.closing(event, choice.stream.session_id)
+            finished.append(event)
+    if frames := choices[0].form.ending(finished):
+        yield frames
 
 
 async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] | None:
     """The turns as one body; None when the client went away. Raises a turn's error."""
     group = TurnGroup([choice.stream for choice in choices])
     gone = asyncio.create_task(disconnected(receive))
-    reading = asyncio.create_task(_collect(choices, group))
+    reading = asyncio.create_task(collected(choices, group))
     try:
         await asyncio.wait({gone, reading}, return_when=asyncio.FIRST_COMPLETED)
         return reading.result() if reading.done() else None
@@ -134,28 +120,25 @@ async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] |
         await asyncio.gather(gone, reading, return_exceptions=True)
 
 
-async def _collect(choices: Sequence[Choice], group: TurnGroup) -> dict[str, Any]:
-    parts: list[list[str]] = [[] for _ in choices]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
+async def collected(choices: Sequence[Choice], group: TurnGroup) -> dict[str, Any]:
+    """The turns as one body. Raises a turn's error."""
+    replies = [Reply() for _ in choices]
     bodies: list[dict[str, Any]] = [{} for _ in choices]
     finished: list[Finished] = []
     while len(finished) < len(choices):
-        told = await group.next()
-        assert told is not None
-        place, one = told
+        came = await group.next()
+        assert came is not None
+        place, event = came
         choice = choices[place]
-        choice.observe(one, time.monotonic())
-        match one:
-            case Delta(text, _, more):
-                parts[place].append(text)
-                logprobs[place].extend(more)
-            case Finished():
-                text = "".join(parts[place])
-                bodies[place] = choice.form.whole(text, logprobs[place], one, choice.stream.session_id)
-                finished.append(one)
-            case Failed(error):
-                raise error
-    return together(bodies, finished)
+        choice.observe(event, time.monotonic())
+        if isinstance(event, Failed):
+            raise event.error
+        for piece in choice.pieces(event):
+            replies[place].add(*piece)
+        if isinstance(event, Finished):
+            bodies[place] = choice.form.whole(replies[place], event, choice.stream.session_id)
+            finished.append(event)
+    return choices[0].form.together(bodies, finished)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -57,7 +57,7 @@ def test_settings_need_their_place(tmp_path: Path) -> None:
 
 def test_every_reason_has_an_answer() -> None:
     """Law: what /ready can give as a reason has a row that says what to do."""
-    source = (ROOT / "server" / "routes" / "operations.py").read_text("utf-8")
+    source = (ROOT / "server" / "apis" / "operations" / "routes.py").read_text("utf-8")
     reasons = re.findall(r"reasons\.append\(f?\"([^\"{]+)", source)
     assert len(reasons) >= 3
     rows = first_cells("Not ready")

@@ -11,8 +11,8 @@ from mc_core.lab.evaluation.chats import TURNS, chat_histories, span_of
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plain import chats
-from server.chat_template import ChatTemplate, Message
 from server.commands.lab.eval_prompt import LinePrompt, prompt_of
+from server.templates.chat_template import ChatTemplate, Message
 
 
 @pytest.fixture(scope="module")

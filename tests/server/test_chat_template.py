@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mc_core.errors import ConfigError
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate, Message
 from server.errors import ApiError
+from server.templates.chat_template import ChatTemplate, Message
 from support import CHATML, CONTROL, write_tokenizer
 from template_shapes import ADDED, BOS, EOS, SHAPES, SPECIAL, SYSTEMLESS, TOKENIZERS, spec_of
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mc_core.models.tokenizer import Tokenizer
 from server.auth import OPEN_TENANT
-from server.chat_template import ChatTemplate, Message
-from server.conversation import Window, agreement, render, system_span
 from server.state import ServerState
+from server.templates.chat_template import ChatTemplate, Message
+from server.turns.conversation import Window, agreement, render, system_span
 from support import CHATML, ServerThread, settings_for, write_model, write_tokenizer
 
 MODEL = "tiny"

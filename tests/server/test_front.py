@@ -12,7 +12,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from server.hosts import Hosts, is_loopback
+from server.front.hosts import Hosts, is_loopback
 from server.serve import tell_open, uvicorn_config
 from server.settings import Settings
 from support import free_port, running, settings_for, wait_until

@@ -12,7 +12,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from server.protocol.answers import ChatCompletion, ChatCompletionChunk, SessionList, TextCompletion
+from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk
+from server.apis.completions.protocol import TextCompletion
+from server.apis.sessions.protocol import SessionList
 from server.version import version
 from support import running, settings_for
 

@@ -12,9 +12,9 @@ from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletion
 from openai.types.chat import chat_completion_assistant_message_param as assistant_params
 from openai.types.chat import completion_create_params as chat_params
 
-from server.protocol.chat import ChatMessage, ChatRequest, TextPart
+from server.apis.chat.protocol import ChatMessage, ChatRequest, TextPart
+from server.apis.completions.protocol import CompletionRequest
 from server.protocol.common import StreamOptions
-from server.protocol.completions import CompletionRequest
 from server.protocol.parameters import Harmless
 from server.protocol.strict import Only, StrictModel
 

@@ -12,8 +12,8 @@ from mc_core.context.message_index import MessageIndex
 from mc_core.context.sources import About
 from mc_core.kv.layout import FRAME_BITS
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate, Message
-from server.reading import LONGEST_TITLE, reading_format
+from server.templates.chat_template import ChatTemplate, Message
+from server.templates.reading import LONGEST_TITLE, reading_format
 from template_shapes import BOS, EOS, SHAPES, SYSTEMLESS, TOKENIZERS, spec_of
 
 TOKENS = {"bos_token": BOS, "eos_token": EOS}

@@ -12,9 +12,10 @@ import pytest
 
 from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usage
 from mc_core.errors import StoreError
-from server.protocol.chat import ChatFormat
-from server.streaming.response import Choice, TurnResponse
-from server.turn_stream import TurnStream
+from server.apis.chat.format import ChatFormat
+from server.streaming.choice import Choice
+from server.streaming.response import TurnResponse
+from server.streaming.turn_stream import TurnStream
 from support import gauge, running, settings_for, wait_until
 
 MODEL = "tiny"
@@ -169,9 +170,9 @@ class Client:
 
 
 def response_of(stream, seen, keep_alive=10.0):
-    form = ChatFormat("chatcmpl-1", 1, MODEL, tokenizer=None)
+    form = ChatFormat("chatcmpl-1", 1, MODEL, tokenizer=None, include_usage=True)
     choice = Choice(stream, form, lambda event, when: seen.append(event))
-    return TurnResponse([choice], include_usage=True, keep_alive=keep_alive)
+    return TurnResponse([choice], keep_alive=keep_alive)
 
 
 async def test_a_failed_stream_ends_with_an_error_event():

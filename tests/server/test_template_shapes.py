@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate, Message
+from server.templates.chat_template import ChatTemplate, Message
 from template_shapes import BOS, EOS, SHAPES, SYSTEMLESS, TOKENIZERS, spec_of
 
 TOKENS = {"bos_token": BOS, "eos_token": EOS}

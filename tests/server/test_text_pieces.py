@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 import template_shapes
 from mc_core.models.tokenizer import Tokenizer as Served
-from server.text_pieces import LEAD, batches, encode_pieces
+from server.ingest.text_pieces import LEAD, batches, encode_pieces
 
 LLAMA3_WORDS = template_shapes.QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 STRETCHES = [

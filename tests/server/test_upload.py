@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from server.interrupt import Interrupt
-from server.upload import Upload
+from server.ingest.interrupt import Interrupt
+from server.ingest.upload import Upload
 
 
 def receiver(messages):

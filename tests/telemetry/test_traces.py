@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from otlp_receiver import attributes, receiving
+from server.apis.chat.format import ChatFormat
 from server.logs import JsonFormatter
-from server.protocol.chat import ChatFormat
 from support import ServerThread, gauge, running, settings_for, wait_until
 
 # Its number is too long to stand in an identifier or a timestamp by chance.
@@ -142,10 +142,10 @@ def test_no_text_and_no_token_ids_leave_the_server(received, model_dir, tmp_path
 def test_words_of_an_error_in_mid_stream_stay_here(received, model_dir, tmp_path, monkeypatch):
     """An exception that breaks off an answer is traced by the name of its kind alone."""
 
-    def broken(self, delta):
+    def broken(self, *piece):
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(ChatFormat, "delta", broken)
+    monkeypatch.setattr(ChatFormat, "piece", broken)
     with (
         running(settings_for(model_dir, tmp_path / "s.sqlite")) as address,
         httpx.Client(base_url=address) as http,

@@ -8,7 +8,7 @@ from mc_core.bundle.bundle import Bundle
 from mc_core.lab.data.arrays import Ids
 from mc_core.lab.evaluation.prompt import Prompt, Turns
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate, Message
+from server.templates.chat_template import ChatTemplate, Message
 
 
 def prompt_of(bundle: Bundle) -> Prompt:

@@ -31,12 +31,12 @@ from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
 from mc_core.models.tokenizer import Tokenizer
-from server.chat_template import ChatTemplate
 from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
 from server.commands.lab.eval_prompt import prompt_of
-from server.reading import reading_format
 from server.stores.sqlite import SqliteStore
+from server.templates.chat_template import ChatTemplate
+from server.templates.reading import reading_format
 
 Keep = Callable[[Results], None]
 

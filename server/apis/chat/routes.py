@@ -1,0 +1,54 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from server.apis.answer import answer
+from server.apis.api import Api
+from server.apis.chat.format import ChatFormat
+from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk, ChatRequest
+from server.apis.prelude import by_messages, check_chat, check_request, named_session
+from server.errors import bad_request
+from server.openapi import TURN_ERRORS, errors, streamed
+from server.protocol.common import new_id, now
+from server.state import ServerState, accepting, state_of, tenant_of
+
+router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={**errors(409, *TURN_ERRORS), **streamed(ChatCompletionChunk)},
+)
+async def chat_completions(
+    body: ChatRequest,
+    request: Request,
+    state: Annotated[ServerState, Depends(state_of)],
+    tenant: Annotated[str, Depends(tenant_of)],
+    x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+) -> Response:
+    """A turn: in the session that is named, else in the one whose history the messages continue."""
+    check_request(state, body)
+    check_chat(state)
+    messages = [message.plain() for message in body.messages]
+    if messages[-1].role == "assistant":
+        raise bad_request("the last message must not be the assistant's", "messages")
+    sampling = body.params(state.sampling)
+    session_id = await named_session(state, body, x_session_id, tenant)
+    lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False)
+    completion_id = new_id("chatcmpl")
+    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat")
+    form = ChatFormat(completion_id, now(), state.model_name, state.bundle.tokenizer, include_usage=body.include_usage)
+    return await answer(state, request, [(stream, form)], stream=body.stream)
+
+
+API = Api(
+    router,
+    tags={"completions": "Chat and text completions, whole or streamed."},
+    requests=(ChatRequest,),
+    events=(ChatCompletionChunk,),
+)

@@ -1,0 +1,99 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from mc_core.models.tokenizer import Tokenizer
+from server.apis.answer import answer
+from server.apis.api import Api
+from server.apis.completions.format import CompletionFormat
+from server.apis.completions.protocol import CompletionRequest, TextCompletion
+from server.apis.prelude import check_request, named_session
+from server.errors import bad_request
+from server.openapi import TURN_ERRORS, errors, streamed
+from server.protocol.common import new_id, now
+from server.sessions import Lease
+from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming.format import Format
+from server.streaming.turn_stream import TurnStream
+from server.turns.service import Prepare, Prompt
+
+router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
+
+
+@router.post(
+    "/v1/completions",
+    response_model=TextCompletion,
+    responses={**errors(*TURN_ERRORS), **streamed(TextCompletion)},
+)
+async def completions(
+    body: CompletionRequest,
+    request: Request,
+    state: Annotated[ServerState, Depends(state_of)],
+    tenant: Annotated[str, Depends(tenant_of)],
+    x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+) -> Response:
+    """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
+    check_request(state, body)
+    session_id = await named_session(state, body, x_session_id, tenant)
+    _check_number(state, len(body.prompts), session_id)
+    for prompt in body.prompts:
+        _check_prompt(state, prompt)
+    completion_id, created = new_id("cmpl"), now()
+    sampling = body.params(state.sampling)
+    state.turns.check_room(len(body.prompts))
+    turns: list[tuple[TurnStream, Format]] = []
+    for index, prompt in enumerate(body.prompts):
+        lease = state.host.use(session_id, tenant) if session_id is not None else state.host.passing(tenant)
+        # Traces tell turns apart by their ids.
+        turn_id = completion_id if len(body.prompts) == 1 else f"{completion_id}-{index}"
+        stream = state.turns.start(lease, _reads(state.bundle.tokenizer, prompt), sampling, turn_id, "text_completion")
+        form = CompletionFormat(
+            completion_id,
+            created,
+            state.model_name,
+            state.bundle.tokenizer,
+            index,
+            include_usage=body.include_usage,
+        )
+        turns.append((stream, form))
+    return await answer(state, request, turns, stream=body.stream)
+
+
+def _check_number(state: ServerState, prompts: int, session_id: str | None) -> None:
+    """ApiError for more prompts than a session, or this server, can ever take at once."""
+    if prompts > 1 and session_id is not None:
+        raise bad_request("a session is continued by one prompt, not by a list of them", "prompt")
+    if prompts > state.turns.most:
+        raise bad_request(f"prompt holds {prompts} prompts, but this server takes {state.turns.most} at once", "prompt")
+
+
+def _reads(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prepare:
+    """Ids as they are; a text as it begins a history, or goes on where one ends."""
+
+    async def prepare(held: Lease) -> Prompt:
+        if isinstance(prompt, str):
+            encode = tokenizer.encode_more if held.session.tokens else tokenizer.encode_first
+            ids = await asyncio.to_thread(encode, prompt)
+        else:
+            ids = np.array(prompt, np.int32)
+        return Prompt(ids, np.empty(0, np.int32))
+
+    return prepare
+
+
+def _check_prompt(state: ServerState, prompt: str | Sequence[int]) -> None:
+    if not prompt:
+        raise bad_request("prompt must not be empty", "prompt")
+    size = state.bundle.decoder.config.vocab_size
+    if not isinstance(prompt, str) and max(prompt) >= size:
+        raise bad_request(f"prompt holds token {max(prompt)}, but the vocabulary has {size}", "prompt")
+
+
+API = Api(router, requests=(CompletionRequest,), events=(TextCompletion,))

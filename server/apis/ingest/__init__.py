@@ -1,0 +1,1 @@
+"""/v1/sessions/{id}/ingest: text of any size into a history."""

@@ -1,0 +1,49 @@
+"""What /v1/models answers with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from server.protocol.answers import Answer, Count
+
+
+class Sampling(Answer):
+    """How tokens are drawn where a request says nothing."""
+
+    temperature: float
+    top_p: float
+    top_k: Count
+    min_p: float
+    repetition_penalty: float
+
+
+class AboutModel(Answer):
+    """``networks``: each network's name and whether it has passed its evaluation. ``notice``: what users must know
+    where this is not the model that they expect, such as the bundled one in the place of one that could not be fetched.
+    """
+
+    notice: str | None
+    family: str
+    vocab_size: Count
+    budget: Count
+    block_size: Count
+    lens: str
+    allocator: str
+    positions: str
+    repair: str
+    hidden_gists: bool
+    networks: dict[str, str]
+    sampling: Sampling
+
+
+class Model(Answer):
+    id: str
+    object: Literal["model"] = "model"
+    created: Count
+    owned_by: str
+    x_megacontext: AboutModel
+
+
+class ModelList(Answer):
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,51 @@
+"""GET /v1/models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from server.apis.api import Api
+from server.apis.models.protocol import AboutModel, Model, ModelList, Sampling
+from server.apis.prelude import check_model
+from server.openapi import errors
+from server.state import ServerState, state_of, tenant_of
+
+router = APIRouter(dependencies=[Depends(tenant_of)], tags=["models"], responses=errors(401, 403))
+State = Annotated[ServerState, Depends(state_of)]
+
+
+@router.get("/v1/models")
+async def list_models(state: State) -> ModelList:
+    """The one model that is served."""
+    return ModelList(data=[_describe(state)])
+
+
+@router.get("/v1/models/{model:path}", responses=errors(404))
+async def get_model(model: str, state: State) -> Model:
+    """The model by its name."""
+    check_model(state, model)
+    return _describe(state)
+
+
+def _describe(state: ServerState) -> Model:
+    core, sampling = state.engine.core, state.sampling
+    about = AboutModel(
+        notice=state.notice,
+        family=state.bundle.decoder.config.family,
+        vocab_size=state.bundle.decoder.config.vocab_size,
+        budget=core.focus.budget,
+        block_size=core.focus.block_size,
+        lens=core.focus.lens,
+        allocator=core.focus.allocator,
+        positions=core.runner.policy.name,
+        repair=core.runner.mode,
+        hidden_gists=state.bundle.hidden_gists,
+        networks=state.bundle.manifest.networks(),
+        sampling=Sampling(**{name: getattr(sampling, name) for name in Sampling.model_fields}),
+    )
+    return Model(id=state.model_name, created=state.created, owned_by="megacontext", x_megacontext=about)
+
+
+API = Api(router, tags={"models": "The model that is served."})

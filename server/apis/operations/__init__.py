@@ -1,0 +1,1 @@
+"""For orchestrators, dashboards, and who looks at the address."""

@@ -1,0 +1,13 @@
+"""The APIs that are served; a new one needs its line here."""
+
+from __future__ import annotations
+
+from server.apis.api import Api
+from server.apis.chat.routes import API as CHAT
+from server.apis.completions.routes import API as COMPLETIONS
+from server.apis.ingest.routes import API as INGEST
+from server.apis.models.routes import API as MODELS
+from server.apis.operations.routes import API as OPERATIONS
+from server.apis.sessions.routes import API as SESSIONS
+
+APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MODELS, SESSIONS, INGEST, OPERATIONS)

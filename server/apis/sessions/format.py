@@ -1,0 +1,41 @@
+"""Writes sessions as answers."""
+
+from __future__ import annotations
+
+from mc_core.session.session import Session
+from mc_core.store import SessionInfo
+from server.apis.sessions.protocol import SessionObject
+
+
+def describe(session: Session) -> SessionObject:
+    """A session in memory."""
+    return SessionObject(
+        id=session.id,
+        object="session",
+        model=session.model,
+        tokens=session.committed_tokens,
+        budget=session.wc.budget,
+        cost=session.wc.cost,
+        utilization=session.wc.utilization,
+        sequence=session.sequence,
+        turns=session.counters.turns,
+        created=int(session.created),
+        updated=int(session.updated),
+        metadata=session.metadata,
+        implicit=session.implicit,
+    )
+
+
+def summarize(info: SessionInfo) -> SessionObject:
+    """A session as the store lists it."""
+    return SessionObject(
+        id=info.session_id,
+        object="session",
+        model=info.model,
+        tokens=info.tokens,
+        sequence=info.sequence,
+        created=int(info.created),
+        updated=int(info.updated),
+        metadata=dict(info.metadata),
+        implicit=info.implicit,
+    )

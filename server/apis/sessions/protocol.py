@@ -1,0 +1,150 @@
+"""Bodies of /v1/sessions."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+
+from mc_core.focus.reasons import Reason
+from server.protocol.answers import Answer, Count
+from server.protocol.strict import Natural, Positive, StrictModel
+
+MAX_METADATA_BYTES = 16_384
+MAX_TITLE = 200
+"""Characters: a title stands in front of what is shown of its text, in the room that frames have."""
+MAX_METADATA_DEPTH = 64
+"""Objects and lists within each other. What writes answers fails at some 250; lists would then fail with them."""
+
+
+class CreateSession(StrictModel):
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    system: str | None = Field(None, min_length=1)
+    budget: Positive | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _deeper(value, MAX_METADATA_DEPTH):
+            raise ValueError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
+        # Not every Python object that JSON makes can be written as JSON again.
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
+            raise ValueError(f"metadata is larger than {MAX_METADATA_BYTES} bytes")
+        return value
+
+
+def _one_line(title: str) -> str:
+    if not title.strip():
+        raise ValueError("a title must not be blank")
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in title):
+        raise ValueError("a title is one line, without control characters")
+    return title.strip()
+
+
+Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE), AfterValidator(_one_line)]
+Kind = Literal["document", "chat"]
+
+
+class IngestText(StrictModel):
+    text: str
+    title: Title | None = None
+    kind: Kind = "document"
+
+
+class Rewind(StrictModel):
+    position: Natural
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested deeper than so many levels."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inside)
+
+
+class IngestProgress(Answer):
+    """Tokens and bytes that an ingest has taken in, and the byte of the text from which it could go on for good;
+    null where the history went on behind an ingest in parts."""
+
+    active: bool
+    tokens: Count
+    bytes: Count
+    offset: Count | None
+
+
+class SessionObject(Answer):
+    """A session. ``budget``, ``cost``, ``utilization`` and ``turns`` are told while it is in memory,
+    ``ingest`` while one is under way.
+    """
+
+    id: str
+    object: Literal["session"]
+    model: str
+    tokens: Count
+    sequence: Count
+    created: Count
+    updated: Count
+    metadata: dict[str, Any]
+    implicit: bool
+    budget: Count | None = None
+    cost: Count | None = None
+    utilization: float | None = None
+    turns: Count | None = None
+    ingest: IngestProgress | None = None
+
+
+class SessionList(Answer):
+    """``next`` is ``after`` of the next page."""
+
+    object: Literal["list"]
+    data: list[SessionObject]
+    has_more: bool
+    next: str | None
+
+
+class DeletedSession(Answer):
+    id: str
+    object: Literal["session.deleted"] = "session.deleted"
+    deleted: Literal[True] = True
+
+
+class FocusEntry(Answer):
+    """A gist of ``level`` that stands for tokens [start, end), or these tokens themselves (level 0): why they stand,
+    and how many of them the model is shown."""
+
+    level: Count
+    start: Count
+    end: Count
+    cost: Count
+    score: float
+    residency: Count
+    shown: Count
+    reason: Reason | None
+
+
+class Focus(Answer):
+    """The working context: entries that tile the whole history."""
+
+    tokens: Count
+    budget: Count
+    cost: Count
+    utilization: float
+    swap_rate: float
+    framed: Count
+    entries: list[FocusEntry]
+    ingest: IngestProgress | None = None
+
+
+class Ingested(Answer):
+    """``offset`` is told of an ingest in parts: the byte of the text from which it may go on."""
+
+    tokens_added: Count
+    tokens: Count
+    offset: Count | None = None
+
+
+class Rewound(Answer):
+    tokens: Count

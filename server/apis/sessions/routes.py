@@ -1,0 +1,115 @@
+"""/v1/sessions: create, list, inspect, delete, focus, rewind."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from server.apis.api import Api
+from server.apis.sessions.format import describe, summarize
+from server.apis.sessions.protocol import (
+    CreateSession,
+    DeletedSession,
+    Focus,
+    IngestProgress,
+    Rewind,
+    Rewound,
+    SessionList,
+    SessionObject,
+)
+from server.errors import bad_request
+from server.futures import settled
+from server.openapi import errors
+from server.state import ServerState, accepting, state_of, tenant_of
+from server.templates.chat_template import Message
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=errors(400, 401, 403, 500, 503))
+State = Annotated[ServerState, Depends(state_of)]
+Tenant = Annotated[str, Depends(tenant_of)]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model_exclude_unset=True,
+    dependencies=[Depends(accepting)],
+    responses=errors(413, 415),
+)
+async def create(body: CreateSession, state: State, tenant: Tenant) -> SessionObject:
+    """A new session; its system prompt is read at once and never collapses."""
+    if body.system is not None and state.template is None:
+        raise bad_request("this model has no chat template, so there is no system prompt", "system")
+    session = await state.host.create(tenant, metadata=body.metadata, budget=body.budget)
+    if body.system is not None:
+        try:
+            async with state.host.use(session.id, tenant) as lease:
+                await state.turns.open_with(lease.session, Message("system", body.system))
+        except BaseException:
+            await state.host.delete(session.id, tenant)
+            raise
+    return describe(session)
+
+
+@router.get("", response_model_exclude_unset=True)
+async def list_sessions(
+    state: State,
+    tenant: Tenant,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    implicit: bool | None = None,
+) -> SessionList:
+    """The caller's sessions, newest first; pass ``next`` as ``after`` for the next page.
+
+    ``implicit``: false leaves out those that requests without a session id made, true lists these alone.
+    """
+    page = await state.host.list(tenant, limit, after, implicit)
+    sessions = [summarize(info) for info in page.sessions]
+    return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
+
+
+@router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404))
+async def inspect(session_id: str, state: State, tenant: Tenant) -> SessionObject:
+    """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
+    info = await state.host.info(session_id, tenant)
+    resident = state.host.peek(session_id, tenant)
+    shown = describe(resident) if resident is not None else summarize(info)
+    return shown.model_copy(update=_ingest_under_way(session_id, state, tenant))
+
+
+@router.delete("/{session_id}", responses=errors(404))
+async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSession:
+    """Delete a session and all of its history; a turn that runs in it is stopped."""
+    await state.host.delete(session_id, tenant)
+    return DeletedSession(id=session_id)
+
+
+@router.get("/{session_id}/focus", response_model=Focus, response_model_exclude_unset=True, responses=errors(404))
+async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]:
+    """The working context as the model sees it now, also while a turn runs."""
+    resident = state.host.peek(session_id, tenant)
+    room = state.engine.core.frame_room
+    if resident is not None:
+        focus = await settled(state.engine.call(partial(resident.focus, room)))
+        return focus | _ingest_under_way(session_id, state, tenant)
+    async with state.host.use(session_id, tenant) as lease:
+        return await settled(state.engine.call(partial(lease.session.focus, room)))
+
+
+@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))
+async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) -> Rewound:
+    """Cut the history back to ``position`` tokens."""
+    async with state.host.use(session_id, tenant) as lease:
+        if body.position > lease.session.committed_tokens:
+            limit = lease.session.committed_tokens
+            raise bad_request(f"position {body.position} lies beyond the history's {limit} tokens", "position")
+        return Rewound(tokens=await settled(state.engine.rewind(lease.session, body.position)))
+
+
+def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:
+    progress = state.host.progress(session_id, tenant)
+    return {} if progress is None else {"ingest": IngestProgress(**progress)}
+
+
+API = Api(router, tags={"sessions": "Histories of any length, and documents that are read into them."})

@@ -1,0 +1,1 @@
+"""Text of any size on its way into a history."""

@@ -1,0 +1,1 @@
+"""Messages to token ids by the model's own chat template."""

@@ -1,0 +1,1 @@
+"""Turns on sessions: what a conversation holds, how it is found again, and the tasks that run it."""

@@ -1,0 +1,251 @@
+"""Turns as the HTTP layer sees them: a background task that holds the session and feeds events to one reader.
+
+The task is not the request's: when the client goes away, the task still cancels the turn, waits until the engine has
+let go of the session, and only then lets the next request have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc_core.engine.engine import Engine, queue_full
+from mc_core.engine.requests import Failed, Turn
+from mc_core.errors import CancelledTurnError, SpanMissingError
+from mc_core.models.sampler import SamplingParams
+from mc_core.session.session import Session
+from mc_core.store import FencedError, StoreDownError
+from server.errors import ApiError, draining, not_found
+from server.futures import settled
+from server.sessions import Lease, SessionHost
+from server.streaming.turn_stream import TurnStream, error_of
+from server.telemetry.spans import Spans, end_turn
+from server.templates.chat_template import ChatTemplate, Message
+from server.turns.conversation import (
+    ChatState,
+    Ids,
+    Window,
+    begin_with,
+    check_system,
+    reading,
+    remember,
+    render,
+    system_of,
+    system_span,
+    unseen,
+)
+from server.turns.matching import MatchedLease
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a turn reads, and what is written behind its reply; where it cuts the history first, what it pins, and what
+    the history holds already of its question."""
+
+    ids: NDArray[np.int32]
+    suffix: NDArray[np.int32]
+    commit: Callable[[str], None] | None = None
+    cut: int | None = None
+    pins: tuple[tuple[int, int], ...] = ()
+    held: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+
+
+Prepare = Callable[[Lease], Awaitable[Prompt]]
+Operation = Literal["chat", "text_completion"]
+"""As OpenTelemetry's conventions name them."""
+
+
+class TurnService:
+    """Starts turns on sessions, named or found by their messages."""
+
+    def __init__(self, host: SessionHost, engine: Engine, template: ChatTemplate | None, spans: Spans) -> None:
+        self.host, self.engine, self.template, self.spans = host, engine, template, spans
+        self._running: dict[asyncio.Task[None], TurnStream] = {}
+
+    @property
+    def active(self) -> int:
+        """Turns that hold a session or wait for one."""
+        return len(self._running)
+
+    @property
+    def most(self) -> int:
+        """Turns that may be active at once."""
+        return self.engine.config.max_sessions + self.engine.config.max_queue
+
+    def check_room(self, turns: int) -> None:
+        """QueueFullError if there is no room for so many more turns now."""
+        if self.active + turns > self.most:
+            raise queue_full(self.engine.config)
+
+    def start(
+        self,
+        lease: AbstractAsyncContextManager[Lease],
+        prepare: Prepare,
+        sampling: SamplingParams,
+        request_id: str,
+        operation: Operation,
+    ) -> TurnStream:
+        """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room."""
+        if self.engine.draining:
+            raise draining()
+        self.check_room(1)
+        stream = TurnStream()
+        task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
+        self._running[task] = stream
+        task.add_done_callback(self._done)
+        # Until the engine has it, nothing but the task itself needs to be stopped.
+        stream.stops_with(task.cancel)
+        return stream
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        stream = self._running.pop(task)
+        stream.put(Failed(CancelledTurnError("the turn was cancelled before it began")))
+
+    async def _traced(
+        self,
+        stream: TurnStream,
+        lease: AbstractAsyncContextManager[Lease],
+        prepare: Prepare,
+        sampling: SamplingParams,
+        request_id: str,
+        operation: Operation,
+    ) -> None:
+        with self.spans.turn(operation, self.host.model, request_id, sampling) as span:
+            await self._run(stream, lease, prepare, sampling, request_id)
+            end_turn(span, await stream.over(), stream.session_id, stream.first_delta)
+
+    async def _run(
+        self,
+        stream: TurnStream,
+        lease: AbstractAsyncContextManager[Lease],
+        prepare: Prepare,
+        sampling: SamplingParams,
+        request_id: str,
+    ) -> None:
+        try:
+            async with lease as held:
+                held.on_delete(lambda: stream.cancel(_deleted()))
+                stream.session_id = held.session.id if held.session.durable else None
+                prompt = await prepare(held)
+                turn = Turn(
+                    session=held.session,
+                    prompt_ids=prompt.ids,
+                    sampling=sampling,
+                    sink=stream.sink,
+                    suffix_ids=prompt.suffix,
+                    request_id=request_id,
+                    source=held.source,
+                    commit_state=prompt.commit,
+                    cut=prompt.cut,
+                    pins=prompt.pins,
+                    held_ids=prompt.held,
+                )
+                stream.stops_with(self.engine.submit(turn).cancel)
+                stream.started.set()
+                if isinstance(failure := error_of(await stream.over()), FencedError | StoreDownError):
+                    raise failure
+        except Exception as error:
+            stream.put(Failed(error))
+
+    def cancel_all(self) -> None:
+        """Stop every turn; its reader is told."""
+        for stream in list(self._running.values()):
+            stream.cancel()
+
+    async def join(self) -> None:
+        """Until every turn has let go of its session."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
+    # -- chat ----------------------------------------------------------------------------------------------------
+
+    def in_session(self, messages: Sequence[Message]) -> Prepare:
+        """Messages of a named session: new ones, or all of its own and new ones behind them."""
+
+        async def prepare(lease: Lease) -> Prompt:
+            return await self._prompt(lease.session, unseen(lease.session, messages))
+
+        return prepare
+
+    def by_messages(
+        self, tenant: str, messages: Sequence[Message]
+    ) -> tuple[AbstractAsyncContextManager[Lease], Prepare]:
+        """All messages of a chat: the session that holds them so far, a branch of one that holds some, or a new one."""
+        assert self.template is not None
+        matched = MatchedLease(self.host, self.template, tenant, messages)
+
+        async def prepare(lease: Lease) -> Prompt:
+            known = matched.known
+            return await self._prompt(lease.session, messages[known:], messages[:known], matched.wanted)
+
+        return matched, prepare
+
+    async def open_with(self, session: Session, system: Message) -> None:
+        """Give an empty session its system message. Templates that fold it into a question write it with the first."""
+        template, ask = self.template, Message("user", "x")
+        assert template is not None
+        nothing = Window((), 0, True)
+        wanted = await asyncio.to_thread(render, template, nothing, [system, ask], system)
+        span = await asyncio.to_thread(system_span, template, nothing, [system, ask], system, wanted)
+        check_system(span, session.pin_room, session.wc.budget, "system")
+        try:
+            ids = await asyncio.to_thread(template.ids, [system], first=True, reply=False)
+        except ApiError:
+            ids = np.empty(0, np.int32)
+
+        def begin() -> None:
+            begin_with(session, system, len(ids))
+
+        await settled(self.engine.call(begin))
+        await settled(self.engine.ingest(session, ids))
+        await settled(self.engine.commit(session))
+
+    async def _prompt(
+        self,
+        session: Session,
+        new: Sequence[Message],
+        known: Sequence[Message] = (),
+        wanted: Ids | None = None,
+    ) -> Prompt:
+        """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
+        history is nothing but a beginning of them."""
+        assert self.template is not None
+        before, system = session.prefixes, system_of(session, new)
+        if wanted is None:
+            window, held = await self._window(session, known)
+            wanted = await asyncio.to_thread(render, self.template, window, new, system)
+        else:
+            window, held = Window((), 0, True), wanted[: session.tokens]
+        went = await asyncio.to_thread(
+            reading, self.template, self.engine.core.bundle.tokenizer, session, window, new, system, wanted, held
+        )
+        return Prompt(
+            went.ids,
+            self.template.suffix_ids,
+            lambda reply: remember(session, before, new, reply, went),
+            went.keep if went.keep < session.tokens else None,
+            went.pins,
+            went.held,
+        )
+
+    async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
+        """The messages that are still open, and the ids that the history holds of them."""
+        window = ChatState.of(session).window(session, known)
+        try:
+            return window, await settled(self.engine.read(session, window.start, session.tokens))
+        except SpanMissingError:
+            logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
+            return Window((), session.tokens, False), np.empty(0, np.int32)
+
+
+def _deleted() -> ApiError:
+    return not_found("the session was deleted during this turn", "session_not_found")
