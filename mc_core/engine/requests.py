@@ -97,7 +97,8 @@ class Turn:
 
     ``sink`` is called on the engine thread (after the store's acknowledgement on one of the store's) and must
     not block; the last event is Finished or Failed, exactly once. ``commit_state`` is called with the reply's
-    text when the turn is about to be stored and may update the session's metadata, prefixes and chat. ``cut``: where
+    text, and what the sink is told once it is stored, when that is about to happen; it may update the session's
+    metadata, prefixes and chat. ``cut``: where
     the committed history ends for this turn, None to go on at its end; ``pins``: token ranges that stay raw for good.
     ``held_ids``: the end of the history that is a part of what the turn asks, as where a reply is generated anew.
     """
@@ -109,7 +110,7 @@ class Turn:
     suffix_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     request_id: str = ""
     source: Warmth = "warm"
-    commit_state: Callable[[str], None] | None = None
+    commit_state: Callable[[str, Finished], None] | None = None
     cut: int | None = None
     pins: tuple[tuple[int, int], ...] = ()
     held_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))

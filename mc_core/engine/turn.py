@@ -77,10 +77,11 @@ class _TurnRun:
         session.append(kept[session.tokens - start :])
         session.append(turn.suffix_ids)
         visible_tokens(core, session, context)
+        usage = Usage(len(turn.prompt_ids), reply.count, history)
+        finished = Finished(reply.reason, usage, context)
         if turn.commit_state is not None:
-            turn.commit_state(reply.text)
+            turn.commit_state(reply.text, finished)
         session.counters.turns += 1
         self.committing = True
         yield from jobs.commit(core, session)
-        usage = Usage(len(turn.prompt_ids), reply.count, history)
-        return Finished(reply.reason, usage, context)
+        return finished

@@ -16,10 +16,11 @@ MAX_BEHIND = 16_384
 class TurnStream:
     """The events of one turn, for one reader. The last one is Finished or Failed.
 
-    first_delta: seconds until the first one came.
+    first_delta: seconds until the first one came. watch: told of each event on the thread where it happens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[Event], None] | None = None) -> None:
+        self._watch = watch
         self.session_id: str | None = None
         self.started = asyncio.Event()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -54,6 +55,8 @@ class TurnStream:
 
     def sink(self, event: Event) -> None:
         """Called on threads of the engine and the store."""
+        if self._watch is not None:
+            self._watch(event)
         self._loop.call_soon_threadsafe(self.put, event)
 
     def put(self, event: Event) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.engine.engine import Engine, queue_full
-from mc_core.engine.requests import Failed, Turn
+from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.errors import CancelledTurnError, SpanMissingError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
@@ -53,7 +53,7 @@ class Prompt:
 
     ids: NDArray[np.int32]
     suffix: NDArray[np.int32]
-    commit: Callable[[str], None] | None = None
+    commit: Callable[[str, Finished], None] | None = None
     cut: int | None = None
     pins: tuple[tuple[int, int], ...] = ()
     held: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
@@ -93,12 +93,16 @@ class TurnService:
         sampling: SamplingParams,
         request_id: str,
         operation: Operation,
+        watch: Callable[[Event], None] | None = None,
     ) -> TurnStream:
-        """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room."""
+        """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room.
+
+        watch: told of each event where it happens, on threads of the engine and the store, before the reader is.
+        """
         if self.engine.draining:
             raise draining()
         self.check_room(1)
-        stream = TurnStream()
+        stream = TurnStream(watch)
         task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
         self._running[task] = stream
         task.add_done_callback(self._done)
@@ -231,7 +235,7 @@ class TurnService:
         return Prompt(
             went.ids,
             self.template.suffix_ids,
-            lambda reply: remember(session, before, new, reply, went),
+            lambda reply, finished: remember(session, before, new, reply, went),
             went.keep if went.keep < session.tokens else None,
             went.pins,
             went.held,

@@ -69,7 +69,7 @@ class Faults:
     def refocused(self, trace: RefocusTrace) -> None:
         self.at("observer.refocused")
 
-    def commit_state(self, text: str) -> None:
+    def commit_state(self, text: str, finished: object) -> None:
         self.at("commit_state")
 
     def install(self, lab: Lab, patch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def ask(
 ) -> Reply:
     """A turn that cuts the history at ``cut``; it can fail when all of it is there but the store's word."""
 
-    def note(_: str) -> None:
+    def note(*_: object) -> None:
         session.chat, session.prefixes = {"changed": True}, []
         if fail:
             raise ValueError("the state can't be noted")

@@ -190,7 +190,7 @@ def test_a_failed_turn_takes_its_pins_back(lab: Lab, faults: Faults) -> None:
     """What a turn pinned, counted or noted before it failed is undone with it."""
     session = lab.session("a", 200)
 
-    def commit_state(text: str) -> None:
+    def commit_state(text: str, finished: object) -> None:
         session.pin(64, 96)
         session.metadata["note"] = text
         session.prefixes.append(("digest", session.tokens))
