@@ -212,6 +212,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         hot_tokens=settings.hot_tokens,
         restore_deadline=settings.restore_deadline,
         segment_blocks=settings.segment_blocks,
+        recent_kv_bytes=settings.recent_kv_bytes,
         deterministic=settings.deterministic,
     )
 
@@ -247,5 +248,6 @@ def _watch(state: ServerState) -> None:
     read(names.SLABS, lambda: state.engine.stats().slabs)
     read(names.SLABS_FREE, lambda: state.engine.stats().free_slabs)
     read(names.SLAB_BYTES, lambda: state.engine.stats().slab_bytes)
+    read(names.KV_RECENT_BYTES, lambda: state.engine.stats().kv_recent_bytes)
     read(names.TURNS_RUNNING, lambda: state.engine.stats().running)
     read(names.TURNS_WAITING, lambda: state.engine.stats().waiting)

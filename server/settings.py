@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         16, ge=1, description="turns decoded together; each owns the KV slots of W tokens and a little more"
     )
+    recent_kv_bytes: int = Field(
+        256 << 20,
+        ge=0,
+        description="host memory for keys and values of places that left a working context lately; of repair=block",
+    )
     max_queue: int = Field(64, ge=0, description="turns that may wait; one more gets 429")
     prefill_tokens: int = Field(256, ge=1, description="prefill and repair beside each decode step")
     max_tokens: int = Field(1024, ge=1, description="length of a reply when a request names none")

@@ -77,6 +77,7 @@ class EngineStats:
     slabs: int
     tasks: int
     slab_bytes: int
+    kv_recent_bytes: int
 
 
 class Engine:
@@ -192,6 +193,7 @@ class Engine:
             slabs=self.config.max_sessions,
             tasks=len(self._tasks),
             slab_bytes=self.core.runner.pool.bytes(),
+            kv_recent_bytes=0 if self.core.runner.recent is None else self.core.runner.recent.bytes,
         )
 
     def _submit_job(self, job: Generator[Work, Any, T], session: Session | None) -> Future[T]:
@@ -325,7 +327,7 @@ class Engine:
     def _release(self, session: Session) -> None:
         if session.kv is not None:
             self._idle.pop(session.kv, None)
-            session.release_slab()
+        session.drop_kv()
 
     def _cancel(self) -> None:
         for task in [t for t in self._tasks if t.is_turn and (t.cancelled or self._cancelling)]:
@@ -348,7 +350,7 @@ class Engine:
                 idlest.release_slab()
             task = self._waiting_for_slab.popleft()
             assert task.session is not None
-            task.session.kv = self.core.runner.acquire()
+            self.core.runner.seat(task.session)
             self._resume(task, task.session.kv)
 
     def _generate(self) -> None:

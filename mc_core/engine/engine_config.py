@@ -20,6 +20,8 @@ class EngineConfig:
     everything with ``incremental``, the tail with ``block`` (nothing, if the base was trained with that mask).
     segment_blocks: neighbouring raw blocks, aligned, that see each other under the block mask. More of them join what
     straddles a border, and make a repair recompute more.
+    recent_kv_bytes: host memory, shared by all sessions, for keys and values of places that left working contexts
+    lately under the block mask (0 keeps none): to go back to one then computes nothing.
     deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
     """
 
@@ -31,14 +33,16 @@ class EngineConfig:
     restore_deadline: float = 0.5
     refresh_every: int = 32
     segment_blocks: int = SEGMENT_BLOCKS
+    recent_kv_bytes: int = 256 << 20
     deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_queue < 0:
-            raise ConfigError(f"max_queue must not be negative, got {self.max_queue}")
+        for name in ("max_queue", "recent_kv_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.hot_tokens is not None and self.hot_tokens < 0:
             raise ConfigError(f"hot_tokens must not be negative, got {self.hot_tokens}")
         if self.restore_deadline <= 0:

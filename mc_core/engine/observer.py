@@ -34,6 +34,8 @@ class RefocusTrace:
     spans_evicted: int = 0
     kv_reused: int = 0
     kv_recomputed: int = 0
+    kv_sought: int = 0
+    kv_restored: int = 0
     gist_calls: int = 0
     started: float = 0.0
     parts: dict[str, Part] = field(default_factory=dict)

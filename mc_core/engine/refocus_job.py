@@ -131,6 +131,7 @@ def repair(
     refresh = whole or session.counters.refocuses % core.config.refresh_every == 0
     plan = kv.begin(layout, need_last=need_last, refresh=refresh)
     trace.kv_reused, trace.kv_recomputed = plan.reused, plan.recomputed
+    trace.kv_sought, trace.kv_restored = plan.sought, len(plan.restored)
     context.kv_reused += plan.reused
     context.kv_recomputed += plan.recomputed
     hidden: Tensor | None = None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.engine.work import Decode, Forward, Sample
+from mc_core.kv.recent import RecentKV, Shelf
 from mc_core.kv.repair import RepairMode
 from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
 from mc_core.kv.slab import SlabPool
@@ -23,6 +24,7 @@ from mc_core.models.rotary import Rotary
 from mc_core.models.sampler import SampledToken, Sampler, SamplerState
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.positions.policies import Policy
+from mc_core.session.session import Session
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ModelRunner:
 
     model: KVModel
     sampler: Sampler
+    recent: RecentKV | None = None
 
     @property
     def mode(self) -> RepairMode:
@@ -47,10 +50,16 @@ class ModelRunner:
         """The memory of keys and values."""
         return self.model.pool
 
-    def acquire(self) -> SessionKV | None:
-        """A slab for a session, or None when all are taken; ``SessionKV.release`` gives it back."""
+    def acquire(self, shelf: Shelf | None = None) -> SessionKV | None:
+        """A slab, or None when all are taken; ``SessionKV.release`` gives it back."""
         row = self.pool.acquire()
-        return None if row is None else SessionKV(self.model, row)
+        return None if row is None else SessionKV(self.model, row, shelf)
+
+    def seat(self, session: Session) -> None:
+        """Give a session a slab, if one is free; what its last one held may be at hand yet."""
+        if session.shelf is None and self.recent is not None:
+            session.shelf = Shelf(self.recent)
+        session.kv = self.acquire(session.shelf)
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """Token ids [T] -> input embeddings [T, d] on the device."""
@@ -88,11 +97,23 @@ class ModelRunner:
 
 
 def make_runner(
-    decoder: Decoder, policy: Policy, mode: RepairMode, *, rows: int, slots: int, chunk_tokens: int
+    decoder: Decoder,
+    policy: Policy,
+    mode: RepairMode,
+    *,
+    rows: int,
+    slots: int,
+    chunk_tokens: int,
+    recent_bytes: int = 0,
 ) -> ModelRunner:
-    """Allocate ``rows`` slabs of ``slots`` each, where the decoder is; a repair runs in chunks of ``chunk_tokens``."""
+    """Allocate ``rows`` slabs of ``slots`` each, where the decoder is; a repair runs in chunks of ``chunk_tokens``.
+
+    recent_bytes: host memory for what left the slabs lately. With ``block`` alone: in the other modes keys and values
+    depend on all that stood before them, and are of no use where something else does.
+    """
     moves = not policy.absolute and mode != "exact"
     config, device = decoder.config, decoder.device
     pool = SlabPool(config, rows, slots, device=device, dtype=decoder.dtype, keep_unrotated=moves)
     model = KVModel(decoder, Rotary(config, device), policy, pool, mode, chunk_tokens)
-    return ModelRunner(model, Sampler(config.vocab_size, device))
+    recent = RecentKV(recent_bytes) if mode == "block" and recent_bytes else None
+    return ModelRunner(model, Sampler(config.vocab_size, device), recent)

@@ -41,7 +41,7 @@ class _TurnRun:
             try:
                 # A cancel comes between two steps; an error may have left the slab half written.
                 if self.has_slab and not isinstance(error, CancelledTurnError):
-                    self.session.release_slab()
+                    self.session.drop_kv()
             finally:
                 self.session.rollback()
                 self.turn.sink(Failed(error))

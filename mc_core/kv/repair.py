@@ -41,7 +41,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """``kept_old[i]`` in the cached ranks stays as ``kept_new[i]`` in the layout's; ``chunks`` compute the rest.
+    """``kept_old[i]`` in the cached ranks stays as ``kept_new[i]`` in the layout's; ``restored`` are had back from host
+    memory, ``chunks`` compute the rest.
 
     ``approximate``: kept units of rank at or above this one were computed under an older view.
     """
@@ -49,26 +50,41 @@ class RepairPlan:
     layout: Layout
     kept_old: NDArray[np.int64]
     kept_new: NDArray[np.int64]
+    restored: NDArray[np.int64]
     chunks: tuple[Chunk, ...]
     approximate: int
 
     @property
     def reused(self) -> int:
-        return len(self.kept_new)
+        """Units that are not computed."""
+        return len(self.kept_new) + len(self.restored)
 
     @property
     def recomputed(self) -> int:
-        return len(self.layout) - len(self.kept_new)
+        return len(self.layout) - self.reused
+
+    @property
+    def sought(self) -> int:
+        """Units of history that the slab lacks."""
+        return len(self.restored) + sum(len(chunk.ranks) for chunk in self.chunks if chunk.kind == "segment")
 
 
 def plan_repair(
-    mode: RepairMode, cached: Cached, layout: Layout, *, chunk_tokens: int, need_last: bool, refresh: bool = False
+    mode: RepairMode,
+    cached: Cached,
+    layout: Layout,
+    *,
+    chunk_tokens: int,
+    need_last: bool,
+    refresh: bool = False,
+    held: NDArray[np.bool_] | None = None,
 ) -> RepairPlan:
     """Plan the repair from ``cached`` to ``layout``.
 
     need_last: the last unit is computed in any case, for its logits. refresh: keep units that are exact only, so that
     the result equals a fresh forward (under the block mask, with ``block``). Without it, ``incremental`` keeps what was
-    computed under an older view, and ``block`` does so in the tail.
+    computed under an older view, and ``block`` does so in the tail. held: units of history, by rank, that host memory
+    has.
     """
     if mode == "block":
         kept_old, kept_new = _kept_block(cached, layout, exact_tail=refresh)
@@ -83,6 +99,8 @@ def plan_repair(
     missing = np.ones(len(layout), bool)
     missing[kept_new] = False
     history = layout.segment_start >= 0
+    restored = np.flatnonzero(missing & history & held) if held is not None else np.empty(0, np.int64)
+    missing[restored] = False
     chunks = [
         *_segment_chunks(layout, np.flatnonzero(missing & history), chunk_tokens),
         *_causal_chunks(np.flatnonzero(missing & ~history), chunk_tokens),
@@ -93,7 +111,7 @@ def plan_repair(
         prefix = max(_common_prefix(cached, layout), layout.tail if mode == "block" else 0)
         if (kept_new >= prefix).any():
             approximate = prefix
-    return RepairPlan(layout, kept_old, kept_new, tuple(chunks), approximate)
+    return RepairPlan(layout, kept_old, kept_new, restored, tuple(chunks), approximate)
 
 
 def _common_prefix(cached: Cached, layout: Layout) -> int:
@@ -118,13 +136,20 @@ def _matches(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDArray
 
 
 def _kept_block(cached: Cached, layout: Layout, *, exact_tail: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """History stays where its segment is unchanged; the tail if all that it saw is unchanged, or need not be exact."""
+    """History stays where its segment is unchanged, and all there: a rewind may have cut it, and what is computed of a
+    segment sees no more than what is computed with it. The tail stays if all that it saw is unchanged, or need not be
+    exact.
+    """
     old, new = _matches(cached, layout)
     same = (
         (layout.segment_start[new] >= 0)
         & (cached.segment_start[old] == layout.segment_start[new])
         & (cached.segment_end[old] == layout.segment_end[new])
     )
+    there = np.zeros(len(layout), bool)
+    there[new[same]] = True
+    segment = layout.segment_start
+    same &= ~np.isin(segment[new], segment[~there & (segment >= 0)])
     prefix = _common_prefix(cached, layout)
     if not exact_tail:
         same |= (layout.segment_start[new] < 0) & (cached.segment_start[old] < 0)

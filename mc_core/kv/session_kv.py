@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.kv.layout import Layout
+from mc_core.kv.recent import Kept, Segment, Shelf, whole_segments
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
 from mc_core.kv.slab import SlabPool
 from mc_core.kv.slot_attention import CausalAttention, DecodeAttention, SegmentAttention
@@ -60,10 +62,13 @@ class KVModel:
 
 
 class SessionKV:
-    """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode."""
+    """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode.
 
-    def __init__(self, model: KVModel, row: int) -> None:
-        self.model, self.row = model, row
+    shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept.
+    """
+
+    def __init__(self, model: KVModel, row: int, shelf: Shelf | None = None) -> None:
+        self.model, self.row, self._shelf = model, row, shelf
         slots = model.pool.slots
         self._identity = np.zeros(slots, np.int64)
         self._ends = np.zeros(slots, np.int64)
@@ -114,7 +119,11 @@ class SessionKV:
             chunk_tokens=model.chunk_tokens,
             need_last=need_last,
             refresh=refresh or (model.mode == "block" and model.decoder.config.block_mask),
+            held=None if self._shelf is None else self._shelf.holds(layout),
         )
+        # Taken out first: what is put in may push out what is wanted.
+        returning = self._take(layout, plan.restored)
+        self._keep_all_but(plan.kept_old)
         n, kept_slots = len(layout), self._slot[plan.kept_old]
         exact = self._exact[plan.kept_old] & (plan.kept_new < plan.approximate)
         dropped = np.setdiff1d(self._slot[: self._n], kept_slots)
@@ -136,7 +145,8 @@ class SessionKV:
         self._rank_of_slot[:] = -1
         self._rank_of_slot[kept_slots] = plan.kept_new
         self._invalidate(np.union1d(dropped, fresh))
-        moved = plan.kept_new[plan.kept_old != plan.kept_new]
+        self._bring_back(layout, plan.restored, returning)
+        moved = np.union1d(plan.kept_new[plan.kept_old != plan.kept_new], plan.restored)
         if len(moved) and not self.model.policy.absolute:
             self._turn_to_place(layout, moved)
         return plan
@@ -187,9 +197,46 @@ class SessionKV:
         self._invalidate(gone)
         self._n = keep
 
-    def release(self) -> None:
-        """Give the slab back."""
+    def release(self, *, keep: bool = False) -> None:
+        """Give the slab back. keep: the session will go on with another one."""
+        if keep:
+            self._keep_all_but(np.empty(0, np.int64))
         self.model.pool.release(self.row)
+
+    def _keep_all_but(self, staying: NDArray[np.int64]) -> None:
+        """Put the history that leaves the slab on the shelf, in whole segments."""
+        if self._shelf is None:
+            return
+        cached, pool = self.cached(), self.model.pool
+        leaving = cached.computed.copy()
+        leaving[staying] = False
+        for segment in whole_segments(cached, leaving):
+            slots = torch.from_numpy(self._slot[segment.low : segment.high]).to(pool.device)
+            self._shelf.put(segment, Kept(*pool.read(self.row, slots)))
+
+    def _take(self, layout: Layout, ranks: NDArray[np.int64]) -> list[tuple[Segment, Kept]]:
+        """Take the segments of units from the shelf."""
+        if self._shelf is None or not len(ranks):
+            return []
+        wanted = np.zeros(len(layout), bool)
+        wanted[ranks] = True
+        return [(segment, self._shelf.take(segment)) for segment in whole_segments(layout, wanted)]
+
+    def _bring_back(self, layout: Layout, ranks: NDArray[np.int64], segments: Sequence[tuple[Segment, Kept]]) -> None:
+        """Put segments into the slots that are reserved for them; their keys are to be turned to place yet."""
+        if not len(ranks):
+            return
+        pool = self.model.pool
+        for segment, kept in segments:
+            slots = torch.from_numpy(self._slot[segment.low : segment.high]).to(pool.device)
+            pool.put_back(self.row, slots, kept.keys, kept.values)
+        slots = torch.from_numpy(self._slot[ranks]).to(pool.device)
+        if self.model.policy.has_bias:
+            at = self.model.positions(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+            pool.positions[self.row, slots] = torch.from_numpy(at).to(pool.device)
+        pool.bias[self.row, slots] = 0.0
+        self._rank_of_slot[self._slot[ranks]] = ranks
+        self._computed[ranks] = self._exact[ranks] = True
 
     def _invalidate(self, slots: NDArray[np.int64]) -> None:
         if len(slots):

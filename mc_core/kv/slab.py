@@ -72,6 +72,18 @@ class SlabPool:
         if self.unrotated is not None:
             self.unrotated[layer, row].index_copy_(1, slots, k.transpose(0, 1).to(self.dtype))
 
+    def read(self, row: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, not rotated where places move, and values of units [T] of one session: copies in host memory,
+        [layers, kv_heads, T, head_dim] each. On a GPU they come in the stream's order, and nobody waits for them."""
+        keys = self.keys if self.unrotated is None else self.unrotated
+        return _to_host(keys[:, row].index_select(2, slots)), _to_host(self.values[:, row].index_select(2, slots))
+
+    def put_back(self, row: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store what ``read`` gave; keys that are to be rotated are not yet."""
+        into = self.keys if self.unrotated is None else self.unrotated
+        into[:, row].index_copy_(2, slots, keys.to(self.device, non_blocking=True))
+        self.values[:, row].index_copy_(2, slots, values.to(self.device, non_blocking=True))
+
     def places(self, rows: Tensor, slots: Tensor) -> Tensor:
         """Where one unit of each of B sessions stands in a layer: row and slot [B] -> [B * kv_heads]."""
         heads = torch.arange(self.config.num_kv_heads, device=self.device)
@@ -90,6 +102,13 @@ class SlabPool:
         if self.unrotated is not None:
             parts.append(self.unrotated)
         return sum(part.nbytes for part in parts)
+
+
+def _to_host(x: Tensor) -> Tensor:
+    if x.device.type == "cpu":
+        return x
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    return host.copy_(x, non_blocking=True)
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -73,9 +73,9 @@ class MCController:
     def begin_inference_session(self, ids: NDArray[np.int32]) -> InferenceStep:
         """Start anew with a prompt [T], T >= 1, of any length: what does not fit is seen as gists."""
         if self.session is not None:
-            self.session.release_slab()
+            self.session.drop_kv()
         self.session = self._factory.create("controller", "local", model="local")
-        self.session.kv = self.core.runner.acquire()
+        self.core.runner.seat(self.session)
         return self._read(self.session, ids)
 
     @torch.inference_mode()

@@ -23,6 +23,7 @@ from mc_core.focus.leads import Lead
 from mc_core.focus.question import QUESTION_TOKENS, Question
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
+from mc_core.kv.recent import Shelf
 from mc_core.kv.session_kv import SessionKV
 from mc_core.session.cut_end import CUT_OFF, CutEnd
 from mc_core.store import SessionRecord
@@ -91,6 +92,7 @@ class Session:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
     ``excerpts``: how its places are put to the model, None shows them as they are. ``sources``: of its texts of no
     message.
+    ``shelf``: keys and values that left its slab lately.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
@@ -121,6 +123,7 @@ class Session:
     ingest_cut: IngestCut | None = None
     sources: Sources = field(default_factory=Sources)
     kv: SessionKV | None = None
+    shelf: Shelf | None = None
     cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
     sequence: int = 0
@@ -204,6 +207,8 @@ class Session:
             self.excerpts.rewind(position, self._newest(self.excerpts.reach))
         if self.kv is not None:
             self.kv.rewind(position)
+        if self.shelf is not None:
+            self.shelf.rewind(position)
         self.staged = {level: min(rows, self.tree.count(level)) for level, rows in self.staged.items()}
         if self.ingest_cut is not None and self.ingest_cut.tokens > position:
             self.ingest_cut = None
@@ -283,10 +288,18 @@ class Session:
         self.ingest_cut, self.sources = back.ingest_cut, back.sources
 
     def release_slab(self) -> None:
-        """Give the slab back, if the session has one."""
+        """Give the slab to another session, if this one has it; what may be kept for the next one is."""
+        kv, self.kv = self.kv, None
+        if kv is not None:
+            kv.release(keep=True)
+
+    def drop_kv(self) -> None:
+        """Give the slab back, if the session has one, and keep nothing of what it held."""
         kv, self.kv = self.kv, None
         if kv is not None:
             kv.release()
+        if self.shelf is not None:
+            self.shelf.clear()
 
     def blocks_to_rewind(self, position: int) -> NDArray[np.int64]:
         """Complete blocks whose ids a rewind to ``position`` needs: the one that is cut, and the new tail's."""

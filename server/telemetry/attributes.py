@@ -79,6 +79,10 @@ def part_attributes(part: str, trace: RefocusTrace) -> Attributes:
         case "follow":
             return {"mc.hops": trace.hops}
         case "kv_repair":
-            return {"mc.kv.reused": trace.kv_reused, "mc.kv.recomputed": trace.kv_recomputed}
+            return {
+                "mc.kv.reused": trace.kv_reused,
+                "mc.kv.recomputed": trace.kv_recomputed,
+                "mc.kv.restored": trace.kv_restored,
+            }
         case _:
             return {"mc.spans.evicted": trace.spans_evicted}

@@ -60,6 +60,8 @@ class Metrics:
         self.evicted = self._counter(names.SPANS_EVICTED)
         self.kv_reused = self._counter(names.KV_REUSED)
         self.kv_recomputed = self._counter(names.KV_RECOMPUTED)
+        self.kv_sought = self._counter(names.KV_SOUGHT)
+        self.kv_restored = self._counter(names.KV_RESTORED)
         self.store = self._histogram(names.STORE_LATENCY)
         self.store_up = self._gauge(names.STORE_UP)
         self.store_backlog = self._gauge(names.STORE_BACKLOG)
@@ -108,6 +110,8 @@ class Metrics:
         self.evicted.inc(trace.spans_evicted)
         self.kv_reused.inc(trace.kv_reused)
         self.kv_recomputed.inc(trace.kv_recomputed)
+        self.kv_sought.inc(trace.kv_sought)
+        self.kv_restored.inc(trace.kv_restored)
 
     def decoded(self, batch: int, seconds: float) -> None:
         if batch:
