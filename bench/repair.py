@@ -5,8 +5,10 @@ depends on token ids alone, so all of them show the model the same working conte
 behind the first edit and is the reference. ``incremental`` keeps values that were computed under an older view.
 ``block`` encodes the history by segments, here of several lengths; for a base that was trained so it is exact under its
 own mask, and for a stock base that mask has a price. Losses are the KL divergence of the next-token distribution from
-exact's and the difference in NLL of the true next token, with twice its standard error over tokens. Times are of the
-processor, so that a busy machine does not disturb them.
+exact's and the difference in NLL of the true next token, with twice its standard error: over the passages' means where
+there are eight or more, over tokens else. ``--reference`` computes ``exact`` with weights of another precision, so that
+the losses are of repair and precision together. Times are of the processor, so that a busy machine does not disturb
+them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from mc_core.kv.repair import RepairMode
 from mc_core.lab.controller import MCController
 
 PROMPT = 16
+ENOUGH = 8
+"""Passages, that the spread of their means says how sure the mean of all is."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLE)
     parser.add_argument("--weights", default="float32", help="float32, bfloat16 or int8")
+    parser.add_argument("--reference", help="weights of the exact reference; those of --weights by default")
+    parser.add_argument("--passages", type=int, default=1, help="of each text, each with the history before it")
     parser.add_argument("--text", type=Path, nargs="*", help="UTF-8 texts; made-up prose by default")
     parser.add_argument("--history", type=int, default=64_000)
     parser.add_argument("--tokens", type=int, default=512, help="read one by one, of each text")
@@ -74,12 +80,13 @@ def main() -> None:
     bundle = load_bundle(options.model, dtype=getattr(torch, options.weights))
     ways = [Way("exact"), *(Way("incremental", None, every) for every in options.refresh)]
     ways += [Way("block", segment) for segment in options.segments]
-    count = options.history + options.tokens
-    texts = [novel_ids(bundle.tokenizer, count, path) for path in options.text or [None]]
-    runs = {str(way): [run(bundle, way, ids, options) for ids in texts] for way in ways}
-    targets = torch.tensor([target for one in runs["exact"] for target in one.targets])
-    reference = _joined(runs["exact"])
-    rows = [_row(name, of_way, reference, targets) for name, of_way in runs.items()]
+    texts = [ids for path in options.text or [None] for ids in _passages(bundle, path, options)]
+    runs: dict[str, list[Run]] = {}
+    if options.reference:
+        wide = load_bundle(options.model, dtype=getattr(torch, options.reference))
+        runs[f"exact {options.reference}"] = [run(wide, Way("exact"), ids, options) for ids in texts]
+    runs |= {str(way): [run(bundle, way, ids, options) for ids in texts] for way in ways}
+    rows = [_row(name, of_way, next(iter(runs.values()))) for name, of_way in runs.items()]
     base = rows[0]
     summary = {
         f"{row['repair']}_{name}": row[key] if name == "dnll" else row[key] / max(1e-12, base[key])
@@ -111,15 +118,24 @@ def run(bundle: Bundle, way: Way, ids: NDArray[np.int32], options: argparse.Name
     return Run(torch.stack(rows), targets, started - began, seconds, float(np.mean(recomputed[1:] or recomputed)))
 
 
+def _passages(bundle: Bundle, path: Path | None, options: argparse.Namespace) -> list[NDArray[np.int32]]:
+    """As many stretches of a text as are asked for, one behind the other."""
+    count = options.history + options.tokens
+    ids = novel_ids(bundle.tokenizer, options.passages * count, path)
+    return list(ids.reshape(options.passages, count))
+
+
 def _joined(runs: list[Run]) -> Tensor:
     return torch.cat([one.log_probs for one in runs])
 
 
-def _row(name: str, runs: list[Run], reference: Tensor, targets: Tensor) -> dict[str, str | float]:
-    log_probs = _joined(runs)
+def _row(name: str, runs: list[Run], exact: list[Run]) -> dict[str, str | float]:
+    log_probs, reference = _joined(runs), _joined(exact)
+    targets = torch.tensor([target for one in exact for target in one.targets])
     kl = (reference.exp() * (reference - log_probs)).sum(-1)
     nll = -log_probs.gather(1, targets[:, None])[:, 0]
     worse = nll + reference.gather(1, targets[:, None])[:, 0]
+    means = worse.view(len(runs), -1).mean(1) if len(runs) >= ENOUGH else worse
     return {
         "repair": name,
         "ms/token": 1e3 * float(np.mean([one.seconds for one in runs])),
@@ -129,7 +145,7 @@ def _row(name: str, runs: list[Run], reference: Tensor, targets: Tensor) -> dict
         "KL p95": float(kl.quantile(0.95)),
         "NLL": float(nll.mean()),
         "dNLL": float(worse.mean()),
-        "+-": 2 * float(worse.std()) / len(worse) ** 0.5,
+        "+-": 2 * float(means.std()) / len(means) ** 0.5,
     }
 
 
