@@ -1,7 +1,8 @@
 """What a session store keeps, and the contract every store fulfils (embedded SQLite, Redis).
 
 A session's history is rows in a log by level: level 0 holds spans (blocks of K token ids), level l >= 1 the gists of
-the LOD l nodes. Writers *stage* rows and then *commit* a record; only a resolved commit acknowledges a turn.
+the LOD l nodes. Writers *stage* rows and then *commit* a record, and notes with it; only a resolved commit acknowledges
+a turn.
 No store library is imported here: the implementations live in ``server/stores``.
 """
 
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, MegaContextError, StoreError
+from mc_core.notes import Beyond
+from mc_core.notes import Note as Note
+from mc_core.notes import NotePage as NotePage
 
 Ids = NDArray[np.int32]
 Indices = NDArray[np.int64]
@@ -268,12 +272,43 @@ class SessionStore(Protocol):
         with lens keys [n, gist_keys, key_dim] when the record has them."""
         ...
 
-    def commit(self, record: SessionRecord) -> Future[int]:
+    def commit(self, record: SessionRecord, notes: Sequence[Note] = (), beyond: Beyond = "drop") -> Future[int]:
         """Replaces the record as one, durably, under ``record.fence``; returns the new sequence.
 
         Every row that ``record.tokens`` implies must have been written (StoreError names the first gap), so a turn
         whose write failed is never acknowledged. Rows past ``record.tokens`` are dropped: a smaller one is a rewind.
+
+        ``notes`` are stored with it, all or none; one under a key that the session has replaces that note, and takes
+        its place in the order of writing. None may lie past ``record.tokens`` (ConfigError), where notes of before are
+        dropped too, or what else ``beyond`` says; ``keep`` takes no notes. StoreError if an ``indexed`` key is another
+        session's of the tenant.
         """
+        ...
+
+    def note(self, session_id: str, tenant: str, key: str) -> Future[Note | None]:
+        """The session's note under this key. StoreError if it is corrupt, here as in ``find_note``."""
+        ...
+
+    def notes(
+        self,
+        session_id: str,
+        tenant: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+    ) -> Future[NotePage]:
+        """Notes whose keys begin with ``prefix``, by (position, order of writing); ``limit`` 1..1000, and beyond the
+        first no more than ``PAGE_BYTES``. ``after``: the page before's ``next``, good though that note is gone."""
+        ...
+
+    def find_note(self, tenant: str, key: str) -> Future[tuple[str, Note] | None]:
+        """The tenant's ``indexed`` note under this key, and its session."""
+        ...
+
+    def delete_note(self, session_id: str, tenant: str, key: str) -> Future[bool]:
+        """Deletes a note, durably, without a lease -> whether there was one."""
         ...
 
     def reshape(
@@ -321,11 +356,12 @@ class SessionStore(Protocol):
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         """Stores ``record`` as a new session whose first ``record.tokens`` tokens (at most the committed length) are
         those of ``session_id``. Rows are shared, never copied; each session rewinds, grows and is deleted alone.
-        The new session may be used once the future has resolved."""
+        Notes up to its length are copied, but for those that are ``indexed``. The new session may be used once the
+        future has resolved."""
         ...
 
     def delete(self, session_id: str, tenant: str) -> Future[None]:
-        """Deletes the session and every row that no fork shares, durably. Late writes get FencedError."""
+        """Deletes the session, its notes and every row that no fork shares, durably. Late writes get FencedError."""
         ...
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:

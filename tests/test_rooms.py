@@ -21,6 +21,7 @@ LAYERS = [
     {"mc_core.positions", "mc_core.nets"},
     "mc_core.models",
     "mc_core.store",
+    "mc_core.notes",
     "mc_core.errors",
 ]
 """A room may use those below it, never one above or beside it."""

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from mc_core.engine.turn import run_turn
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.kv.session_kv import SessionKV
+from mc_core.notes import Note
 from mc_core.session.session import Session
 
 logger = logging.getLogger(__name__)
@@ -154,9 +155,9 @@ class Engine:
         """
         return self._submit_job(jobs.ingest(self.core, session, ids, about), session)
 
-    def commit(self, session: Session) -> Future[None]:
-        """Acknowledge all of the session's history -> None once it is stored."""
-        return self._submit_job(jobs.commit(self.core, session), session)
+    def commit(self, session: Session, notes: Sequence[Note] = ()) -> Future[None]:
+        """Acknowledge all of the session's history, and notes with it -> None once it is stored."""
+        return self._submit_job(jobs.commit(self.core, session, notes), session)
 
     def rollback(self, session: Session) -> Future[None]:
         """Drop what was not committed; see ``Session.rollback``."""

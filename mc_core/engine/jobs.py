@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from mc_core.engine.refocus_job import evict
 from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
+from mc_core.notes import Beyond, Note
 from mc_core.session.session import Session
 from mc_core.session.staging import write_rows
 from mc_core.store import SessionRecord
@@ -49,25 +50,30 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     session.staged = staged
 
 
-def commit(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
-    """Store all of the history; when this returns, it survives a crash."""
+def commit(core: EngineCore, session: Session, notes: Sequence[Note] = ()) -> Generator[Work, Any, None]:
+    """Store all of the history, and these notes beside the session's; when this returns, they survive a crash."""
+    for note in notes:
+        session.note(note)
     if session.cut_end is not None:
         # Rows below the committed length can't be replaced; so the store first goes back to where they differ, with a
         # note of what stood there: where the turn then never comes, the session's next user finds it as it was.
-        yield from _write(core, session, session.cut_end.record)
+        yield from _write(core, session, session.cut_end.record, beyond="keep")
         session.cut_stored()
         session.broken = session.durable
     yield from stage(core, session)
-    yield from _write(core, session, session.record())
+    yield from _write(core, session, session.record(), tuple(session.notes.values()))
     session.broken = False
+    session.notes = {}
     session.updated = time.time()
     session.acknowledge()
     evict(core, session)
 
 
-def _write(core: EngineCore, session: Session, record: SessionRecord) -> Generator[Work, Any, None]:
+def _write(
+    core: EngineCore, session: Session, record: SessionRecord, notes: Sequence[Note] = (), beyond: Beyond = "drop"
+) -> Generator[Work, Any, None]:
     if session.durable:
-        future = core.store.commit(record)
+        future = core.store.commit(record, notes, beyond)
         yield Wait(future)
         session.sequence = future.result()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -104,7 +104,13 @@ class Restoring:
                 keys = self.keys.values[first:end].numpy() if level == 1 and self.empty.config.lens_keys else None
                 values = rows.values[first:end].numpy()
                 store.write_gists(record.session_id, record.fence, level, first, values, keys).result()
-        self.session.sequence = store.commit(self.session.record()).result()
+        stored = self.session.record()
+        cut_off = record.state.get(CUT_OFF)
+        if cut_off is None:
+            self.session.sequence = store.commit(stored).result()
+        else:  # What a turn cut off is put back later, and may be needed by then: after a crash in between.
+            stored = replace(stored, state={**stored.state, CUT_OFF: cut_off})
+            self.session.sequence = store.commit(stored, beyond="keep").result()
 
     def put_back(self) -> None:
         """Of a turn that was about to replace the end of the history, and never did: that end, and store it."""
@@ -118,7 +124,7 @@ class Restoring:
         futures, session.staged = write_rows(session, self.store)
         for future in futures:
             future.result()
-        session.sequence = self.store.commit(session.record()).result()
+        session.sequence = self.store.commit(session.record(), beyond="restore").result()
         session.acknowledge()
 
     def _read(self, with_keys: bool) -> None:

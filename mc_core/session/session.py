@@ -25,6 +25,7 @@ from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
 from mc_core.kv.recent import Shelf
 from mc_core.kv.session_kv import SessionKV
+from mc_core.notes import Note
 from mc_core.session.cut_end import CUT_OFF, CutEnd
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
@@ -93,6 +94,7 @@ class Session:
     ``excerpts``: how its places are put to the model, None shows them as they are. ``sources``: of its texts of no
     message.
     ``shelf``: keys and values that left its slab lately.
+    ``notes``: by key, those that the next commit stores.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
@@ -124,6 +126,7 @@ class Session:
     sources: Sources = field(default_factory=Sources)
     kv: SessionKV | None = None
     shelf: Shelf | None = None
+    notes: dict[str, Note] = field(default_factory=dict)
     cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
     sequence: int = 0
@@ -189,6 +192,10 @@ class Session:
         """Keep tokens [start, end) raw for good."""
         self.wc.pin(start, end)
 
+    def note(self, note: Note) -> None:
+        """Store this with the next commit, which may not end before it; a rollback forgets it."""
+        self.notes[note.key] = note
+
     def rewind(self, position: int) -> None:
         """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
         if position == self.tokens:
@@ -196,6 +203,7 @@ class Session:
         self._cut(position)
         self.wc.rewind(position, reserve=self.focus_config.refocus_interval)
         self.prefixes = [(digest, at) for digest, at in self.prefixes if at <= position]
+        self.notes = {key: note for key, note in self.notes.items() if note.position <= position}
 
     def _cut(self, position: int) -> None:
         """All but the working context, which then follows."""
@@ -274,6 +282,7 @@ class Session:
         self.acknowledged, self.cut_end = self.cut_end.acknowledged, None
 
     def _return_to(self, back: Acknowledged) -> None:
+        self.notes = {}
         if self.cut_end is not None:
             end, self.cut_end = self.cut_end, None
             self._cut(end.acknowledged.tokens)

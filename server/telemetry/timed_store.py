@@ -24,6 +24,10 @@ TIMED = (
     "read_span_range",
     "read_gist_range",
     "find_prefix",
+    "note",
+    "notes",
+    "find_note",
+    "delete_note",
 )
 
 

@@ -119,14 +119,14 @@ def test_a_store_that_fails_between_the_cut_and_the_turn_loses_nothing(lab: Lab,
     store, commits = lab.store, 0
     commit = store.commit
 
-    def failing(record: SessionRecord) -> Future[int]:
+    def failing(record: SessionRecord, *notes: object) -> Future[int]:
         nonlocal commits
         commits += 1
         if commits == 2:
             future: Future[int] = Future()
             future.set_exception(StoreError("the disk is full"))
             return future
-        return commit(record)
+        return commit(record, *notes)
 
     with mock.patch.object(store, "commit", failing):
         reply = ask(lab, session, cut)

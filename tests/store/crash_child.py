@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mc_core.notes import Note
 from mc_core.store import SessionRecord, SessionStore
 from server.stores import open_store
 from store_harness import make_gists, make_record
@@ -34,9 +35,10 @@ def turn(store: SessionStore, record: SessionRecord, ids: np.ndarray, reshape: b
         gists = make_gists(ids, size, level, first, record.gist_dim)
         for at in range(0, len(gists), 50):
             store.write_gists(name, fence, level, first + at, gists[at : at + 50])
-    state = {"tokens": len(ids), "dim": record.gist_dim}
+    turns = record.state.get("turns", 0) + 1
+    state = {"tokens": len(ids), "dim": record.gist_dim, "turns": turns}
     record = replace(record, tokens=len(ids), tail=ids[len(ids) // size * size :], state=state)
-    future = store.commit(record)
+    future = store.commit(record, [Note(f"turn:{turns}", len(ids), name.encode() * 9)])
     future.add_done_callback(lambda done: print(name, len(ids), done.result(), flush=True))
     return record
 

@@ -43,8 +43,16 @@ class SqliteHarness:
 
     def count_everything(self) -> int:
         """Rows of every kind that belong to any session."""
-        tables = ("sessions", "states", "prefixes", "lineage", "rows")
+        tables = ("sessions", "states", "prefixes", "lineage", "rows", "notes")
         return sum(self._execute(f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+
+    def raw_note(self, key: str) -> bytes:
+        """The stored bytes of the only note under this key."""
+        return self._execute("SELECT value FROM notes WHERE key = ?", key)[0][0]
+
+    def put_note(self, key: str, data: bytes) -> None:
+        """Replaces the bytes of a note behind the store's back."""
+        self._execute("UPDATE notes SET value = ? WHERE key = ?", data, key)
 
     def _key(self, session_id: str, level: int, index: int) -> int:
         query = "SELECT l.spans FROM lineage l JOIN sessions s ON s.id = l.session WHERE s.session_id = ?"
@@ -108,7 +116,11 @@ class RedisHarness:
                     for spans, _, *gists in json.loads(lineage):
                         widths[spans, 0], widths[(*gists, spans)[0], 1] = json.loads(sizes), json.loads(sizes)
                     total += 1
-                elif kind in ("sessions", "prefix", "") and client.type(key) == b"zset":
+                elif kind == "notes":
+                    total += client.hlen(key) // 2
+                elif kind == "indexed":
+                    total += client.hlen(key)
+                elif kind in ("sessions", "prefix", "order", "") and client.type(key) == b"zset":
                     total += client.zcard(key)
                 elif kind == "storage":
                     users = [field.partition(b":") for field in client.hkeys(key)]
@@ -123,6 +135,20 @@ class RedisHarness:
                     rows = (data[at : at + width] for at in range(0, len(data), width))
                     total += sum(row.strip(b"\0") != b"" for row in rows)
             return total + client.hlen(f"{self.namespace}owners")
+
+    def raw_note(self, key: str) -> bytes:
+        """The stored bytes of the only note under this key."""
+        with self.server.client() as client:
+            return client.hget(self._notes_key(key), f"v{key}")
+
+    def put_note(self, key: str, data: bytes) -> None:
+        """Replaces the bytes of a note behind the store's back."""
+        with self.server.client() as client:
+            client.hset(self._notes_key(key), f"v{key}", data)
+
+    def _notes_key(self, key: str) -> str:
+        with self.server.client() as client:
+            return next(name for name in self.all_keys() if ":notes:" in name and client.hexists(name, f"v{key}"))
 
     def _place(self, session_id: str, level: int, index: int) -> tuple[str, int, int]:
         with self.server.client() as client:

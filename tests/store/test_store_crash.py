@@ -33,8 +33,8 @@ def acknowledged(child, count):
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_nine_loses_no_acknowledged_turn(harness, rounds):
-    """Law: after kill -9 every acknowledged commit is whole, at every level, and nothing beyond it is visible; a
-    session killed between a reshape and its commit has all of its spans and no gist."""
+    """Law: after kill -9 every acknowledged commit is whole, at every level, with the notes of its turns, and nothing
+    beyond it is visible; a session killed between a reshape and its commit has all of its spans and no gist."""
     rng = np.random.default_rng()
     for _ in range(rounds):
         known = acknowledged(start_child(harness.url), int(rng.integers(1, 80)))
@@ -44,6 +44,7 @@ def test_kill_nine_loses_no_acknowledged_turn(harness, rounds):
             assert record.tokens >= known.get(name, 0)
             assert record.state.get("tokens", 0) == record.tokens
             check_rows(store, record, ids_of(name, record.tokens))
+            check_notes(store, record)
         store.close()
 
 
@@ -59,3 +60,11 @@ def check_rows(store, record, ids):
         expected = make_gists(ids, size, level, 0, record.gist_dim)
         assert np.array_equal(batch.gists, expected if whole else expected[:0])
         assert len(batch.missing) == 9 + (0 if whole else record.rows(level))
+
+
+def check_notes(store, record):
+    page = store.notes(record.session_id, "alice", limit=1000).result()
+    assert (page.next, page.corrupt) == (None, ())
+    turns = record.state.get("turns", 0)
+    assert [note.key for note in page.notes] == [f"turn:{number}" for number in range(1, turns + 1)]
+    assert not turns or page.notes[-1].position == record.tokens

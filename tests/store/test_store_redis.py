@@ -333,15 +333,15 @@ def test_keys_of_format_1_are_upgraded(place):
     assert store.expire(0, 2).result() == 2
     store.close()
     with place.server.client() as client:
-        assert client.hget(f"{place.namespace}meta", "format") == b"2"
+        assert client.hget(f"{place.namespace}meta", "format") == b"3"
 
 
 def test_newer_formats_are_refused(place):
     """Law: keys of a newer server are left alone."""
     place.open().close()
     with place.server.client() as client:
-        client.hset(f"{place.namespace}meta", "format", 3)
-    with pytest.raises(StoreError, match="format 3"):
+        client.hset(f"{place.namespace}meta", "format", 4)
+    with pytest.raises(StoreError, match="format 4"):
         place.open()
 
 

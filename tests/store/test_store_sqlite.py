@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mc_core.errors import ConfigError, StoreError
+from mc_core.notes import Note
 from server.stores import open_store
 from server.stores.sqlite import SqliteStore
 from store_harness import SqliteHarness, begin, fill, make_record, some_ids
@@ -39,8 +40,8 @@ def test_one_file_serves_one_process(place):
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
     place.open().close()
-    place._execute("PRAGMA user_version = 3")
-    with pytest.raises(StoreError, match="schema 3"):
+    place._execute("PRAGMA user_version = 4")
+    with pytest.raises(StoreError, match="schema 4"):
         place.open()
     for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
@@ -68,6 +69,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         "ALTER TABLE lineage RENAME COLUMN spans TO storage",
         "CREATE INDEX lineage_storage ON lineage (storage)",
         "ALTER TABLE sessions DROP COLUMN reshaped",
+        "DROP TABLE notes",
         "PRAGMA user_version = 1",
     ):
         place._execute(statement)
@@ -80,7 +82,26 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         store.delete(name, "alice").result()
     store.close()
     assert place.count_everything() == 0
-    assert place._execute("PRAGMA user_version")[0][0] == 2
+    assert place._execute("PRAGMA user_version")[0][0] == 3
+
+
+def test_a_file_of_version_2_gets_notes(place):
+    """Law: a file from before notes opens with what it holds, looks like a new one, and takes notes from then on."""
+    store, ids = place.open(), some_ids(40)
+    schema = place._execute("SELECT name, sql FROM sqlite_master ORDER BY name")
+    fill(store, begin(store), ids)
+    store.close()
+    place._execute("DROP TABLE notes")
+    place._execute("PRAGMA user_version = 2")
+    store = place.open()
+    assert place._execute("SELECT name, sql FROM sqlite_master ORDER BY name") == schema
+    assert store.notes("s", "alice").result().notes == ()
+    record = store.open("s", "alice", "me").result().record
+    assert np.array_equal(store.read_span_range("s", 0, 10).result().ids.ravel(), ids)
+    note = Note("n", 40, b"value", indexed=True)
+    store.commit(record, [note]).result()
+    assert store.find_note("alice", "n").result() == ("s", note)
+    store.close()
 
 
 def test_a_full_disk_fails_the_turn_and_heals(place):

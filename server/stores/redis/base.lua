@@ -1,4 +1,4 @@
--- Session store: what every command needs. The files base, rows, sessions, queries are one script, in this order.
+-- Session store: what every command needs. The files base, rows, notes, sessions, queries are one script, in this order.
 -- ARGV: namespace, command, writer, batch, then the command's own arguments. The keys are listed in store.py.
 local ns, command, writer, batch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local PAGE, MAX_LEVEL, ACTIVE = 1024, 15, -1

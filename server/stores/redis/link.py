@@ -27,10 +27,10 @@ from mc_core.store import StoreDownError
 from server.stores.redis.place import Place
 
 logger = logging.getLogger(__name__)
-FORMAT = 2
-"""1: gists always lay in the storage of their spans, and sessions were not listed by kind."""
+FORMAT = 3
+"""1: gists always lay in the storage of their spans, and sessions were not listed by kind. 2: there were no notes."""
 SCRIPT = "".join(
-    (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "sessions", "queries")
+    (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "notes", "sessions", "queries")
 )
 SHA = hashlib.sha1(SCRIPT.encode()).hexdigest()
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)

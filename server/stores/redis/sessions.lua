@@ -96,7 +96,10 @@ function commands.fork(op, parent, tenant, ...)
     fail('config', string.format("a fork's tokens must be at most %d, got %s", s.tokens, fields.tokens))
   end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
-  return create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.reshaped or '')
+  local fresh = redis.call('HEXISTS', ns .. 'owners', fields.session_id) == 0
+  local answer = create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.reshaped or '')
+  if fresh then copy_notes(s, {id = fields.session_id, tenant = tenant}, fields.tokens) end
+  return answer
 end
 
 function commands.open(op, id, tenant, owner, seconds)
@@ -138,13 +141,15 @@ local function check_complete(s, fields, blocks)
   end
 end
 
-function commands.commit(op, id, fence, lease, known, seconds, ...)
-  local fields = fields_of({...})
+-- beyond, list, values: see mc_core.notes.Beyond and write_notes.
+function commands.commit(op, id, fence, lease, known, seconds, beyond, list, values, ...)
+  local fields, notes = fields_of({...}), cjson.decode(list)
   local s = held(id, fence, lease, known)
   if s.op == op then return {'ok', s.result} end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
   check_fixed(s, fields)
   check_complete(s, fields, blocks)
+  check_notes(s, notes)
   local old, model = indexed(s.key)
   index_prefixes(s, model, old, fields.implicit == '1' and fields.prefixes or '')
   local sequence, time = s.sequence + 1, now()
@@ -153,10 +158,12 @@ function commands.commit(op, id, fence, lease, known, seconds, ...)
     'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
     'reshaped', '')
   list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'), number_text(time))
-  local shrank, beyond, lineage = blocks < s.blocks, false, s.lineage
-  for level, count in pairs(s.staged) do beyond = beyond or count > rows_at(s, tonumber(level), blocks) end
+  settle_beyond(s, fields.tokens, beyond)
+  write_notes(s, notes, values)
+  local shrank, staged_past, lineage = blocks < s.blocks, false, s.lineage
+  for level, count in pairs(s.staged) do staged_past = staged_past or count > rows_at(s, tonumber(level), blocks) end
   if shrank then save_lineage(s, rewound(s, blocks)) end
-  if shrank or beyond then tidy(s, lineage, blocks, blocks) end
+  if shrank or staged_past then tidy(s, lineage, blocks, blocks) end
   return {'ok', tostring(sequence)}
 end
 
@@ -176,6 +183,7 @@ end
 local function remove(s)
   local old, model = indexed(s.key)
   index_prefixes(s, model, old, '')
+  remove_notes(s)
   leave(s, s.lineage)
   tidy(s, s.lineage, 0, 0)
   list_kind(s, '', '', '')
@@ -210,7 +218,7 @@ function commands.expire(seconds, limit)
   return {'ok', #found}
 end
 
--- From format 1, where sessions were listed all together: lists each by its kind.
+-- From format 1, where sessions were listed all together: lists each by its kind. Format 2 had no notes.
 function commands.upgrade(format)
   local owners = redis.call('HGETALL', ns .. 'owners')
   for i = 1, #owners, 2 do

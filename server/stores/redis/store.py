@@ -9,7 +9,7 @@ it (the sequence went back) and opens the session again as Redis has it.
 
 **Keys**, each beginning with the namespace (``megacontext:``); T is the tenant and M the model, percent-encoded::
 
-    meta               hash     counters (fence, storage, serial, probe) and the format; stays for good
+    meta               hash     counters (fence, storage, serial, note, probe) and the format; stays for good
     owners             hash     session id -> T
     writer:NAME        string   number of the last batch of one server; leaves with it
     implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
@@ -19,6 +19,9 @@ it (the sequence went back) and opens the session again as Redis has it.
     T:storage:N        hash     who uses a storage and up to which block, and how many pages it has at each level
     T:rows:N:LEVEL:P   string   page P of a storage's rows at a level: 1024 rows of fixed width
     T:prefix:M:HASH    zset     "position id" of the implicit sessions that hold this prefix, the newest last
+    T:notes:ID         hash     the session's notes; see notes.lua
+    T:order:ID         zset     their order
+    T:indexed          hash     session id by the key of an indexed note
 
 **Atomicity.** Every call is one run of a Lua script, which checks fence, lease and sequence before it changes anything.
 
@@ -39,6 +42,7 @@ from typing import Any, cast
 import numpy as np
 
 from mc_core.errors import ConfigError, StoreError
+from mc_core.notes import Beyond, Note, NotePage
 from mc_core.store import (
     FencedError,
     Floats,
@@ -57,10 +61,12 @@ from mc_core.store import (
 )
 from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.codec import RowFormat
+from server.stores.note_codec import check_notes
 from server.stores.redis import reader
 from server.stores.redis.calls import Calls
 from server.stores.redis.leases import Lease
 from server.stores.redis.link import Reply
+from server.stores.redis.notes import commit_parts, note_of, page_command, page_of
 from server.stores.redis.place import Place
 from server.stores.redis.replies import (
     changing_fields,
@@ -148,21 +154,30 @@ class RedisStore:
         except ConfigError as error:
             return refused(error)
 
-    def commit(self, record: SessionRecord) -> Future[int]:
+    def commit(self, record: SessionRecord, notes: Sequence[Note] = (), beyond: Beyond = "drop") -> Future[int]:
         try:
+            check_notes(record, notes, beyond)
             encoded = EncodedRecord.of(record)
         except ConfigError as error:
             return refused(error)
         op, fields, name, fence = _op(), changing_fields(encoded), record.session_id, record.fence
+        beside = commit_parts(notes, beyond)
 
         def command(sending: Sending) -> Sequence[Any]:
             lease = sending.lease
             known = (lease.token, lease.sequence) if lease else ("", "")
-            return ("commit", op, name, fence, *known, self.lease_seconds, *fields)
+            return ("commit", op, name, fence, *known, self.lease_seconds, *beside, *fields)
 
+        size = _size(encoded) + len(beside[-1])
         return self._calls.write(
-            command, name, lambda reply: self._acknowledge(name, fence, reply), fence=fence, size=_size(encoded)
+            command, name, lambda reply: self._acknowledge(name, fence, reply), fence=fence, size=size
         )
+
+    def delete_note(self, session_id: str, tenant: str, key: str) -> Future[bool]:
+        def command(sending: Sending) -> Sequence[Any]:
+            return ("delete_note", session_id, key_part(tenant), key, int(sending.again))
+
+        return self._calls.write(command, session_id, lambda reply: bool(reply[0]), patience=self.place.patience)
 
     def reshape(
         self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
@@ -244,6 +259,37 @@ class RedisStore:
             return record_of(value_of(replies[0], session_id)[0])
 
         return self._calls.read(run, session_id)
+
+    def note(self, session_id: str, tenant: str, key: str) -> Future[Note | None]:
+        async def run(send: reader.Send) -> Note | None:
+            found = value_of((await send([("note", "", "", session_id, key_part(tenant), key)]))[0], session_id)
+            return note_of(found[0] if found else None)
+
+        return self._calls.read(run, session_id)
+
+    def notes(
+        self,
+        session_id: str,
+        tenant: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+    ) -> Future[NotePage]:
+        async def run(send: reader.Send) -> NotePage:
+            command = page_command(session_id, tenant, prefix, after, limit, newest_first)
+            return page_of(value_of((await send([command]))[0], session_id), limit)
+
+        return self._calls.read(run, session_id)
+
+    def find_note(self, tenant: str, key: str) -> Future[tuple[str, Note] | None]:
+        async def run(send: reader.Send) -> tuple[str, Note] | None:
+            found = value_of((await send([("find_note", "", "", key_part(tenant), key)]))[0], "")
+            note = note_of(found[0][1]) if found and found[0] and len(found[0]) > 1 else None
+            return (found[0][0].decode(), note) if note else None
+
+        return self._calls.read(run, None)
 
     def list(
         self, tenant: str, limit: int = 20, after: str | None = None, implicit: bool | None = None

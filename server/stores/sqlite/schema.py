@@ -11,11 +11,20 @@ from typing import IO
 from mc_core.errors import StoreError
 
 APPLICATION_ID = 0x4D435458  # "MCTX"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+NOTES = """
+CREATE TABLE notes (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL,
+    position INTEGER NOT NULL, indexed INTEGER NOT NULL, hidden INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE UNIQUE INDEX notes_own ON notes (session, key);
+CREATE INDEX notes_order ON notes (session, hidden, position, serial, key);
+CREATE UNIQUE INDEX notes_find ON notes (tenant, key) WHERE indexed;
+"""
 
 # One table holds the rows of all sessions and levels. The key packs (storage, level, index), so that a range of rows is
 # a range of the primary key and a row costs no second index.
-SCHEMA = """
+SCHEMA = f"""{NOTES}
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, model TEXT NOT NULL,
@@ -42,8 +51,10 @@ CREATE TABLE rows (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
 INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
 """
 
-# From version 1, where gists always lay in the storage of their spans, and listings were never of one kind alone.
-UPGRADE = """
+# What brings a file of each version to the next: in version 1 gists always lay in the storage of their spans, and
+# listings were never of one kind alone; in version 2 there were no notes.
+UPGRADES = {
+    1: """
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
 CREATE INDEX sessions_oldest_implicit ON sessions (updated) WHERE implicit;
 ALTER TABLE sessions ADD COLUMN reshaped INTEGER NOT NULL DEFAULT 0;
@@ -53,7 +64,9 @@ UPDATE lineage SET gists = spans;
 DROP INDEX lineage_storage;
 CREATE INDEX lineage_spans ON lineage (spans);
 CREATE INDEX lineage_gists ON lineage (gists);
-"""
+""",
+    2: NOTES,
+}
 
 
 class FileLock:
@@ -102,7 +115,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     if not tables or version < SCHEMA_VERSION:
         setup = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        connection.executescript(f"BEGIN IMMEDIATE; {UPGRADE if tables else SCHEMA} {setup} COMMIT;")
+        changes = "".join(UPGRADES[old] for old in range(version, SCHEMA_VERSION)) if tables else SCHEMA
+        connection.executescript(f"BEGIN IMMEDIATE; {changes} {setup} COMMIT;")
     connection.execute("UPDATE sessions SET owner = '', lease_until = 0, staged = NULL")
 
 

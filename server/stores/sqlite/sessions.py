@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mc_core.errors import ConfigError, StoreError
+from mc_core.notes import Beyond, Note
 from mc_core.store import (
     MAX_LEVEL,
     LeaseHeldError,
@@ -18,6 +19,7 @@ from mc_core.store import (
     StoredSession,
 )
 from server.stores.arguments import FIXED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
+from server.stores.sqlite.notes import copy_notes, save_notes
 from server.stores.sqlite.records import SELECT, Row, find, held, load_record, row_of, save_prefixes
 from server.stores.sqlite.rows import (
     MAX_ROWS,
@@ -93,7 +95,13 @@ def release(connection: sqlite3.Connection, session_id: str, fence: int) -> None
     connection.execute(update, (session_id, fence))
 
 
-def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds: float) -> int:
+def commit(
+    connection: sqlite3.Connection,
+    encoded: EncodedRecord,
+    lease_seconds: float,
+    notes: Sequence[Note] = (),
+    beyond: Beyond = "drop",
+) -> int:
     """Replaces the record; see SessionStore.commit."""
     record = encoded.record
     row = held(connection, record.session_id, record.fence)
@@ -106,6 +114,7 @@ def commit(connection: sqlite3.Connection, encoded: EncodedRecord, lease_seconds
     connection.execute(update, values)
     _save_state(connection, row.id, encoded)
     save_prefixes(connection, row.id, record)
+    save_notes(connection, row, record.tokens, notes, beyond)
     shrank = record.blocks < row.info.blocks
     if shrank or any(count > record.rows(level) for level, count in row.staged.items()):
         lineage = load_lineage(connection, row.id)
@@ -154,7 +163,10 @@ def fork(connection: sqlite3.Connection, session_id: str, tenant: str, encoded: 
     _check_fixed(row.info, encoded.record)
     if encoded.record.tokens > row.info.tokens:
         raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {encoded.record.tokens}")
-    return create(connection, encoded, cut(load_lineage(connection, row.id), encoded.record.blocks), row.reshaped)
+    lineage = cut(load_lineage(connection, row.id), encoded.record.blocks)
+    record = create(connection, encoded, lineage, row.reshaped)
+    copy_notes(connection, row, record)
+    return record
 
 
 def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None:
@@ -175,7 +187,7 @@ def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) ->
 def _remove(connection: sqlite3.Connection, row: Row) -> None:
     """Deletes the session of ``row``."""
     lineage = load_lineage(connection, row.id)
-    for table in ("states", "prefixes", "lineage"):
+    for table in ("states", "prefixes", "lineage", "notes"):
         connection.execute(f"DELETE FROM {table} WHERE session = ?", (row.id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
     _tidy(connection, row, lineage, 0, 0)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from mc_core.errors import ConfigError
+from mc_core.notes import Beyond, Note, NotePage
 from mc_core.store import (
     Floats,
     GistBatch,
@@ -28,7 +29,8 @@ from mc_core.store import (
 )
 from server.stores.arguments import EncodedRecord, Staging, check_limit, refused, row_range
 from server.stores.lanes import Lanes, Operation, settle
-from server.stores.sqlite import history, records, sessions
+from server.stores.note_codec import check_notes
+from server.stores.sqlite import history, notes, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.writer import Writer
 
@@ -91,12 +93,42 @@ class SqliteStore:
     ) -> Future[None]:
         return self._stage(lambda: Staging.gists(session_id, fence, level, first_index, gists, keys), session_id)
 
-    def commit(self, record: SessionRecord) -> Future[int]:
+    def commit(self, record: SessionRecord, notes: Sequence[Note] = (), beyond: Beyond = "drop") -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
+            own = tuple(notes)
+            check_notes(record, own, beyond)
             encoded = EncodedRecord.of(record)
-            return lambda connection: sessions.commit(connection, encoded, self.lease_seconds)
+            return lambda connection: sessions.commit(connection, encoded, self.lease_seconds, own, beyond)
 
-        return self._write(prepared, record.session_id, durable=True)
+        size = sum(len(note.value) for note in notes)
+        return self._write(prepared, record.session_id, durable=True, size=size)
+
+    def note(self, session_id: str, tenant: str, key: str) -> Future[Note | None]:
+        return self._read(lambda connection: notes.load(connection, session_id, tenant, key), session_id)
+
+    def notes(
+        self,
+        session_id: str,
+        tenant: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+    ) -> Future[NotePage]:
+        def run(connection: Connection) -> NotePage:
+            return notes.page(connection, session_id, tenant, prefix, after, limit, newest_first)
+
+        return self._read(run, session_id)
+
+    def find_note(self, tenant: str, key: str) -> Future[tuple[str, Note] | None]:
+        return self._read(lambda connection: notes.find_note(connection, tenant, key), None)
+
+    def delete_note(self, session_id: str, tenant: str, key: str) -> Future[bool]:
+        def run(connection: Connection) -> bool:
+            return notes.delete(connection, session_id, tenant, key)
+
+        return self._write(lambda: run, session_id, durable=True)
 
     def reshape(
         self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
@@ -196,14 +228,14 @@ class SqliteStore:
         return self._lanes.submit(Operation(run, session_id, writes=True, size=rows.size))
 
     def _write(
-        self, prepared: Callable[[], Callable[[Connection], T]], lane: str | None, durable: bool = False
+        self, prepared: Callable[[], Callable[[Connection], T]], lane: str | None, durable: bool = False, size: int = 0
     ) -> Future[T]:
         """Queues a write. ``prepared`` runs now, in the caller's thread; what it raises ends in the future as well."""
         try:
             run = prepared()
         except ConfigError as error:
             return refused(error)
-        return self._lanes.submit(Operation(run, lane, writes=True, durable=durable))
+        return self._lanes.submit(Operation(run, lane, writes=True, durable=durable, size=size))
 
     def _read(self, run: Callable[[Connection], T], lane: str | None) -> Future[T]:
         return self._lanes.submit(Operation(run, lane))
