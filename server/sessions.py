@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
-from mc_core.errors import StoreError
+from mc_core.errors import SpanMissingError, StoreError
 from mc_core.session.factory import SessionFactory
 from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
@@ -131,10 +131,38 @@ class SessionHost:
 
         None if the other one changed meanwhile.
         """
+        tail = ids[len(ids) // parent.block_size * parent.block_size :]
+        return await self._fork(parent, len(ids), tail, pins, implicit=True)
+
+    async def fork_at(self, parent: SessionRecord, position: int, *, implicit: bool) -> str | None:
+        """A new session of the first ``position`` tokens of a committed one, with its pins, whose rows it shares -> its
+        id. None if the other one changed meanwhile."""
+        if not position:
+            return (await self.create(parent.tenant, metadata={}, implicit=implicit)).id
+        block, inside = divmod(position, parent.block_size)
+        tail = parent.tail
+        if inside and block < parent.blocks:
+            batch = await settled(self.store.read_span_range(parent.session_id, block, 1))
+            if not len(batch.ids):
+                raise SpanMissingError(f"the store lost block {block} of session {parent.session_id}")
+            tail = batch.ids[0]
+        pins = [(start, min(end, position)) for start, end in parent.state["context"]["pins"] if start < position]
+        return await self._fork(parent, position, tail[:inside], pins, implicit=implicit)
+
+    async def _fork(
+        self,
+        parent: SessionRecord,
+        tokens: int,
+        tail: NDArray[np.int32],
+        pins: Sequence[tuple[int, int]],
+        *,
+        implicit: bool,
+    ) -> str | None:
         tenant = parent.tenant
-        session = self.factory.create(_new_id(), tenant, model=self.model, implicit=True)
-        await settled(self.store.fork(parent.session_id, tenant, fork_record(session, parent, ids, pins)))
-        self._count_implicit(tenant)
+        session = self.factory.create(_new_id(), tenant, model=self.model, implicit=implicit)
+        await settled(self.store.fork(parent.session_id, tenant, fork_record(session, parent, tokens, tail, pins)))
+        if implicit:
+            self._count_implicit(tenant)
         if (await self.info(parent.session_id, tenant)).sequence != parent.sequence:
             await self.delete(session.id, tenant)
             return None

@@ -18,28 +18,29 @@ OWN_STATE = ("context", "allocator", "counters", "budget", "chat", "ingest_cut")
 
 
 def fork_record(
-    session: Session, parent: SessionRecord, ids: NDArray[np.int32], pins: Sequence[tuple[int, int]]
+    session: Session, parent: SessionRecord, tokens: int, tail: NDArray[np.int32], pins: Sequence[tuple[int, int]]
 ) -> SessionRecord:
-    """What makes ``session``, a new and empty one, of the first tokens ``ids`` of ``parent``, whose rows it shares.
+    """What makes ``session``, a new and empty one, of the first ``tokens`` of ``parent``, whose rows it shares.
 
-    It sees them as coarse as can be until its first turn; ``pins`` stay raw for good.
+    tail: those of them that fill no block. It sees them as coarse as can be until its first turn; ``pins`` stay raw for
+    good.
     """
     for start, end in pins:
         session.pin(start, end)
-    session.wc.cover(len(ids), reserve=session.focus_config.refocus_interval)
+    session.wc.cover(tokens, reserve=session.focus_config.refocus_interval)
     own = session.record()
     return replace(
         parent,
         session_id=session.id,
         metadata=own.metadata,
         implicit=own.implicit,
-        tokens=len(ids),
-        tail=ids[len(ids) // session.block_size * session.block_size :],
+        tokens=tokens,
+        tail=tail,
         # What tells with which networks the shared rows were made stays the parent's.
         state={
             **{name: value for name, value in parent.state.items() if name != CUT_OFF},
             **{name: own.state[name] for name in OWN_STATE},
-            "sources": Sources.of_json(parent.state.get("sources", ())).cut(len(ids)).json(),
+            "sources": Sources.of_json(parent.state.get("sources", ())).cut(tokens).json(),
         },
         prefixes=(),
         created=own.created,

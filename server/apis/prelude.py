@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from server.errors import bad_request, not_found
-from server.protocol.common import SamplingFields
+from server.protocol.common import DrawingFields
 from server.sessions import Lease
 from server.state import ServerState
 from server.templates.messages import Message
@@ -22,7 +22,7 @@ def check_model(state: ServerState, model: str) -> None:
         raise not_found(f"the model {model!r} does not exist; this server has {state.model_name!r}", "model_not_found")
 
 
-def check_request(state: ServerState, body: SamplingFields) -> None:
+def check_request(state: ServerState, body: DrawingFields) -> None:
     """ApiError for what only the model can tell to be wrong."""
     check_model(state, body.model)
     size = state.bundle.decoder.config.vocab_size
@@ -34,7 +34,7 @@ def check_request(state: ServerState, body: SamplingFields) -> None:
         raise bad_request(f"stop_token_ids names token {strange[0]}, but the vocabulary has {size}", "stop_token_ids")
 
 
-async def named_session(state: ServerState, body: SamplingFields, header: str | None, tenant: str) -> str | None:
+async def named_session(state: ServerState, body: DrawingFields, header: str | None, tenant: str) -> str | None:
     """The session that a request names, in its body or by X-Session-ID; None if it names none.
 
     ApiError if the two differ, if there is no such session, or if nothing is to be kept of what goes into it.

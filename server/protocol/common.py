@@ -13,7 +13,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from mc_core.engine.requests import ContextReport, Finished
 from mc_core.models.sampler import SamplingParams
 from server.protocol.parameters import CommonParameters, StreamParameters
-from server.protocol.strict import WHOLE, Natural, Positive
+from server.protocol.strict import WHOLE, Natural, Positive, StrictModel
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
@@ -45,12 +45,12 @@ class StreamOptions(StreamParameters):
     include_usage: bool = False
 
 
-class SamplingFields(CommonParameters):
-    """OpenAI's sampling parameters, plus top_k, min_p, repetition_penalty, stop_token_ids and ignore_eos."""
+class DrawingFields(StrictModel):
+    """What every request for a turn may say of how its reply is drawn: OpenAI's parameters, plus top_k, min_p,
+    repetition_penalty, stop_token_ids and ignore_eos."""
 
     model: str
     stream: bool = False
-    stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: TopK | None = None
@@ -62,7 +62,6 @@ class SamplingFields(CommonParameters):
     seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[Natural], Field(max_length=MAX_STOP_TOKENS)] | None = None
-    max_tokens: Positive | None = None
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
     store: bool | None = None
@@ -71,16 +70,6 @@ class SamplingFields(CommonParameters):
     @classmethod
     def _no_top_k(cls, value: int | None) -> int | None:
         return 0 if value == -1 else value
-
-    @model_validator(mode="after")
-    def _options_need_a_stream(self) -> SamplingFields:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed when stream is true")
-        return self
-
-    @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def biases(self) -> dict[int, float]:
@@ -111,6 +100,28 @@ class SamplingFields(CommonParameters):
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
         )
+
+    @property
+    def reply_limit(self) -> int | None:
+        """Tokens of the reply at most."""
+        raise NotImplementedError
+
+
+class SamplingFields(DrawingFields, CommonParameters):
+    """What chat and text completions take beside that."""
+
+    stream_options: StreamOptions | None = None
+    max_tokens: Positive | None = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> SamplingFields:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed when stream is true")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def reply_limit(self) -> int | None:

@@ -8,7 +8,7 @@ again together with the new ones, and where that differs from the history, the h
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ class Window:
 @dataclass(frozen=True)
 class ChatState:
     """As a session stores it. system: text of the conversation's system message. digest: hash of all messages up to the
-    window's end. count: messages of the window; messages: their texts, None if they are too long."""
+    window's end. count: messages of the window; messages: their texts, None if they are too long. aside: instructions
+    that stand among them, and how many messages before these (``server/turns/aside.py``)."""
 
     system: str | None = None
     digest: str = ""
@@ -47,11 +48,18 @@ class ChatState:
     first: bool = False
     count: int = 0
     messages: tuple[Message, ...] | None = None
+    aside: tuple[str, int] | None = None
 
     @classmethod
     def of(cls, session: Session) -> ChatState:
         """A session that has not had a turn of chat has an empty one."""
-        fields = dict(session.chat)
+        return cls.of_json(session.chat)
+
+    @classmethod
+    def of_json(cls, stored_state: Mapping[str, Any]) -> ChatState:
+        fields = dict(stored_state)
+        if (aside := fields.get("aside")) is not None:
+            fields["aside"] = tuple(aside)
         if (stored := fields.get("messages")) is not None:
             fields["messages"] = tuple(Message(*parts) for parts in stored)
         return cls(**fields)
@@ -73,7 +81,7 @@ class ChatState:
 class Reading:
     """How a turn goes on. keep: tokens of the history that stay. ids: what the turn reads behind them. window: the one
     that its reply joins. system: the conversation's. pins: its token ranges, as far as it is among ``ids``. held: what
-    the history holds already of the last question, right before ``ids``."""
+    the history holds already of the last question, right before ``ids``. aside: as of a ``ChatState``."""
 
     system: Message | None
     keep: int
@@ -81,6 +89,7 @@ class Reading:
     window: Window
     pins: tuple[tuple[int, int], ...]
     held: Ids
+    aside: tuple[str, int] | None = None
 
 
 def unseen(session: Session, messages: Sequence[Message]) -> Sequence[Message]:
@@ -130,8 +139,10 @@ def reading(
     system: Message | None,
     wanted: Ids,
     held: Ids,
+    stays: int | None = None,
 ) -> Reading:
     """How a turn goes on that wants ``wanted`` where the history holds ``held``, both from the window's start on.
+    stays: the place of a message that must stay open, as all behind it.
 
     ApiError 400 if the system message, being among what is read, can't stand raw for good.
     """
@@ -144,12 +155,16 @@ def reading(
         check_system(span, session.pin_room, session.wc.budget)
     listed = (*window.messages, *new)
     opened = Window(listed, window.start, window.first)
-    last, at = _last_question(template, listed, window.first, system, wanted)
-    if at >= taken or (last and kept == taken):
-        opened = Window(listed[last:], at + shift, False)
+    last = max((i for i, message in enumerate(listed) if message.role == "user"), default=0)
+    at = _begins(template, listed, last, window.first, system, wanted)
+    first, since = last, at
+    if stays is not None and stays < last:
+        first, since = stays, _begins(template, listed, stays, window.first, system, wanted)
+    if since >= taken or (since >= 0 and kept == taken):
+        opened = Window(listed[first:], since + shift, False)
     begins = at if at >= 0 else 0 if window.first else taken
     held_of_it = wanted[begins:taken] if kept == taken else wanted[:0]
-    return Reading(system, keep, wanted[taken:], opened, _pins(session, span, keep, taken), held_of_it)
+    return Reading(system, keep, wanted[taken:], opened, pins_of(session, span, keep, taken), held_of_it)
 
 
 def remember(
@@ -170,6 +185,7 @@ def remember(
         first=went.window.first,
         count=len(window),
         messages=window if sum(len(message.content) for message in window) <= MAX_WINDOW else None,
+        aside=went.aside,
     ).json()
 
 
@@ -207,18 +223,18 @@ def system_span(
     brief = [*([system] if inside else []), Message("user", "x")]
     nothing = Window((), 0, window.first)
     plain = render(template, nothing, brief, system)
-    span = _difference(plain, render(template, nothing, _exchanged(brief, system, other), other))
+    span = difference(plain, render(template, nothing, exchanged(brief, system, other), other))
     if span is None:
         return None
     if np.array_equal(plain[: span[1]], wanted[: span[1]]):
         return _with_frame(template, system, span, wanted) if window.first else span
     changed = template.ids(
-        _exchanged(listed, system, other),
+        exchanged(listed, system, other),
         first=window.first,
         reply=True,
         system=None if inside or window.first else other,
     )
-    return _difference(wanted, changed)
+    return difference(wanted, changed)
 
 
 def check_system(span: tuple[int, int] | None, room: int, budget: int, param: str = "messages") -> None:
@@ -247,7 +263,7 @@ def begin_with(session: Session, system: Message, tokens: int) -> None:
     session.chat = ChatState(system.content, digest, 0, True, 1, (system,)).json()
 
 
-def _pins(session: Session, span: tuple[int, int] | None, keep: int, taken: int) -> tuple[tuple[int, int], ...]:
+def pins_of(session: Session, span: tuple[int, int] | None, keep: int, taken: int) -> tuple[tuple[int, int], ...]:
     """What of the system message is to be pinned: as much as is read now.
 
     Templates that repeat it in every turn would pin it over and over where earlier turns stay as they are; the newest
@@ -260,11 +276,12 @@ def _pins(session: Session, span: tuple[int, int] | None, keep: int, taken: int)
     return ((start, end),) if pinned + end - start <= session.pin_room else ()
 
 
-def _exchanged(messages: Sequence[Message], old: Message, new: Message) -> list[Message]:
+def exchanged(messages: Sequence[Message], old: Message, new: Message) -> list[Message]:
+    """The same with another message in the place of one."""
     return [new if message == old else message for message in messages]
 
 
-def _difference(ids: Ids, others: Ids) -> tuple[int, int] | None:
+def difference(ids: Ids, others: Ids) -> tuple[int, int] | None:
     """What of ``ids`` is not in ``others``, between what both begin and end with."""
     start = common(ids, others)
     if start == len(ids) == len(others):
@@ -282,17 +299,16 @@ def _with_frame(template: ChatTemplate, system: Message, span: tuple[int, int], 
     return (0, len(alone)) if stands else span
 
 
-def _last_question(
-    template: ChatTemplate, listed: Sequence[Message], first: bool, system: Message | None, wanted: Ids
-) -> tuple[int, int]:
-    """(number of the last user message, where it begins among ``wanted``); (0, -1) if that can't be told, or if nothing
-    but a system message is before it."""
-    last = max((i for i, message in enumerate(listed) if message.role == "user"), default=0)
-    if last <= (1 if first else 0):
-        return 0, -1
-    alone = render(template, Window((), 0, False), listed[last:], system)
+def _begins(
+    template: ChatTemplate, listed: Sequence[Message], number: int, first: bool, system: Message | None, wanted: Ids
+) -> int:
+    """Where a message begins among ``wanted``; -1 if that can't be told, or if nothing but a system message is before
+    it."""
+    if number <= (1 if first else 0):
+        return -1
+    alone = render(template, Window((), 0, False), listed[number:], system)
     at = len(wanted) - len(alone)
-    return (last, at) if at >= 0 and np.array_equal(wanted[at:], alone) else (0, -1)
+    return at if at >= 0 and np.array_equal(wanted[at:], alone) else -1
 
 
 def _inside_character(token: int, tokenizer: Tokenizer) -> bool:

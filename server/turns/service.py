@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -28,12 +28,15 @@ from server.sessions import Lease, SessionHost
 from server.streaming.turn_stream import TurnStream, error_of
 from server.telemetry.spans import Spans, end_turn
 from server.templates.chat_template import ChatTemplate, Message
+from server.turns.aside import Aside
 from server.turns.conversation import (
     ChatState,
     Ids,
+    Reading,
     Window,
     begin_with,
     check_system,
+    pins_of,
     reading,
     remember,
     render,
@@ -172,16 +175,19 @@ class TurnService:
 
     # -- chat ----------------------------------------------------------------------------------------------------
 
-    def in_session(self, messages: Sequence[Message]) -> Prepare:
-        """Messages of a named session: new ones, or all of its own and new ones behind them."""
+    def in_session(self, messages: Sequence[Message], instructions: str | None = None) -> Prepare:
+        """Messages of a named session: new ones, or all of its own and new ones behind them.
+
+        instructions: a system message for this turn alone.
+        """
 
         async def prepare(lease: Lease) -> Prompt:
-            return await self._prompt(lease.session, unseen(lease.session, messages))
+            return await self._prompt(lease.session, unseen(lease.session, messages), instructions=instructions)
 
         return prepare
 
     def by_messages(
-        self, tenant: str, messages: Sequence[Message]
+        self, tenant: str, messages: Sequence[Message], instructions: str | None = None
     ) -> tuple[AbstractAsyncContextManager[Lease], Prepare]:
         """All messages of a chat: the session that holds them so far, a branch of one that holds some, or a new one."""
         assert self.template is not None
@@ -189,7 +195,8 @@ class TurnService:
 
         async def prepare(lease: Lease) -> Prompt:
             known = matched.known
-            return await self._prompt(lease.session, messages[known:], messages[:known], matched.wanted)
+            held = messages[:known]
+            return await self._prompt(lease.session, messages[known:], held, matched.wanted, instructions)
 
         return matched, prepare
 
@@ -219,6 +226,7 @@ class TurnService:
         new: Sequence[Message],
         known: Sequence[Message] = (),
         wanted: Ids | None = None,
+        instructions: str | None = None,
     ) -> Prompt:
         """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
         history is nothing but a beginning of them."""
@@ -226,12 +234,9 @@ class TurnService:
         before, system = session.prefixes, system_of(session, new)
         if wanted is None:
             window, held = await self._window(session, known)
-            wanted = await asyncio.to_thread(render, self.template, window, new, system)
         else:
             window, held = Window((), 0, True), wanted[: session.tokens]
-        went = await asyncio.to_thread(
-            reading, self.template, self.engine.core.bundle.tokenizer, session, window, new, system, wanted, held
-        )
+        went = await asyncio.to_thread(self._reading, session, window, new, system, wanted, held, instructions)
         return Prompt(
             went.ids,
             self.template.suffix_ids,
@@ -240,6 +245,32 @@ class TurnService:
             went.pins,
             went.held,
         )
+
+    def _reading(
+        self,
+        session: Session,
+        window: Window,
+        new: Sequence[Message],
+        system: Message | None,
+        wanted: Ids | None,
+        held: Ids,
+        instructions: str | None,
+    ) -> Reading:
+        """How the turn goes on; ``wanted`` as far as it is known, without instructions."""
+        assert self.template is not None
+        template, tokenizer = self.template, self.engine.core.bundle.tokenizer
+        aside = Aside.of(instructions, ChatState.of(session), window, new)
+        if aside is None:
+            wanted = render(template, window, new, system) if wanted is None else wanted
+            return reading(template, tokenizer, session, window, new, system, wanted, held)
+        window, new = aside.within(window, new)
+        wanted = render(template, window, new, system)
+        went = reading(template, tokenizer, session, window, new, system, wanted, held, aside.place)
+        span, taken = aside.span(template, window, new, system, wanted), len(wanted) - len(went.ids)
+        if span is not None and span[1] > taken:
+            check_system(span, session.pin_room, session.wc.budget, "instructions")
+        pins = pins_of(session, span, went.keep, taken)
+        return aside.left_out(replace(went, pins=(*went.pins, *pins)), len(window.messages) + len(new))
 
     async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
         """The messages that are still open, and the ids that the history holds of them."""
