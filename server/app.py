@@ -17,9 +17,13 @@ from server.front.gate import Gate
 from server.front.handlers import install_handlers
 from server.front.hosts import Hosts
 from server.front.limits import BodyLimit
+from server.front.quota_gate import HEADERS, QuotaGate
 from server.settings import Settings
 from server.state import ServerState
 from server.telemetry.telemetry import Telemetry
+
+EXPOSED = ["X-Request-ID", "Request-ID", "X-Session-ID", "Retry-After", *HEADERS]
+"""Headers of ours that pages of other origins may read."""
 
 
 def build_app(
@@ -61,17 +65,18 @@ def build_app(
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
     hosts = None if settings.api_key else Hosts(settings.host, settings.allowed_host)
+    app.add_middleware(QuotaGate)
     app.add_middleware(Gate, hosts=hosts)
     if settings.cors_origin:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origin,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "X-Session-ID", "Retry-After"],
+            expose_headers=EXPOSED,
         )
-    app.add_middleware(Front)
+    app.add_middleware(Front, root_path=settings.root_path)
     install_handlers(app, {api.error_prefix: api.error_body for api in APIS if api.error_prefix is not None})
-    openapi.install(app, APIS, keys=bool(settings.api_key))
+    openapi.install(app, APIS, keys=bool(settings.api_key), root_path=settings.root_path)
     told.instrument(app)
     return app

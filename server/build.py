@@ -26,6 +26,7 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
+from server.quotas import Quotas
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
 from server.settings import BUNDLED_MODEL, Settings
@@ -127,6 +128,7 @@ def _assemble(
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
     )
+    quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
     return ServerState(
         settings=settings,
         model_name=name,
@@ -136,9 +138,10 @@ def _assemble(
         engine=engine,
         store=store,
         host=host,
-        turns=TurnService(host, engine, template, telemetry.spans),
+        turns=TurnService(host, engine, template, telemetry.spans, quotas.spend),
         template=template,
         keys=Keys(settings.api_key),
+        quotas=quotas,
         telemetry=telemetry,
     )
 

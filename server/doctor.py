@@ -19,6 +19,7 @@ from mc_core.errors import StoreError
 from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
 from server.build import engine_config, focus_of, frames_of, placement, shipped_networks, template_of
+from server.serve import check_tls, is_open
 from server.served_model import find_model
 from server.settings import Settings
 from server.stores import open_store
@@ -45,6 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         _safely("device", lambda: _device(settings)),
         *_model(settings),
+        _safely("access", lambda: _access(settings)),
         _safely("disk", lambda: _disk(settings)),
         _safely("store", lambda: _store(settings)),
         _safely("traces", lambda: Finding("traces", *confirm("traces"))),
@@ -123,6 +125,17 @@ def _gists(bundle: Bundle) -> Finding:
     if bundle.hidden_gists:
         return Finding("gists", "warning", f"{text}: collapsed history is hidden from the model, not summarized")
     return Finding("gists", "ok", text)
+
+
+def _access(settings: Settings) -> Finding:
+    """Who may use the server, and whether what they send can be read on the way."""
+    check_tls(settings)
+    place = settings.unix_socket or f"{settings.host}:{settings.port}"
+    if is_open(settings):
+        told = f"no API key: everybody who reaches {place} may use every session; give --api-key"
+        return Finding("access", "warning", told)
+    who = f"{len(settings.api_key)} API keys" if settings.api_key else "no API key, but only this machine reaches it"
+    return Finding("access", "ok", f"{place}: {who}; {'HTTPS' if settings.tls_cert else 'HTTP'}")
 
 
 def _disk(settings: Settings) -> Finding:

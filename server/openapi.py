@@ -76,10 +76,19 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(app: FastAPI, apis: Sequence[Described], *, model: str, keys: bool) -> dict[str, Any]:
-    """The document. model: the one that is served; keys: the server asks for one."""
+def describe(
+    app: FastAPI, apis: Sequence[Described], *, models: Sequence[str], keys: bool, root_path: str
+) -> dict[str, Any]:
+    """The document. models: what the one that is served is called; keys: the server asks for one."""
     tags = [{"name": name, "description": text} for api in apis for name, text in api.tags.items()]
-    about = get_openapi(title=TITLE, version=version(), description=DESCRIPTION, tags=tags, routes=app.routes)
+    about = get_openapi(
+        title=TITLE,
+        version=version(),
+        description=DESCRIPTION,
+        tags=tags,
+        routes=app.routes,
+        servers=[{"url": root_path}] if root_path else None,
+    )
     for path, operations in about["paths"].items():
         for operation in operations.values():
             _tell_truth(operation, keys=keys, guarded=path.startswith("/v1/"))
@@ -90,7 +99,7 @@ def describe(app: FastAPI, apis: Sequence[Described], *, model: str, keys: bool)
         schema = chunk.model_json_schema(ref_template=REF, mode="serialization")
         schemas |= {**schema.pop("$defs"), chunk.__name__: schema}
     for request in (one for api in apis for one in api.requests):
-        schemas[request.__name__]["properties"]["model"]["enum"] = [model]
+        schemas[request.__name__]["properties"]["model"]["enum"] = list(models)
     if keys:
         about["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     return about
@@ -104,13 +113,13 @@ def _tell_truth(operation: dict[str, Any], *, keys: bool, guarded: bool) -> None
     operation["responses"].pop("403" if keys else "401", None)
 
 
-def install(app: FastAPI, apis: Sequence[Described], *, keys: bool) -> None:
+def install(app: FastAPI, apis: Sequence[Described], *, keys: bool, root_path: str = "") -> None:
     """Serve the document at /openapi.json; there are no pages that would load scripts from elsewhere."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             state: ServerState = app.state.server
-            app.openapi_schema = describe(app, apis, model=state.model_name, keys=keys)
+            app.openapi_schema = describe(app, apis, models=state.model_names, keys=keys, root_path=root_path)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from mc_core.errors import ConfigError
 from server.app import build_app
 from server.build import build_state
 from server.front.hosts import is_loopback
@@ -62,6 +64,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running turns get ``drain_seconds`` to end; new ones are answered 503."""
     configure_logs()
     settle_allocator()
+    check_tls(settings)
     # Before uvicorn starts, so that settings that do not fit are told in one line.
     telemetry = Telemetry.from_environment()
     state = build_state(settings, telemetry)
@@ -72,8 +75,27 @@ def run(settings: Settings) -> None:
 
 def tell_open(settings: Settings) -> None:
     """Warn of a server without a key that other machines can reach."""
-    if not settings.api_key and not is_loopback(settings.host):
+    if is_open(settings):
         logger.warning("no API key: everybody who reaches %s may use every session", settings.host)
+
+
+def is_open(settings: Settings) -> bool:
+    """Whether everybody who reaches this machine may use the server."""
+    return not settings.api_key and settings.unix_socket is None and not is_loopback(settings.host)
+
+
+def check_tls(settings: Settings) -> None:
+    """ConfigError if HTTPS is asked for with files that can't be used."""
+    if settings.tls_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, _no_password)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"tls_cert, tls_key: the files can't be used: {error}") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and a server has nobody to ask for its password")
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -82,6 +104,9 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
+        uds=None if settings.unix_socket is None else str(settings.unix_socket),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         log_config=None,
         access_log=False,
         timeout_keep_alive=settings.idle_connection_seconds,

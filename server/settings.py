@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mc_core.focus.lens import LENSES
@@ -20,6 +20,15 @@ class Settings(BaseSettings):
     """Sizes are in tokens unless a name says bytes; times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="MEGACONTEXT_", extra="forbid", frozen=True, protected_namespaces=())
+    GROUPS: ClassVar[dict[str, str]] = {
+        "model": "Model",
+        "host": "Address and keys",
+        "store": "Sessions",
+        "block_size": "Focus",
+        "max_sessions": "Turns",
+        "max_body_bytes": "Limits",
+    }
+    """The first setting of each group, and what the group is called in help."""
 
     model: str = Field(
         "smollm2",
@@ -27,6 +36,9 @@ class Settings(BaseSettings):
         description="smollm2 (fetched once), tiny (bundled), or the path of a bundle, Hugging Face folder or GGUF file",
     )
     model_name: str | None = Field(None, description="name in /v1/models; the model's own by default")
+    alias: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="further name that requests may call the model by, repeatable"
+    )
     model_cache: Path | None = Field(None, description="folder of fetched models; the user's cache by default")
     chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
@@ -41,6 +53,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    unix_socket: Path | None = Field(None, description="Unix socket to listen on, in place of host and port")
+    root_path: str = Field(
+        "", description="path below which a proxy shows this server, such as /llm; stripped by the proxy or not"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate, and of its chain, to serve HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file of its key, if that is not in the same file")
     api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="bearer key, repeatable (comma-separated in the environment); none: open"
     )
@@ -119,6 +137,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(64 << 20, ge=1024, description="JSON bodies; one byte more gets 413")
     max_ingest_bytes: int = Field(4 << 30, ge=1024, description="streamed ingest bodies; one byte more gets 413")
+    requests_per_minute: int | None = Field(None, ge=1, description="POST requests of one key; one more gets 429")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="tokens of one key that are read or generated; when they are used up, 429"
+    )
     idle_connection_seconds: int = Field(
         130, ge=1, description="how long an idle connection stays open; longer than proxies and clients keep theirs"
     )
@@ -130,7 +152,7 @@ class Settings(BaseSettings):
     def _path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
-    @field_validator("api_key", "allowed_host", "cors_origin", mode="before")
+    @field_validator("alias", "api_key", "allowed_host", "cors_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -150,6 +172,19 @@ class Settings(BaseSettings):
         if not all(origin == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin) for origin in value):
             raise ValueError("an origin is like https://app.example:8443, without a path, or *")
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _below(cls, value: str) -> str:
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", value):
+            raise ValueError("a root path is like /llm")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _key_of_a_certificate(self) -> Settings:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key needs tls_cert")
+        return self
 
     @field_validator("api_key")
     @classmethod

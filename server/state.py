@@ -13,6 +13,7 @@ from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.errors import draining, store_down
+from server.quotas import Quotas
 from server.sessions import SessionHost
 from server.settings import Settings
 from server.telemetry.metrics import Metrics
@@ -36,7 +37,13 @@ class ServerState:
     turns: TurnService
     template: ChatTemplate | None
     keys: Keys
+    quotas: Quotas
     telemetry: Telemetry
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What requests may call the model: its own name first."""
+        return tuple(dict.fromkeys((self.model_name, *self.settings.alias)))
 
     @property
     def sampling(self) -> SamplingParams:

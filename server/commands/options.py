@@ -24,7 +24,7 @@ class Field:
     """One setting: ``kind`` is its type without None; a ``required`` one has no default; ``env`` may also give it.
 
     ``group`` is the field of the settings that holds this one, if it is nested. ``given_as`` is the flag where it isn't
-    made of the name; a ``positional`` one has no flag, but a place.
+    made of the name; a ``positional`` one has no flag, but a place. ``panel``: under which heading help shows it.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Field:
     group: str | None = None
     given_as: str | None = None
     positional: bool = False
+    panel: str | None = None
 
     @property
     def flag(self) -> str:
@@ -58,6 +59,7 @@ def fields_of(settings: type) -> list[Field]:
     """
     if issubclass(settings, BaseModel):
         prefix = settings.model_config.get("env_prefix", "") if issubclass(settings, BaseSettings) else None
+        panels = _panels(settings)
         return [
             Field(
                 name,
@@ -68,6 +70,7 @@ def fields_of(settings: type) -> list[Field]:
                 None if prefix is None else f"{prefix}{name}".upper(),
                 given_as=_extra(info, "flag"),
                 positional=bool(_extra(info, "positional")),
+                panel=panels.get(name),
             )
             for name, info in settings.model_fields.items()
         ]
@@ -161,6 +164,18 @@ def _extra(info: FieldInfo, key: str) -> Any:
     return extra.get(key) if isinstance(extra, dict) else None
 
 
+def _panels(settings: type[BaseModel]) -> dict[str, str]:
+    """The group of each field, of a class whose ``GROUPS`` names the first field of each."""
+    groups: Mapping[str, str] = getattr(settings, "GROUPS", {})
+    panels: dict[str, str] = {}
+    panel: str | None = None
+    for name in settings.model_fields:
+        panel = groups.get(name, panel)
+        if panel is not None:
+            panels[name] = panel
+    return panels
+
+
 def _dataclass_field(field: dataclasses.Field[Any], hint: Any) -> Field:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -194,8 +209,15 @@ def _option(field: Field) -> Any:
     if field.positional:
         return typer.Argument(metavar=field.flag, help=text, show_default=False)
     if field.kind is bool:
-        return typer.Option(None, f"{field.flag}/--no-{field.flag[2:]}", help=text)
-    return typer.Option(None, field.flag, help=text, metavar=_metavar(field.kind), show_default=False)
+        return typer.Option(None, f"{field.flag}/--no-{field.flag[2:]}", help=text, rich_help_panel=field.panel)
+    return typer.Option(
+        None,
+        field.flag,
+        help=text,
+        metavar=_metavar(field.kind),
+        show_default=False,
+        rich_help_panel=field.panel,
+    )
 
 
 def _default_note(field: Field) -> str:

@@ -24,10 +24,13 @@ LINGER = 10.0
 
 class Front:
     """ASGI middleware. HEAD is answered as GET, without a body; slashes too many do not matter; ``request_id`` goes
-    into the state."""
+    into the state.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    root_path: below which a proxy shows the server. Nobody behind this knows of it, whether the proxy strips it or not.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str = "") -> None:
+        self.app, self._root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +38,7 @@ class Front:
             return
         server: ServerState = scope["app"].state.server
         method, headers = scope["method"], Headers(scope=scope)
-        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": _plain(scope["path"])}
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": self._path(scope["path"])}
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
         body = _Body(receive, headers)
@@ -45,7 +48,10 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode("latin-1"))]
+                told = request_id.encode("latin-1")
+                # The second name is what Anthropic's clients look for.
+                named = [(b"x-request-id", told), (b"request-id", told)]
+                message["headers"] = [*message.get("headers", []), *named]
             elif method == "HEAD":
                 message = {**message, "body": b""}
             if message["type"] == "http.response.body" and not message.get("more_body") and body.unread:
@@ -63,6 +69,12 @@ class Front:
                 fields = {"request_id": request_id, "method": method, "route": route, "status": status}
                 fields["seconds"] = round(time.monotonic() - began, 4)
                 logger.info("request", extra={"fields": fields})
+
+    def _path(self, path: str) -> str:
+        plain = _plain(path)
+        if self._root_path and (plain + "/").startswith(self._root_path + "/"):
+            return plain.removeprefix(self._root_path) or "/"
+        return plain
 
 
 class _Body:

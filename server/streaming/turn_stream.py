@@ -16,7 +16,8 @@ MAX_BEHIND = 16_384
 class TurnStream:
     """The events of one turn, for one reader. The last one is Finished or Failed.
 
-    first_delta: seconds until the first one came. watch: told of each event on the thread where it happens.
+    first_delta: seconds until the first one came. generated: tokens so far. watch: told of each event on the thread
+    where it happens.
     """
 
     def __init__(self, watch: Callable[[Event], None] | None = None) -> None:
@@ -31,6 +32,7 @@ class TurnStream:
         self._over: asyncio.Future[Finished | Failed] = self._loop.create_future()
         self._began = time.monotonic()
         self.first_delta: float | None = None
+        self.generated = 0
 
     async def next(self) -> Event:
         return await self._events.get()
@@ -66,8 +68,10 @@ class TurnStream:
         if self._reason is not None and isinstance(error_of(event), CancelledTurnError):
             event = Failed(self._reason)
         self._events.put_nowait(event)
-        if self.first_delta is None and isinstance(event, Delta):
-            self.first_delta = time.monotonic() - self._began
+        if isinstance(event, Delta):
+            self.generated += len(event.token_ids)
+            if self.first_delta is None:
+                self.first_delta = time.monotonic() - self._began
         if isinstance(event, Finished | Failed):
             self._over.set_result(event)
             self.started.set()

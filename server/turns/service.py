@@ -70,8 +70,16 @@ Operation = Literal["chat", "text_completion"]
 class TurnService:
     """Starts turns on sessions, named or found by their messages."""
 
-    def __init__(self, host: SessionHost, engine: Engine, template: ChatTemplate | None, spans: Spans) -> None:
-        self.host, self.engine, self.template, self.spans = host, engine, template, spans
+    def __init__(
+        self,
+        host: SessionHost,
+        engine: Engine,
+        template: ChatTemplate | None,
+        spans: Spans,
+        spent: Callable[[str, int], None] = lambda tenant, tokens: None,
+    ) -> None:
+        """spent: told how many tokens were read or generated for a tenant."""
+        self.host, self.engine, self.template, self.spans, self._spent = host, engine, template, spans, spent
         self._running: dict[asyncio.Task[None], TurnStream] = {}
 
     @property
@@ -158,7 +166,12 @@ class TurnService:
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
-                if isinstance(failure := error_of(await stream.over()), FencedError | StoreDownError):
+                end = await stream.over()
+                self._spent(
+                    held.session.tenant,
+                    stream.generated + (end.usage.prompt_tokens if isinstance(end, Finished) else 0),
+                )
+                if isinstance(failure := error_of(end), FencedError | StoreDownError):
                     raise failure
         except Exception as error:
             stream.put(Failed(error))

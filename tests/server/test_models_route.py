@@ -37,3 +37,26 @@ def test_networks_that_have_not_passed_are_told(
     assert "gistnet absent" in line
     assert (f"lensnet {standing}" in line) == (standing != "passed")
     assert f"gists are hidden, lens {lens}" in line
+
+
+def test_aliases_are_names_of_the_model(tmp_path: Path) -> None:
+    """Every --alias is listed, found and taken as ``model``, slashes and all; answers carry the model's own name."""
+    folder = write_model(tmp_path / "tiny")
+    settings = settings_for(folder, tmp_path / "s.sqlite", alias="gpt-4o, org/other")
+    with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
+        listed = http.get("/v1/models").json()["data"]
+        assert [one["id"] for one in listed] == ["tiny", "gpt-4o", "org/other"]
+        assert {one["root"] for one in listed} == {"tiny"}
+        assert http.get("/v1/models/org/other").json()["id"] == "org/other"
+        ask = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        for name in ("tiny", "gpt-4o", "org/other"):
+            assert http.post("/v1/chat/completions", json={**ask, "model": name}).json()["model"] == "tiny"
+        assert http.post("/v1/chat/completions", json={**ask, "model": "other"}).status_code == 404
+
+
+def test_both_lengths_are_told(http: httpx.Client) -> None:
+    """What the model can see at once is a number; how long a history may be is none."""
+    about = http.get("/v1/models/tiny").json()["x_megacontext"]
+    assert about["context_window"] == 1024
+    assert about["max_history"] is None
+    assert about["budget"] == 384

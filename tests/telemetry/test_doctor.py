@@ -10,7 +10,7 @@ from server.stores import open_store
 from server.telemetry import probe
 from support import free_port, running, settings_for
 
-CHECKS = ["device", "model", "gists", "settings", "disk", "store", "traces", "metrics"]
+CHECKS = ["device", "model", "gists", "settings", "access", "disk", "store", "traces", "metrics"]
 
 
 @pytest.fixture

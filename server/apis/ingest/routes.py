@@ -100,6 +100,7 @@ async def _ingest(
             finally:
                 span.set_attribute("mc.tokens_added", work.added)
                 state.metrics.ingested.inc(work.added)
+                state.quotas.spend(tenant, work.added)
             answer = Ingested(tokens_added=work.added, tokens=lease.session.committed_tokens)
     await state.host.leftovers.passed(work.added)
     return answer.model_copy(update={"offset": work.session.ingest_offset}) if partial else answer

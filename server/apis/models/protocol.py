@@ -20,11 +20,14 @@ class Sampling(Answer):
 class AboutModel(Answer):
     """``networks``: each network's name and whether it has passed its evaluation. ``notice``: what users must know
     where this is not the model that they expect, such as the bundled one in the place of one that could not be fetched.
+    ``context_window``: what the model itself can see at once; ``max_history``: null, for a history has no bound.
     """
 
     notice: str | None
     family: str
     vocab_size: Count
+    context_window: Count
+    max_history: None
     budget: Count
     block_size: Count
     lens: str
@@ -37,10 +40,13 @@ class AboutModel(Answer):
 
 
 class Model(Answer):
+    """``root``: the model that this name stands for; its own name, but for aliases."""
+
     id: str
     object: Literal["model"] = "model"
     created: Count
     owned_by: str
+    root: str
     x_megacontext: AboutModel
 
 

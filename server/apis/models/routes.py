@@ -18,23 +18,25 @@ State = Annotated[ServerState, Depends(state_of)]
 
 @router.get("/v1/models")
 async def list_models(state: State) -> ModelList:
-    """The one model that is served."""
-    return ModelList(data=[_describe(state)])
+    """The one model that is served, under each of its names."""
+    return ModelList(data=[_describe(state, name) for name in state.model_names])
 
 
 @router.get("/v1/models/{model:path}", responses=errors(404))
 async def get_model(model: str, state: State) -> Model:
-    """The model by its name."""
+    """The model by one of its names."""
     check_model(state, model)
-    return _describe(state)
+    return _describe(state, model)
 
 
-def _describe(state: ServerState) -> Model:
+def _describe(state: ServerState, name: str) -> Model:
     core, sampling = state.engine.core, state.sampling
     about = AboutModel(
         notice=state.notice,
         family=state.bundle.decoder.config.family,
         vocab_size=state.bundle.decoder.config.vocab_size,
+        context_window=state.bundle.decoder.config.max_position_embeddings,
+        max_history=None,
         budget=core.focus.budget,
         block_size=core.focus.block_size,
         lens=core.focus.lens,
@@ -45,7 +47,7 @@ def _describe(state: ServerState) -> Model:
         networks=state.bundle.manifest.networks(),
         sampling=Sampling(**{name: getattr(sampling, name) for name in Sampling.model_fields}),
     )
-    return Model(id=state.model_name, created=state.created, owned_by="megacontext", x_megacontext=about)
+    return Model(id=name, created=state.created, owned_by="megacontext", root=state.model_name, x_megacontext=about)
 
 
 API = Api(router, tags={"models": "The model that is served."})
