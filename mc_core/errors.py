@@ -13,6 +13,14 @@ class BudgetError(MegaContextError, ValueError):
     """A working context that cannot fit its budget W (pins and tail alone cost more than W)."""
 
 
+class PinRoomError(BudgetError):
+    """More pins than the budget has room for; ``left``: tokens that can still be pinned."""
+
+    def __init__(self, message: str, left: int) -> None:
+        super().__init__(message)
+        self.left = left
+
+
 class PlanError(MegaContextError, ValueError):
     """An edit plan that would break an invariant of the working context; nothing was changed."""
 

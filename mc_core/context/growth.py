@@ -72,6 +72,22 @@ def rewound(entries: Entries, position: int, protection: Protection) -> Entries:
     return tidied(kept.joined(*parts, raw))
 
 
+def opened(entries: Entries, protection: Protection) -> Entries:
+    """Pinned blocks stand raw where gists covered them; beside them all stays as coarse as it can."""
+    size = entries.block_size
+    first, last = entries.starts() // size, -(-entries.ends() // size)
+    rows = np.flatnonzero((entries.levels > 0) & protection.over(first, last))
+    if not len(rows):
+        return entries
+    parts: list[Entries] = []
+    for start, end in zip(first[rows].tolist(), last[rows].tolist(), strict=True):
+        parts += _covered(start, end, entries.num_tokens, protection)
+    kept = np.ones(len(entries), bool)
+    kept[rows] = False
+    longer = entries.take(kept).joined(*parts)
+    return tidied(longer.take(np.argsort(longer.starts())))
+
+
 def _covered(start: int, end: int, num_tokens: int, protection: Protection) -> list[Entries]:
     """Entries of blocks [start, end): pins raw, the rest as coarse as can be."""
     size, parts = protection.block_size, []

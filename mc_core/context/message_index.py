@@ -78,12 +78,13 @@ class MessageIndex:
 
     def rewind(self, position: int, tail: Ids) -> None:
         """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them if they are known."""
-        # What the cut may have shortened is noted again with what comes next.
+        # What the cut may have shortened is noted again.
         known = position - min(self.reach, len(tail))
         self._count, self._unsure = int(np.searchsorted(self._at[: self._count], known)), 0
         while self._count and self._at[self._count - 1] + self._length[self._count - 1] > position:
             self._count -= 1
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
+        self.append(tail[:0])
 
     @property
     def reach(self) -> int:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints, spans_by_level
 from mc_core.errors import ConfigError
 
+Range = tuple[int, int]
+"""Tokens [start, end)."""
+
 
 class Protection:
-    """Pins as runs of whole blocks, block 0 among them, and the length of the tail."""
+    """Pins as runs of whole blocks, block 0 among them, and the length of the tail.
 
-    def __init__(self, block_size: int, recent_tokens: int, pins: Sequence[tuple[int, int]] = ()) -> None:
-        """pins: token ranges [start, end), widened to whole blocks."""
+    ``pins`` hold for good; ``chosen`` are those that were asked for, and may be let go again.
+    """
+
+    def __init__(
+        self, block_size: int, recent_tokens: int, pins: Sequence[Range] = (), chosen: Sequence[Range] = ()
+    ) -> None:
+        """pins, chosen: token ranges [start, end), widened to whole blocks."""
         if recent_tokens < 0:
             raise ConfigError(f"recent_tokens must not be negative, got {recent_tokens}")
-        for start, end in pins:
+        for start, end in (*pins, *chosen):
             if not 0 <= start < end:
                 raise ConfigError(
                     f"a pin must be a token range [start, end) with 0 <= start < end, got [{start}, {end})"
                 )
         self.block_size, self.recent_tokens = block_size, recent_tokens
         self.pins = tuple((int(start), int(end)) for start, end in pins)
-        runs: list[list[int]] = []
-        for first, last in sorted([(0, 1), *((start // block_size, -(-end // block_size)) for start, end in pins)]):
-            if runs and first <= runs[-1][1]:
-                runs[-1][1] = max(runs[-1][1], last)
-            else:
-                runs.append([first, last])
+        self.chosen = widened(chosen, block_size)
+        blocks = [(start // block_size, -(-end // block_size)) for start, end in (*pins, *chosen)]
+        runs = merged([(0, 1), *blocks])
         self.first = np.array([run[0] for run in runs], np.int64)
         self.last = np.array([run[1] for run in runs], np.int64)
 
@@ -45,6 +50,11 @@ class Protection:
         """Whether each block is pinned [n]."""
         run = np.searchsorted(self.first, blocks, side="right") - 1
         return (run >= 0) & (blocks < self.last[run])
+
+    def over(self, first: Ints, last: Ints) -> Bools:
+        """Whether any of the blocks [first, last) of each entry is pinned [n]."""
+        run = np.searchsorted(self.first, last) - 1
+        return (run >= 0) & (self.last[run] > first)
 
     def of(self, entries: Entries) -> Bools:
         """Whether each entry must stay raw [n]. (A gist never covers what must, so its first block tells.)"""
@@ -73,6 +83,31 @@ class Protection:
         if at < end:
             parts.append((at, end, False))
         return parts
+
+
+def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """The same places in order, as few ranges as can be."""
+    parts: list[Range] = []
+    for start, end in sorted(ranges):
+        if parts and start <= parts[-1][1]:
+            parts[-1] = parts[-1][0], max(parts[-1][1], end)
+        else:
+            parts.append((int(start), int(end)))
+    return tuple(parts)
+
+
+def widened(ranges: Iterable[Range], block_size: int) -> tuple[Range, ...]:
+    """Token ranges as whole blocks, merged."""
+    return merged((start // block_size * block_size, -(-end // block_size) * block_size) for start, end in ranges)
+
+
+def without(ranges: Iterable[Range], gone: Iterable[Range]) -> tuple[Range, ...]:
+    """What of the ranges is in none of ``gone``."""
+    left = list(ranges)
+    for cut_start, cut_end in gone:
+        parts = [((start, min(end, cut_start)), (max(start, cut_end), end)) for start, end in left]
+        left = [(start, end) for pair in parts for start, end in pair if start < end]
+    return tuple(left)
 
 
 def broken_law(entries: Entries, protection: Protection, budget: int) -> str | None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mc_core.context.entries import COLUMNS, Bools, Entries, Ints
 from mc_core.context.groups import make_room, tidied
-from mc_core.context.growth import grown, rewound
+from mc_core.context.growth import grown, opened, rewound
 from mc_core.context.plan import Edit, Node, Plan, applied
-from mc_core.context.protection import Protection, broken_law
+from mc_core.context.protection import Protection, Range, broken_law
 from mc_core.errors import BudgetError, ConfigError
 
 __all__ = ["Edit", "Node", "Plan", "WorkingContext"]
@@ -131,10 +131,27 @@ class WorkingContext:
     def pin(self, start: int, end: int) -> None:
         """Keep tokens [start, end) raw from now on; they must stand raw or lie ahead of the history."""
         pins = [*self.protection.pins, (start, end)]
-        protection = _affordable(Protection(self.block_size, self.recent_tokens, pins), self.budget)
+        protection = self._protection(pins, self.protection.chosen)
         if broken_law(self._entries, protection, self.budget) is not None:
             raise ConfigError(f"tokens [{start}, {end}) cannot be pinned: some of them stand as gists")
         self.protection = protection
+
+    def choose(self, chosen: Sequence[Range], reserve: int = 0) -> None:
+        """Keep these token ranges raw, in whole blocks, in place of those that were chosen before.
+
+        What stands as gists of them is opened, and room is made for it with ``reserve`` of the budget left free;
+        ``blocks_to_choose`` tells which ids that takes. BudgetError if it does not fit.
+        """
+        protection = self._protection(self.protection.pins, chosen)
+        self._entries = make_room(opened(self._entries, protection), protection, self.budget - reserve)
+        self.protection = protection
+
+    def blocks_to_choose(self, chosen: Sequence[Range]) -> Ints:
+        """Blocks that are to stand raw but do not now, ascending."""
+        wanted = [np.arange(start // self.block_size, -(-end // self.block_size)) for start, end in chosen]
+        end = -(-self.num_tokens // self.block_size)
+        blocks = np.unique(np.concatenate([np.empty(0, np.int64), *wanted]))
+        return np.setdiff1d(blocks[blocks < end], self.indices[self.levels == 0])
 
     def extend(self, num_tokens: int, reserve: int = 0) -> None:
         """Follow a history that grew to ``num_tokens``, and leave ``reserve`` of the budget free.
@@ -159,8 +176,11 @@ class WorkingContext:
 
         Pins end there too: what they held is no longer in the history.
         """
-        pins = [(start, min(end, position)) for start, end in self.protection.pins if start < position]
-        protection = Protection(self.block_size, self.recent_tokens, pins)
+        pins, chosen = (
+            [(start, min(end, position)) for start, end in ranges if start < position]
+            for ranges in (self.protection.pins, self.protection.chosen)
+        )
+        protection = Protection(self.block_size, self.recent_tokens, pins, chosen)
         self._entries = make_room(self._rewound(position), protection, self.budget - reserve)
         self.protection = protection
 
@@ -185,24 +205,27 @@ class WorkingContext:
 
     def copy(self) -> WorkingContext:
         """An independent copy (entries are immutable, so it is cheap)."""
-        twin = WorkingContext(self.block_size, self.budget, self.recent_tokens, self.protection.pins)
+        twin = WorkingContext(self.block_size, self.budget, self.recent_tokens)
         twin._entries = self._entries  # and with them what a gist costs
+        twin.protection = self.protection
         return twin
 
     def under(self, budget: int, recent_tokens: int, gist_cost: int) -> WorkingContext:
         """The same history under other settings: entries as they stand where they may, else all as coarse as can be.
 
-        Pins that the budget cannot hold are given up, the newest first; BudgetError if it cannot hold the rest either.
+        Pins that the budget cannot hold are given up: those that were chosen, then the others, the newest first;
+        BudgetError if it cannot hold the rest either.
         """
-        pins = self.protection.pins
+        pins, chosen = self.protection.pins, self.protection.chosen
         while True:
             try:
                 twin = WorkingContext(self.block_size, budget, recent_tokens, pins, gist_cost)
+                twin.protection = twin._protection(pins, chosen)
                 twin._follow(self._entries)
             except BudgetError:
-                if not pins:
+                if not pins and not chosen:
                     raise
-                pins = pins[:-1]
+                pins, chosen = (pins, chosen[:-1]) if chosen else (pins[:-1], chosen)
             else:
                 return twin
 
@@ -223,6 +246,7 @@ class WorkingContext:
             "budget": self.budget,
             "recent_tokens": self.recent_tokens,
             "pins": [list(pin) for pin in self.protection.pins],
+            "chosen": [list(pin) for pin in self.protection.chosen],
             "num_tokens": self.num_tokens,
             "gist_cost": self.gist_cost,
             **{name: getattr(self._entries, name).tolist() for name in COLUMNS},
@@ -232,9 +256,13 @@ class WorkingContext:
     def restore(cls, snapshot: Mapping[str, Any]) -> WorkingContext:
         """The working context that ``snapshot`` was taken of; ConfigError if it is damaged."""
         try:
-            pins = [(int(start), int(end)) for start, end in snapshot["pins"]]
+            pins, chosen = (
+                [(int(start), int(end)) for start, end in ranges]
+                for ranges in (snapshot["pins"], snapshot.get("chosen", ()))
+            )
             gist_cost = int(snapshot.get("gist_cost", 1))
             wc = cls(snapshot["block_size"], snapshot["budget"], snapshot["recent_tokens"], pins, gist_cost)
+            wc.protection = wc._protection(pins, chosen)
             columns = {name: np.array(snapshot[name], getattr(wc._entries, name).dtype) for name in COLUMNS}
             wc._entries = Entries(wc.block_size, int(snapshot["num_tokens"]), **columns, gist_cost=gist_cost)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -243,6 +271,9 @@ class WorkingContext:
         if problem is not None:
             raise ConfigError(f"the snapshot of a working context is damaged: {problem}")
         return wc
+
+    def _protection(self, pins: Sequence[Range], chosen: Sequence[Range]) -> Protection:
+        return _affordable(Protection(self.block_size, self.recent_tokens, pins, chosen), self.budget)
 
     def check(self) -> None:
         """AssertionError if the entries break a law; no public operation leaves them so."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.engine.observer import Observer, SilentObserver
+from mc_core.engine.observer import Moment, Observer, SilentObserver
 from mc_core.engine.runner import ModelRunner, make_runner
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
@@ -17,6 +18,7 @@ from mc_core.positions.policies import make_policy
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
 
+logger = logging.getLogger(__name__)
 FRAME_SHARE, MOST_FRAMES = 8, 512
 """Frames take at most an eighth of the budget's tokens, and no more than 512, beside it."""
 
@@ -40,11 +42,22 @@ class EngineCore:
             raise ConfigError("this needs a session store, and there is none")
         return self.sessions
 
+    def room(self, session: Session) -> int:
+        """Tokens that frames may take in a session: the share of its own budget."""
+        return min(self.frame_room, session.wc.budget // FRAME_SHARE)
+
+    def moved(self, session: Session, moment: Moment) -> None:
+        """Tell the observer that a session's working context may be another one. Who only looks on spoils nothing."""
+        try:
+            self.observer.moved(session.id, moment, lambda: session.look(self.room(session)))
+        except Exception:
+            logger.exception("what session %s shows could not be told", session.id)
+
     def layout(self, session: Session) -> Layout:
         """What the model sees of a session's working context."""
         hidden = self.bundle.hidden_gists
         blocks = self.config.segment_blocks if self.runner.mode == "block" else None
-        excerpt = session.excerpt(self.frame_room)
+        excerpt = session.excerpt(self.room(session))
         return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, excerpt=excerpt)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mc_core.context.protection import Range
 from mc_core.context.sources import UNTITLED, About
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
@@ -161,7 +162,7 @@ class Engine:
 
     def rollback(self, session: Session) -> Future[None]:
         """Drop what was not committed; see ``Session.rollback``."""
-        return self.call(session.rollback)
+        return self.call(lambda: jobs.rollback(self.core, session))
 
     def rewind(self, session: Session, position: int) -> Future[int]:
         """Cut the history at ``position`` tokens and commit -> tokens of history."""
@@ -170,6 +171,14 @@ class Engine:
     def read(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
         """The ids [start, end) of a session's history."""
         return self._submit_job(jobs.read(self.core, session, start, end), session)
+
+    def peek(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
+        """The same for one who does not hold the session."""
+        return self._submit_job(jobs.peek(self.core, session, start, end), None)
+
+    def pin(self, session: Session, pin: Sequence[Range], unpin: Sequence[Range]) -> Future[None]:
+        """Let go of ``unpin``, then keep ``pin`` in full view, and commit; see ``chosen_after``."""
+        return self._submit_job(jobs.pin(self.core, session, pin, unpin), session)
 
     def release(self, session: Session) -> Future[None]:
         """Give a session's slab back, before it leaves memory."""
@@ -203,7 +212,7 @@ class Engine:
 
         def run() -> Job:
             try:
-                result = yield from job if session is None else jobs.undone_by_error(session, job)
+                result = yield from job if session is None else jobs.undone_by_error(self.core, session, job)
             except Exception as error:
                 future.set_exception(error)
             else:

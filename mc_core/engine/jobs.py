@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.protection import Range
 from mc_core.context.sources import UNTITLED, About
 from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus_job import evict
@@ -16,9 +17,10 @@ from mc_core.engine.requests import Turn
 from mc_core.engine.work import Pause, Wait, Work
 from mc_core.errors import ConfigError, SpanMissingError
 from mc_core.notes import Beyond, Note
+from mc_core.session.pins import chosen_after
 from mc_core.session.session import Session
 from mc_core.session.staging import write_rows
-from mc_core.store import SessionRecord
+from mc_core.store import SessionRecord, SpanBatch
 
 T = TypeVar("T")
 
@@ -34,6 +36,7 @@ def ingest(
         session.append(part)
         yield from stage(core, session)
         evict(core, session)
+        core.moved(session, "ingest")
         yield Pause(len(part))
     session.tell(UNTITLED)
     return session.tokens
@@ -67,6 +70,7 @@ def commit(core: EngineCore, session: Session, notes: Sequence[Note] = ()) -> Ge
     session.updated = time.time()
     session.acknowledge()
     evict(core, session)
+    core.moved(session, "commit")
 
 
 def _write(
@@ -94,6 +98,32 @@ def read(core: EngineCore, session: Session, start: int, end: int) -> Generator[
     return session.tree.ids(start, end)
 
 
+def peek(core: EngineCore, session: Session, start: int, end: int) -> Generator[Work, Any, NDArray[np.int32]]:
+    """The ids [start, end) of the history for one who only looks: what is in memory stays as it is."""
+    tree, size, end = session.tree, session.block_size, min(end, session.tokens)
+    blocks = _blocks(session, start, end)
+    missing = tree.missing(blocks)
+    known = np.setdiff1d(blocks, missing)
+    ids = np.zeros((len(blocks), size), np.int32)
+    ids[np.searchsorted(blocks, known)] = tree.block_ids(known)
+    first = tree.num_blocks * size
+    opened = tree.ids(max(start, first), end) if end > first else np.empty(0, np.int32)
+    if len(missing):
+        batch = yield from _spans(core, session, missing)
+        ids[np.searchsorted(blocks, batch.blocks)] = batch.ids
+    begin = int(blocks[0]) * size if len(blocks) else start
+    return np.concatenate([ids.reshape(-1)[start - begin : min(end, first) - begin], opened]) if len(blocks) else opened
+
+
+def pin(core: EngineCore, session: Session, pin: Sequence[Range], unpin: Sequence[Range]) -> Generator[Work, Any, None]:
+    """Let go of ``unpin``, keep ``pin`` raw from now on, and store that."""
+    wanted = chosen_after(session, pin, unpin)
+    blocks = session.wc.blocks_to_choose(wanted)
+    yield from _fetch(core, session, blocks[blocks < session.tree.num_blocks])
+    session.choose(wanted)
+    yield from commit(core, session)
+
+
 def _blocks(session: Session, start: int, end: int) -> NDArray[np.int64]:
     size = session.block_size
     return np.arange(start // size, min(-(-end // size), session.tree.num_blocks))
@@ -101,24 +131,35 @@ def _blocks(session: Session, start: int, end: int) -> NDArray[np.int64]:
 
 def _fetch(core: EngineCore, session: Session, blocks: NDArray[np.int64]) -> Generator[Work, Any, None]:
     missing = session.tree.missing(blocks)
-    if not len(missing):
-        return
+    if len(missing):
+        batch = yield from _spans(core, session, missing)
+        session.tree.restore(batch.blocks, batch.ids)
+
+
+def _spans(core: EngineCore, session: Session, missing: NDArray[np.int64]) -> Generator[Work, Any, SpanBatch]:
+    """Spans from the store, all of them."""
     future = core.store.read_spans(session.id, missing)
     yield Wait(future)
     batch = future.result()
     if len(batch.blocks) < len(missing):
         lost = np.setdiff1d(missing, batch.blocks)
         raise SpanMissingError(f"the store lost the spans of blocks {lost.tolist()[:8]} of session {session.id}")
-    session.tree.restore(batch.blocks, batch.ids)
+    return batch
 
 
-def undone_by_error(session: Session, job: Generator[Work, Any, T]) -> Generator[Work, Any, T]:
+def undone_by_error(core: EngineCore, session: Session, job: Generator[Work, Any, T]) -> Generator[Work, Any, T]:
     """The job; if it fails, the session goes back to its last acknowledged token."""
     try:
         return (yield from job)
     except Exception:
-        session.rollback()
+        rollback(core, session)
         raise
+
+
+def rollback(core: EngineCore, session: Session) -> None:
+    """Drop what was not committed."""
+    session.rollback()
+    core.moved(session, "rollback")
 
 
 def rewind(core: EngineCore, session: Session, position: int) -> Generator[Work, Any, int]:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from mc_core.session.look import Look
+
+Moment = Literal["turn", "interval", "commit", "ingest", "rollback"]
+"""When a working context has changed: at a turn's first refocus, at a later one, as the store acknowledged what was
+done, with a part of an ingest, as something that failed was taken back."""
 
 
 class Part(NamedTuple):
@@ -61,6 +69,11 @@ class Observer(Protocol):
         """A turn has just got its slab, after waiting this long."""
         ...
 
+    def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
+        """A working context may be another one. ``look`` takes it as it stands, and may be called until this
+        returns."""
+        ...
+
 
 class SilentObserver:
     """Ignores everything."""
@@ -72,4 +85,7 @@ class SilentObserver:
         pass
 
     def queued(self, request_id: str, seconds: float) -> None:
+        pass
+
+    def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
         pass

@@ -7,6 +7,7 @@ may change, is said here alone.
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Reader:
         self.session.append(np.array(self._ahead, np.int32), make_room=make_room)
         self._ahead.clear()
 
-    def _refocus(self, reason: str) -> Generator[Work, Tensor | None, Tensor | None]:
+    def _refocus(self, reason: Literal["turn", "interval"]) -> Generator[Work, Tensor | None, Tensor | None]:
         assert self._question is not None
         self._refocused_at = self.session.tokens
         question = self._question.now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def refocus(
     question: Question,
     context: ContextReport,
     request_id: str,
-    reason: str,
+    reason: Literal["turn", "interval"],
 ) -> Generator[Work, Any, Tensor | None]:
     """Refocus a session on ``question`` and repair its slab -> hidden state [d] of the last unit, if computed.
 
@@ -57,6 +57,7 @@ def refocus(
     context.refocuses += 1
     context.swap_rate = report.swap_rate
     core.observer.refocused(trace)
+    core.moved(session, reason)
     return hidden
 
 
@@ -188,7 +189,7 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     wc = session.wc
     spans = wc.ends() - wc.starts()
     context.tokens, context.budget, context.cost = session.tokens, wc.budget, wc.cost
-    excerpt = session.excerpt(core.frame_room)
+    excerpt = session.excerpt(core.room(session))
     context.raw, context.framed = int(spans[wc.levels == 0].sum()) - excerpt.hidden, excerpt.framed
     coarse = session.tokens - context.raw
     context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)

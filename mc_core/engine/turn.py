@@ -45,6 +45,7 @@ class _TurnRun:
             finally:
                 self.session.rollback()
                 self.turn.sink(Failed(error))
+                self.core.moved(self.session, "rollback")
         else:
             self.turn.sink(finished)
 

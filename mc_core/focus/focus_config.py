@@ -114,6 +114,14 @@ def least_budget(block_size: int, recent_tokens: int, reserve: int, num_tokens: 
     return block_size + cover + longest_tail + reserve
 
 
+def hardest_length(block_size: int, num_tokens: int = 0) -> int:
+    """The length of history, at least ``num_tokens``, whose end leaves the most nodes single; see ``least_budget``."""
+    top = block_size
+    while top * block_size <= PROMISED_TOKENS:
+        top *= block_size
+    return (max(num_tokens, PROMISED_TOKENS) // top + 1) * top - 1
+
+
 def _check(name: str, value: float, low: float, high: float | None) -> None:
     # Written so that NaN fails too.
     if not (value >= low and (high is None or value <= high)):

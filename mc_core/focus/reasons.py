@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.protection import Protection
 from mc_core.context.working_context import WorkingContext
 from mc_core.focus.leads import Lead
 from mc_core.focus.view import Scores
@@ -15,6 +17,11 @@ from mc_core.focus.view import Scores
 Reason = Literal["pinned", "tail", "turn", "asked", "neighbour", "lead", "newest"]
 """pinned, tail: protected. turn: of the current turn. asked: the lens found it. neighbour: it stands beside what the
 lens found. lead: what was found names it. newest: it stands since it was new, or filled room that was left."""
+STATES = ("gist", *get_args(Reason), "unknown")
+"""What can be said of an entry, as small numbers: their places here."""
+CODES = {name: code for code, name in enumerate(STATES)}
+TOLD: tuple[Reason | None, ...] = (None, *get_args(Reason), None)
+GIST, PINNED, TAIL, NEWEST, UNKNOWN = (CODES[name] for name in ("gist", "pinned", "tail", "newest", "unknown"))
 Ints = NDArray[np.int64]
 
 
@@ -33,6 +40,47 @@ def _of_target(block: int, hits: set[int] | None, led: set[int]) -> Reason:
     if hits is None or block in hits:
         return "asked"
     return "lead" if block in led else "neighbour"
+
+
+class Standing(Protocol):
+    """Entries, or a working context."""
+
+    @property
+    def levels(self) -> NDArray[np.int8]: ...
+
+    @property
+    def indices(self) -> Ints: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def starts(self) -> Ints: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Noted:
+    """What was noted at one moment; never changed. known: that nothing is noted of a block means it is new."""
+
+    by_block: Mapping[int, Reason | None]
+    known: bool
+
+    def codes(self, entries: Standing, protection: Protection) -> NDArray[np.int8]:
+        """Why each entry stands raw, as places in ``STATES`` [n]."""
+        codes = self._of_blocks(entries.indices)
+        codes[entries.starts() >= protection.tail_start(entries.num_tokens)] = TAIL
+        codes[protection.pinned(entries.indices)] = PINNED
+        codes[entries.levels > 0] = GIST
+        return codes
+
+    def _of_blocks(self, blocks: Ints) -> NDArray[np.int8]:
+        codes = np.full(len(blocks), NEWEST if self.known else UNKNOWN, np.int8)
+        if self.by_block:
+            noted = np.fromiter(self.by_block, np.int64, len(self.by_block))
+            told = np.array([CODES[reason or "unknown"] for reason in self.by_block.values()], np.int8)
+            order = np.argsort(noted)
+            rows = order[np.minimum(np.searchsorted(noted, blocks, sorter=order), len(noted) - 1)]
+            codes = np.where(noted[rows] == blocks, told[rows], codes)
+        return codes
 
 
 class Reasons:
@@ -77,17 +125,14 @@ class Reasons:
         """The history was cut to its first ``num_blocks`` complete blocks."""
         self._by_block = {block: reason for block, reason in self._by_block.items() if block < num_blocks}
 
+    @property
+    def noted(self) -> Noted:
+        """What is noted now."""
+        return Noted(self._by_block, self._known)  # each note makes another dict
+
     def of(self, wc: WorkingContext) -> list[Reason | None]:
         """Of each entry [n]; None for a gist, and where a session was stored before reasons were noted."""
-        unknown: Reason | None = "newest" if self._known else None
-        pinned = wc.protection.pinned(wc.indices)
-        tail = wc.starts() >= wc.tail_start
-        return [
-            None if level else "pinned" if kept else "tail" if new else self._by_block.get(index, unknown)
-            for level, index, kept, new in zip(
-                *(column.tolist() for column in (wc.levels, wc.indices, pinned, tail)), strict=True
-            )
-        ]
+        return [TOLD[code] for code in self.noted.codes(wc, wc.protection).tolist()]
 
     def snapshot(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -18,7 +18,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.focus.allocator_base import Allocator, PlanReport
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.metrics import Spread, Swaps, entries_by_level
-from mc_core.focus.reasons import Reason, Reasons, of_targets
+from mc_core.focus.reasons import Noted, Reason, Reasons, of_targets
 from mc_core.focus.view import Lens, LensView, Scores, carried
 
 REASONS = "reasons"
@@ -173,26 +173,19 @@ class Refocuser:
         """Blocks that the last refocus asked for."""
         return np.empty(0, np.int64) if self._last is None else self._last.scores.targets
 
-    def scores_of(self, wc: WorkingContext) -> NDArray[np.float32]:
-        """Signed score of each entry at the last refocus [n], 0 where unknown.
+    @property
+    def last(self) -> Proposal | None:
+        """What was committed last."""
+        return self._last
 
-        An entry that has changed level since shows the score of what stood in its place; a target that was opened then
-        shows its worth negated, for what was gain is now the harm of collapsing it.
-        """
-        if self._last is None:
-            return np.zeros(len(wc), np.float32)
-        entries, scores = self._last.entries, self._last.scores
-        starts = wc.starts()
-        rows = np.searchsorted(entries.starts(), starts, side="right") - 1
-        known = (rows >= 0) & (starts < entries.num_tokens)
-        signed = np.where(known, np.append(scores.signed, np.float32(0))[rows], np.float32(0))
-        opened = np.isin(scores.targets, self._last.expanded_blocks)
-        shown = np.searchsorted(starts, scores.targets[opened] * wc.block_size)
-        here = shown < len(wc)
-        shown, worth, blocks = shown[here], scores.target_scores[opened][here], scores.targets[opened][here]
-        raw = (wc.levels[shown] == 0) & (wc.indices[shown] == blocks)
-        signed[shown[raw]] = -worth[raw]
-        return signed.astype(np.float32)
+    @property
+    def noted(self) -> Noted:
+        """Why blocks stand raw."""
+        return self._reasons.noted
+
+    def scores_of(self, wc: WorkingContext) -> NDArray[np.float32]:
+        """Signed score of each entry at the last refocus [n]; see ``signed_scores``."""
+        return signed_scores(self._last, wc.entries)
 
     def rewind(self, num_blocks: int) -> None:
         """The history was cut to its first ``num_blocks`` complete blocks."""
@@ -206,6 +199,28 @@ class Refocuser:
         """Go on from a snapshot."""
         self.allocator.restore(snapshot)
         self._reasons.restore(snapshot.get(REASONS))
+
+
+def signed_scores(last: Proposal | None, now: Entries) -> NDArray[np.float32]:
+    """Signed score of each entry [n] by what was committed last, 0 where unknown.
+
+    An entry that has changed level since shows the score of what stood in its place; a target that was opened then
+    shows its worth negated, for what was gain is now the harm of collapsing it.
+    """
+    if last is None:
+        return np.zeros(len(now), np.float32)
+    entries, scores = last.entries, last.scores
+    starts = now.starts()
+    rows = np.searchsorted(entries.starts(), starts, side="right") - 1
+    known = (rows >= 0) & (starts < entries.num_tokens)
+    signed = np.where(known, np.append(scores.signed, np.float32(0))[rows], np.float32(0))
+    opened = np.isin(scores.targets, last.expanded_blocks)
+    shown = np.searchsorted(starts, scores.targets[opened] * now.block_size)
+    here = shown < len(now)
+    shown, worth, blocks = shown[here], scores.target_scores[opened][here], scores.targets[opened][here]
+    raw = (now.levels[shown] == 0) & (now.indices[shown] == blocks)
+    signed[shown[raw]] = -worth[raw]
+    return signed.astype(np.float32)
 
 
 def _plan_report(

@@ -65,6 +65,7 @@ class SessionFactory:
         focus = self._with_budget(budget)
         wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins, self.bundle.gist_cost)
         session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
+        session.own_budget = budget is not None
         session.metadata, session.implicit, session.durable = dict(metadata or {}), implicit, durable
         session.acknowledge()
         return session
@@ -88,6 +89,7 @@ class SessionFactory:
         focus = self._with_stored_budget(record.state["budget"])
         wc = self._restored_context(record, focus)
         session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
+        session.own_budget = record.state["budget"] == focus.budget
         session.fence, session.implicit = stored.fence, record.implicit
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
         session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
@@ -128,7 +130,8 @@ class SessionFactory:
     def _restored_context(self, record: SessionRecord, focus: FocusConfig) -> WorkingContext:
         stored = WorkingContext.restore(record.state["context"])
         wc = stored.under(focus.budget, focus.recent_tokens, self.bundle.gist_cost)
-        given_up = len(stored.protection.pins) - len(wc.protection.pins)
+        before, after = stored.protection, wc.protection
+        given_up = len(before.pins) + len(before.chosen) - len(after.pins) - len(after.chosen)
         if given_up:
             logger.warning(
                 "session %s: %d pins do not fit the budget of %d any more, and may collapse from now on",
@@ -161,6 +164,5 @@ class SessionFactory:
             lens=lens,
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
-            own_budget=focus.budget != self.focus.budget,
             excerpts=self._excerpts(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.plan import Edit, Plan
+from mc_core.context.protection import without
 from mc_core.context.sources import Sources
 from mc_core.errors import StoreError
 from mc_core.session.cut_end import CUT_OFF
@@ -23,6 +25,7 @@ from mc_core.tree.tree import MegaContextTree
 Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
 
+logger = logging.getLogger(__name__)
 ROWS = 65_536
 """Rows read at once: bounds the memory of waking a long session."""
 
@@ -211,6 +214,11 @@ def _runs(nodes: Ints) -> Iterator[tuple[int, int]]:
 
 def _collapse_lost(session: Session, blocks: Ints) -> None:
     wc = session.wc
+    lost = [(block * wc.block_size, (block + 1) * wc.block_size) for block in blocks.tolist()]
+    kept = without(wc.protection.chosen, lost)
+    if kept != wc.protection.chosen:
+        logger.warning("session %s: spans that were pinned are lost, and let go", session.id)
+        wc.choose(kept)
     must_stand = wc.indices[wc.protected() & (wc.levels == 0)]
     gone = np.intersect1d(blocks, must_stand)
     if len(gone):

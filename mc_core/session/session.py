@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.excerpts import Excerpt, Excerpts
+from mc_core.context.protection import Range
 from mc_core.context.sources import About, Sources
 from mc_core.context.working_context import WorkingContext
 from mc_core.errors import StoreError
@@ -27,24 +28,14 @@ from mc_core.kv.recent import Shelf
 from mc_core.kv.session_kv import SessionKV
 from mc_core.notes import Note
 from mc_core.session.cut_end import CUT_OFF, CutEnd
+from mc_core.session.look import Look, look, shown
+from mc_core.session.pins import room_for_good
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
 __all__ = ["QUESTION_TOKENS", "Session"]
 Ids = NDArray[np.int32]
 logger = logging.getLogger(__name__)
-
-
-def pin_room(focus: FocusConfig, gist_cost: int) -> int:
-    """Tokens that can be pinned in all, block 0 among them, so that a history of any length still fits.
-
-    The rest of the budget goes to the tail and its open block, the next block of a reply, one that the focus may open,
-    and the coarsest cover of everything else.
-    """
-    size = focus.block_size
-    cover = 4 * size * gist_cost
-    free = focus.budget - focus.recent_tokens - 2 * size - focus.refocus_interval - cover
-    return max(1, free // size) * size
 
 
 @dataclass
@@ -162,8 +153,8 @@ class Session:
 
     @property
     def pin_room(self) -> int:
-        """Tokens that can be pinned."""
-        return pin_room(self.focus_config, self.wc.gist_cost)
+        """Tokens that can be pinned for good, beside those that were chosen."""
+        return room_for_good(self)
 
     def append(self, ids: NDArray[np.int32], *, make_room: bool = True) -> None:
         """Add tokens to the end of the history: tree, lens and working context.
@@ -195,6 +186,10 @@ class Session:
     def note(self, note: Note) -> None:
         """Store this with the next commit, which may not end before it; a rollback forgets it."""
         self.notes[note.key] = note
+
+    def choose(self, chosen: Sequence[Range]) -> None:
+        """Keep these ranges raw until others are chosen; ``chosen_after`` makes them, and their ids must be there."""
+        self.wc.choose(chosen, reserve=self.focus_config.refocus_interval)
 
     def rewind(self, position: int) -> None:
         """Cut the history at ``position``; the ids of the block that is cut must be in memory."""
@@ -372,23 +367,11 @@ class Session:
 
     def focus(self, room: int) -> dict[str, Any]:
         """The working context as entries, as ``/focus`` shows it. room: tokens that frames may take."""
-        wc, report, excerpt = self.wc, self.last_report, self.excerpt(room)
-        starts, ends, scores = wc.starts(), wc.ends(), self.refocuser.scores_of(wc)
-        shown = np.where(wc.levels == 0, excerpt.shown(starts, ends), 0)
-        columns = (wc.levels, starts, ends, wc.entry_costs(), scores, wc.residency, shown)
-        names = ("level", "start", "end", "cost", "score", "residency", "shown")
-        entries = [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
-        for entry, reason in zip(entries, self.refocuser.reasons_of(wc), strict=True):
-            entry["reason"] = reason
-        return {
-            "tokens": self.tokens,
-            "budget": wc.budget,
-            "cost": wc.cost,
-            "utilization": wc.utilization,
-            "swap_rate": report.swap_rate if report else 0.0,
-            "framed": excerpt.framed,
-            "entries": entries,
-        }
+        return shown(self, room)
+
+    def look(self, room: int) -> Look:
+        """The working context as it stands, to be read by any thread later. room: tokens that frames may take."""
+        return look(self, room)
 
     @property
     def row_shape(self) -> dict[str, Any]:

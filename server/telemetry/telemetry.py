@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from opentelemetry.trace import Span
 from starlette.types import Scope
 
-from mc_core.engine.observer import RefocusTrace
+from mc_core.engine.observer import Moment, RefocusTrace
+from mc_core.session.look import Look
 from server.telemetry.endpoint import endpoint
 from server.telemetry.metrics import Metrics
 from server.telemetry.spans import Spans
@@ -94,6 +96,9 @@ class Telemetry:
     def queued(self, request_id: str, seconds: float) -> None:
         self.metrics.queued(seconds)
         self.spans.queued(request_id, seconds)
+
+    def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
+        """Nothing: what a session shows is told to those who follow it."""
 
 
 def _route_for_address(span: Span, scope: Scope) -> None:

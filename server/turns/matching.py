@@ -9,7 +9,8 @@ from contextlib import AbstractAsyncContextManager
 
 import numpy as np
 
-from mc_core.session.session import Session, pin_room
+from mc_core.session.pins import pin_room
+from mc_core.session.session import Session
 from mc_core.store import LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
 from server.futures import settled
 from server.sessions import Lease, SessionHost

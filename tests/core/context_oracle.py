@@ -16,7 +16,7 @@ def assert_laws(wc: WorkingContext, limit: int | None = None) -> None:
     k, n = wc.block_size, wc.num_tokens
     at, cost = 0, 0
     tail = max(0, n - wc.recent_tokens) // k * k
-    pins = [(0, k), *wc.protection.pins]
+    pins = [(0, k), *wc.protection.pins, *wc.protection.chosen]
     for level, index in nodes(wc):
         span = k ** max(level, 1)
         start, end = index * span, min((index + 1) * span, n)

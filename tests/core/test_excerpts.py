@@ -195,6 +195,22 @@ def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.Da
 
 
 @settings(deadline=None)
+@given(talks(), st.data())
+def test_right_after_a_cut_an_excerpt_is_that_of_what_is_left(talk: Talk, data: st.DataObject) -> None:
+    """What stood behind a cut frames nothing any more, and what it cut in two is read as far as it stands."""
+    position = data.draw(st.integers(2, len(talk.history)))
+    left = Talk(talk.history[:position], talk.stretch[:position], talk.kinds, talk.abouts, talk.sources.cut(position))
+    wc = context_of(left, some_blocks(data, left))
+    excerpts = excerpts_of(talk)
+    excerpts.rewind(position, left.history[max(0, position - excerpts.reach) :])
+    told = [
+        ([(frame.before, frame.ids.tolist()) for frame in excerpt.frames], excerpt.left_out)
+        for excerpt in (made.of(wc, 1 << 20, left.sources) for made in (excerpts, excerpts_of(left)))
+    ]
+    assert told[0] == told[1]
+
+
+@settings(deadline=None)
 @given(talks())
 def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk) -> None:
     """A conversation that fits is read as its template writes it."""

@@ -29,8 +29,11 @@ class _Context:
     def __init__(self, raw: set[int]) -> None:
         self.indices = np.arange(BLOCKS)
         self.levels = (~np.isin(self.indices, array(raw))).astype(np.int8)
-        self.tail_start = BLOCKS
+        self.num_tokens = BLOCKS
         self.protection = self
+
+    def tail_start(self, num_tokens: int) -> int:
+        return num_tokens
 
     def starts(self) -> np.ndarray:
         return self.indices

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from engine_lab import Lab, Reply
-from mc_core.engine.observer import RefocusTrace
+from mc_core.engine.observer import Moment, RefocusTrace
 from mc_core.engine.requests import Delta, Event
 from mc_core.focus.lens_lexical import LexicalLens
+from mc_core.session.look import Look
 
 Chance = Callable[[str], bool]
 """Whether the next call at a seam is to fail."""
@@ -68,6 +69,10 @@ class Faults:
 
     def refocused(self, trace: RefocusTrace) -> None:
         self.at("observer.refocused")
+
+    def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
+        self.at("observer.moved")
+        look()
 
     def commit_state(self, text: str, finished: object) -> None:
         self.at("commit_state")
