@@ -145,6 +145,18 @@ class MessageIndex:
             borders = np.append(borders, [self.format.begin, at[0]])
         return np.unique(borders[(borders > start) & (borders < end)]).tolist()
 
+    def message(self, token: int) -> tuple[str, int, int] | None:
+        """(role, start, end) of the message that a token is of; None for text of no message."""
+        row = self.place(token).event
+        if row >= 0 and not self._opens[row] and token < self._at[row] + self._length[row]:
+            row -= 1  # a token that closes it
+        if row < 0 or not self._opens[row]:
+            return None
+        end = self.tokens
+        if row + 1 < self._count:
+            end = int(self._at[row + 1]) + (0 if self._opens[row + 1] else int(self._length[row + 1]))
+        return self.format.kinds[int(self._kind[row])].role, int(self._at[row]), end
+
     def place(self, token: int) -> Place:
         row = int(np.searchsorted(self._at[: self._count], token, side="right")) - 1
         if row < 0:

@@ -11,6 +11,7 @@ import numpy as np
 from mc_core.models.sampler import SamplingParams
 
 if TYPE_CHECKING:
+    from mc_core.engine.provenance import Provenance
     from mc_core.session.session import Session
 
 FinishReason = Literal["stop", "length"]
@@ -41,7 +42,7 @@ class ContextReport:
 
     ``raw``, ``gisted`` and ``hidden`` count tokens of the history by how the model saw them at the turn's end;
     ``unavailable`` counts tokens whose span the focus asked for and the store could not give, and ``framed`` those of
-    frames, which are no part of the history.
+    frames, which are no part of the history. ``provenance``: what the reply stood on, if the turn asked for it.
     """
 
     tokens: int = 0
@@ -60,6 +61,7 @@ class ContextReport:
     swap_rate: float = 0.0
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Turn:
     metadata, prefixes and chat. ``cut``: where
     the committed history ends for this turn, None to go on at its end; ``pins``: token ranges that stay raw for good.
     ``held_ids``: the end of the history that is a part of what the turn asks, as where a reply is generated anew.
+    ``sources``: tell what the reply stood on.
     """
 
     session: Session
@@ -114,3 +117,4 @@ class Turn:
     cut: int | None = None
     pins: tuple[tuple[int, int], ...] = ()
     held_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    sources: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
+from mc_core.engine.provenance import provenance
 from mc_core.engine.reading import Reader
 from mc_core.engine.refocus_job import visible_tokens
 from mc_core.engine.reply import Reply
@@ -42,6 +43,8 @@ class _TurnRun:
                 # A cancel comes between two steps; an error may have left the slab half written.
                 if self.has_slab and not isinstance(error, CancelledTurnError):
                     self.session.drop_kv()
+                elif self.session.kv is not None:
+                    self.session.kv.measured()
             finally:
                 self.session.rollback()
                 self.turn.sink(Failed(error))
@@ -62,14 +65,20 @@ class _TurnRun:
         yield from jobs.begin(core, session, turn)
         history = session.tokens
         reader = Reader(core, session, context, turn.request_id)
+        assert session.kv is not None
+        if turn.sources:
+            session.kv.measure()
         hidden = yield from reader.begin(turn.prompt_ids, turn.held_ids)
         context.prefill_seconds = time.monotonic() - started
+        tail = session.wc.tail_start
 
         reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink)
         state = core.runner.sampling(turn.sampling)
         while not reply.take(sampled := (yield Sample(hidden, state))):
             hidden = yield from reader.read(sampled.id)
 
+        if (ledger := session.kv.measured()) is not None:
+            context.provenance = provenance(ledger, session, core.bundle.tokenizer, history, tail)
         reader.flush(make_room=True)
         start = history + len(turn.prompt_ids)
         kept = reply.kept_ids()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mc_core.kv.attention_ledger import AttentionLedger
 from mc_core.kv.layout import Layout
 from mc_core.kv.recent import Kept, Segment, Shelf, whole_segments
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
@@ -82,6 +83,8 @@ class SessionKV:
         self._n = 0
         self._layout: Layout | None = None
         self._approximate = 0
+        self._ledger: AttentionLedger | None = None
+        self._for_reply = False  # whether a reply is drawn from the last unit of the layout
 
     def __len__(self) -> int:
         """Units in the slab, computed or about to be."""
@@ -112,6 +115,8 @@ class SessionKV:
         ``block`` repair of a base that was trained with the block mask is always exact, as with ``refresh``.
         """
         model = self.model
+        self._settle()
+        self._for_reply = need_last
         plan = plan_repair(
             model.mode,
             self.cached(),
@@ -190,6 +195,7 @@ class SessionKV:
 
     def rewind(self, position: int) -> None:
         """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""
+        self._settle()
         keep = int(np.searchsorted(self._ends[: self._n], position, side="right"))
         gone = self._slot[keep : self._n]
         self._free[gone] = True
@@ -197,8 +203,29 @@ class SessionKV:
         self._invalidate(gone)
         self._n = keep
 
+    def measure(self) -> None:
+        """Sum up from now on what the tokens of a reply pay the units that they see."""
+        config, pool = self.model.decoder.config, self.model.pool
+        self._ledger = AttentionLedger(config.num_layers, pool.slots, pool.device)
+
+    @property
+    def ledger(self) -> AttentionLedger | None:
+        """Where that is noted, if it is."""
+        return self._ledger
+
+    def measured(self) -> AttentionLedger | None:
+        """What was summed up; from now on nothing is."""
+        self._settle()
+        ledger, self._ledger = self._ledger, None
+        return ledger
+
+    def _settle(self) -> None:
+        if self._ledger is not None:
+            self._ledger.settle(self._identity[: self._n], self._slot[: self._n])
+
     def release(self, *, keep: bool = False) -> None:
         """Give the slab back. keep: the session will go on with another one."""
+        self._ledger = None
         if keep:
             self._keep_all_but(np.empty(0, np.int64))
         self.model.pool.release(self.row)
@@ -281,7 +308,8 @@ class SessionKV:
         if model.policy.has_bias:
             at_slots = model.pool.positions[self.row]
             mask = mask[:, None] + model.policy.bias(at_slots[slots], at_slots[:width]).to(mask.dtype)
-        return CausalAttention(model.pool, self.row, slots, place, mask)
+        drawn = self._for_reply and ranks[-1] == self._n - 1
+        return CausalAttention(model.pool, self.row, slots, place, mask, self._ledger if drawn else None)
 
     def _distance_bias(
         self, layout: Layout, queries: NDArray[np.int64], keys: NDArray[np.int64], dtype: torch.dtype
@@ -330,7 +358,9 @@ def _decode(model: KVModel, sessions: list[SessionKV], token_indices: list[int],
         positions = torch.from_numpy(model.positions(levels, starts, starts + 1, ranks)).to(device)
         pool.positions[at, slots] = positions
         mask = mask[:, None] + _decode_bias(model, positions, rows - low, low, high, width).to(mask.dtype)
-    attention = DecodeAttention(pool, at, slots, (cos[:, None], sin[:, None]), mask, low)
+    measured = [(place, int(rows[place]) - low, sessions[i].ledger) for place, i in enumerate(order)]
+    ledgers = [(place, row, ledger) for place, row, ledger in measured if ledger is not None]
+    attention = DecodeAttention(pool, at, slots, (cos[:, None], sin[:, None]), mask, low, ledgers)
     permutation = torch.tensor(order, device=device)
     hidden = model.decoder(model.decoder.embed(ids[permutation])[:, None], attention)[:, 0]
     return torch.empty_like(hidden).index_copy_(0, permutation, hidden)

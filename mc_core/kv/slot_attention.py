@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mc_core.kv.attention_ledger import AttentionLedger
 from mc_core.kv.slab import SlabPool
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.rotary import Rotation, rotate_wide, widen
@@ -65,8 +68,17 @@ class SegmentAttention:
 class CausalAttention:
     """Compute units of one session that see every valid slot of lower rank, and themselves."""
 
-    def __init__(self, pool: SlabPool, row: int, slots: Tensor, place: Rotation, mask: Tensor) -> None:
-        """mask additive, [1, T, S] or [1, heads, T, S] over the first S slots of the slab."""
+    def __init__(
+        self,
+        pool: SlabPool,
+        row: int,
+        slots: Tensor,
+        place: Rotation,
+        mask: Tensor,
+        ledger: AttentionLedger | None = None,
+    ) -> None:
+        """mask additive, [1, T, S] or [1, heads, T, S] over the first S slots of the slab. ledger: for the last unit."""
+        self.length, self.ledger = len(slots), ledger
         self.pool, self.row, self.slots, self.width = pool, row, slots, mask.shape[-1]
         self.place, self.mask = widen(place, mask.dtype), group_mask(mask, pool.config)
 
@@ -74,7 +86,10 @@ class CausalAttention:
         self.pool.write(layer, self.row, self.slots, k[0], rotate_wide(k, self.place)[0], v[0])
         keys = self.pool.keys[layer, self.row, :, : self.width][None].to(q.dtype)
         values = self.pool.values[layer, self.row, :, : self.width][None].to(q.dtype)
-        return attend_slots(rotate_wide(q, self.place), keys, values, self.mask)
+        query = rotate_wide(q, self.place)
+        if self.ledger is not None:
+            self.ledger.note(layer, query[0, -1], keys[0], self.mask[0, :, self.length - 1 :: self.length])
+        return attend_slots(query, keys, values, self.mask)
 
 
 class DecodeAttention:
@@ -84,8 +99,19 @@ class DecodeAttention:
     decode now costs its share of the arithmetic, and its result is dropped.
     """
 
-    def __init__(self, pool: SlabPool, rows: Tensor, slots: Tensor, place: Rotation, mask: Tensor, low: int) -> None:
-        """rows, slots [B]; place [B, 1, D/2]; mask additive [R, 1, S] or [R, heads, 1, S] for rows low .. low + R."""
+    def __init__(
+        self,
+        pool: SlabPool,
+        rows: Tensor,
+        slots: Tensor,
+        place: Rotation,
+        mask: Tensor,
+        low: int,
+        ledgers: Sequence[tuple[int, int, AttentionLedger]] = (),
+    ) -> None:
+        """rows, slots [B]; place [B, 1, D/2]; mask additive [R, 1, S] or [R, heads, 1, S] for rows low .. low + R.
+        ledgers: of some sessions, with their place among the B, and their row behind ``low``."""
+        self.ledgers = ledgers
         self.pool, self.low, self.high = pool, low, low + mask.shape[0]
         seen = (slice(None), slice(self.low, self.high), slice(None), slice(mask.shape[-1]))
         self.keys, self.values = pool.keys[seen].unbind(0), pool.values[seen].unbind(0)
@@ -97,6 +123,8 @@ class DecodeAttention:
         self.pool.write_places(layer, self.places, k, rotate_wide(k, self.place), v)
         keys, values = self.keys[layer].to(q.dtype), self.values[layer].to(q.dtype)
         query = rotate_wide(q, self.place)
+        for place, row, ledger in self.ledgers:
+            ledger.note(layer, query[place, 0], keys[row], self.mask[row])
         if self.rows is None:
             return attend_slots(query, keys, values, self.mask)
         spread = query.new_zeros((self.high - self.low, *query.shape[1:]))
