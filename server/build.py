@@ -26,6 +26,8 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
+from server.live.followers import Followers
+from server.live.observer import Observed
 from server.quotas import Quotas
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
@@ -109,6 +111,7 @@ def _assemble(
     bundle = replace(bundle, frames=frames_of(settings, bundle, template))
     focus, why = focus_of(settings, bundle)
     logger.info("%s: budget W = %s tokens: %s", name, f"{focus.budget:,}", why)
+    followers = Followers()
     core = build_core(
         bundle,
         focus,
@@ -116,7 +119,7 @@ def _assemble(
         store,
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,
-        observer=telemetry,
+        observer=Observed(telemetry, followers),
     )
     engine = Engine(core)
     host = SessionHost(
@@ -127,6 +130,7 @@ def _assemble(
         max_resident=settings.max_resident_sessions,
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
+        followers=followers,
     )
     quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
     return ServerState(
@@ -143,6 +147,7 @@ def _assemble(
         keys=Keys(settings.api_key),
         quotas=quotas,
         telemetry=telemetry,
+        followers=followers,
     )
 
 

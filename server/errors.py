@@ -11,6 +11,7 @@ from mc_core.errors import (
     CancelledTurnError,
     ConfigError,
     MegaContextError,
+    PinRoomError,
     QueueFullError,
     SpanMissingError,
     StoreError,
@@ -86,6 +87,8 @@ def to_api_error(error: BaseException) -> ApiError:
             return ApiError(503, str(error), "server_error", "session_busy", retry_after=error.retry_after)
         case QueueFullError():
             return ApiError(429, str(error), "rate_limit_error", "queue_full", retry_after=2)
+        case PinRoomError():
+            return bad_request(str(error), "pin", "pin_room")
         case BudgetError():
             return bad_request(str(error), "budget", "budget_exceeded")
         case ConfigError():

@@ -66,6 +66,20 @@ def streamed(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "The answer: whole, or with `stream` as it is written.", "content": content}}
 
 
+def events(**kinds: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """A success that is server-sent events, by name, whose data are these."""
+    either = [
+        {
+            "type": "object",
+            "properties": {"event": {"const": name}, "data": {"$ref": REF.format(model=kind.__name__)}},
+            "required": ["event", "data"],
+        }
+        for name, kind in kinds.items()
+    ]
+    content = {"text/event-stream": {"schema": {"anyOf": either}}}
+    return {200: {"description": "Events, as long as the client stays.", "content": content}}
+
+
 def text_or(model: type[BaseModel]) -> dict[str, Any]:
     """A body that a route reads itself: plain text, or JSON."""
     kinds = {"text/plain": {"type": "string"}, JSON: model.model_json_schema()}
@@ -97,7 +111,7 @@ def describe(
         schemas.pop(name, None)
     for chunk in (one for api in apis for one in api.events):
         schema = chunk.model_json_schema(ref_template=REF, mode="serialization")
-        schemas |= {**schema.pop("$defs"), chunk.__name__: schema}
+        schemas |= {**schema.pop("$defs", {}), chunk.__name__: schema}
     for request in (one for api in apis for one in api.requests):
         schemas[request.__name__]["properties"]["model"]["enum"] = list(models)
     if keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from types import FrameType
@@ -48,11 +49,16 @@ class DrainingServer(uvicorn.Server):
             if not self._state.engine.draining:
                 logger.info("draining for up to %s s", self._drain_seconds)
                 self._state.engine.draining = True
+                self._state.followers.close()
             overdue = time.monotonic() >= self._deadline
             if overdue:
                 self._state.turns.cancel_all()
             self.should_exit = overdue or not self.server_state.tasks
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._state.followers.close()
+        await super().shutdown(sockets)
 
     @property
     def _state(self) -> ServerState:

@@ -34,6 +34,7 @@ from mc_core.store import (
 )
 from server.errors import unreadable
 from server.futures import settled
+from server.live.followers import Followers
 from server.memory import Leftovers
 
 logger = logging.getLogger(__name__)
@@ -94,10 +95,13 @@ class SessionHost:
         max_resident: int,
         max_implicit: int,
         implicit_ttl: float | None = None,
+        followers: Followers | None = None,
     ) -> None:
+        """followers: told of sessions that are deleted."""
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._max_resident, self._max_implicit = max_resident, max_implicit
         self._implicit_ttl = implicit_ttl
+        self._followers = Followers() if followers is None else followers
         self._owner = f"server-{secrets.token_hex(8)}"
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._unpruned: Counter[str] = Counter()
@@ -260,6 +264,7 @@ class SessionHost:
                 async with slot.lock:
                     await self._forget(slot)
                     await settled(self.store.delete(session_id, tenant))
+                    self._followers.gone(session_id)
             finally:
                 slot.deleting = False
 

@@ -13,6 +13,7 @@ from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.errors import draining, store_down
+from server.live.followers import Followers
 from server.quotas import Quotas
 from server.sessions import SessionHost
 from server.settings import Settings
@@ -39,6 +40,7 @@ class ServerState:
     keys: Keys
     quotas: Quotas
     telemetry: Telemetry
+    followers: Followers
 
     @property
     def model_names(self) -> tuple[str, ...]:

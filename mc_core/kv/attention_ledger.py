@@ -49,7 +49,9 @@ class AttentionLedger:
         self._paid.zero_()
         self._open = False
         self._identity, rows = np.unique(np.concatenate([self._identity, identity]), return_inverse=True)
-        self._sum = np.bincount(rows, np.concatenate([self._sum, paid]), len(self._identity))
+        total = np.zeros(len(self._identity))
+        np.add.at(total, rows, np.concatenate([self._sum, paid]))
+        self._sum = total
 
     def shares(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """(identity [n], share [n]) of all units that were paid anything; the shares sum to 1."""

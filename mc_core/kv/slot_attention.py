@@ -77,7 +77,8 @@ class CausalAttention:
         mask: Tensor,
         ledger: AttentionLedger | None = None,
     ) -> None:
-        """mask additive, [1, T, S] or [1, heads, T, S] over the first S slots of the slab. ledger: for the last unit."""
+        """mask additive, [1, T, S] or [1, heads, T, S] over the first S slots of the slab. ledger: for what the last
+        unit pays."""
         self.length, self.ledger = len(slots), ledger
         self.pool, self.row, self.slots, self.width = pool, row, slots, mask.shape[-1]
         self.place, self.mask = widen(place, mask.dtype), group_mask(mask, pool.config)

@@ -27,6 +27,7 @@ class Look:
     budget: int
     swap_rate: float
     framed: int
+    pin_room: int
     noted: Noted
     last: Proposal | None
 
@@ -52,6 +53,7 @@ def look(session: Session, room: int) -> Look:
         wc.budget,
         report.swap_rate if report else 0.0,
         session.excerpt(room).framed,
+        room_left(session),
         refocuser.noted,
         refocuser.last,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from server.apis.api import Api
 from server.apis.chat.routes import API as CHAT
 from server.apis.completions.routes import API as COMPLETIONS
+from server.apis.focus.routes import API as FOCUS
 from server.apis.ingest.routes import API as INGEST
 from server.apis.models.routes import API as MODELS
 from server.apis.operations.routes import API as OPERATIONS
 from server.apis.sessions.routes import API as SESSIONS
 
-APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MODELS, SESSIONS, INGEST, OPERATIONS)
+APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS)

@@ -24,7 +24,7 @@ LINGER = 10.0
 
 class Front:
     """ASGI middleware. HEAD is answered as GET, without a body; slashes too many do not matter; ``request_id`` goes
-    into the state.
+    into the state, and whether the answer's ``head`` is all that is asked for.
 
     root_path: below which a proxy shows the server. Nobody behind this knows of it, whether the proxy strips it or not.
     """
@@ -40,7 +40,7 @@ class Front:
         method, headers = scope["method"], Headers(scope=scope)
         scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": self._path(scope["path"])}
         request_id = _request_id(headers.get("x-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, head=method == "HEAD")
         body = _Body(receive, headers)
         began, status = time.monotonic(), 0
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1.000001)]
 Seconds = Annotated[float, Field(ge=0, description="seconds")]
 
 
@@ -44,6 +45,29 @@ class UsageTokens(Answer):
     prompt_tokens_details: CachedTokens
 
 
+class SourcePlace(Answer):
+    """Tokens [start, end) of the history that stood raw, and the share of its attention that the reply paid them."""
+
+    start: Count
+    end: Count
+    share: Share
+    role: str | None
+    message: list[Count] | None
+    title: str | None
+    text_start: str | None
+
+
+class SourceRest(Answer):
+    """The share of all else. With the places it makes 1."""
+
+    turn: Share
+    tail: Share
+    sink: Share
+    frames: Share
+    gists: Share
+    others: Share
+
+
 class Context(Answer):
     """What the model saw of the history: tokens ``raw``, as gists, ``hidden``, and asked for but ``unavailable``; and
     of no history, ``framed``."""
@@ -65,3 +89,5 @@ class Context(Answer):
     swap_rate: Annotated[float, Field(ge=0)]
     queue_seconds: Seconds
     prefill_seconds: Seconds
+    sources: list[SourcePlace] | None = None
+    rest: SourceRest | None = None

@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from mc_core.engine.requests import ContextReport, Finished
 from mc_core.models.sampler import SamplingParams
 from server.protocol.parameters import CommonParameters, StreamParameters
 from server.protocol.strict import WHOLE, Natural, Positive, StrictModel
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1_000
@@ -45,6 +48,12 @@ class StreamOptions(StreamParameters):
     include_usage: bool = False
 
 
+class ContextWishes(StrictModel):
+    """What a request wants to be told of its context."""
+
+    sources: bool = False
+
+
 class DrawingFields(StrictModel):
     """What every request for a turn may say of how its reply is drawn: OpenAI's parameters, plus top_k, min_p,
     repetition_penalty, stop_token_ids and ignore_eos."""
@@ -65,11 +74,17 @@ class DrawingFields(StrictModel):
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
     store: bool | None = None
+    x_megacontext: ContextWishes | None = None
 
     @field_validator("top_k")
     @classmethod
     def _no_top_k(cls, value: int | None) -> int | None:
         return 0 if value == -1 else value
+
+    @property
+    def sources(self) -> bool:
+        """Whether the answer is to tell what it stood on."""
+        return self.x_megacontext is not None and self.x_megacontext.sources
 
     @property
     def biases(self) -> dict[int, float]:
@@ -151,6 +166,20 @@ def usage(finished: Iterable[Finished]) -> dict[str, Any]:
 
 
 def context(report: ContextReport, session_id: str | None) -> dict[str, Any]:
-    """``x_megacontext``: what the model saw of the history."""
-    rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in dataclasses.asdict(report).items()}
-    return {"session_id": session_id, **rounded}
+    """``x_megacontext``: what the model saw of the history, and what the reply stood on if that was asked for."""
+    told: dict[str, Any] = {"session_id": session_id, **_rounded(report)}
+    stood_on = told.pop("provenance")
+    return told if stood_on is None else told | stood_on
+
+
+def _rounded(of: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return round(value, 6)
+        if isinstance(value, tuple):
+            return [plain(one) for one in value]
+        return _rounded(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+    return {field.name: plain(getattr(of, field.name)) for field in dataclasses.fields(of)}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from opentelemetry.trace import Span
 from starlette.types import Scope
 
-from mc_core.engine.observer import Moment, RefocusTrace
-from mc_core.session.look import Look
+from mc_core.engine.observer import RefocusTrace
 from server.telemetry.endpoint import endpoint
 from server.telemetry.metrics import Metrics
 from server.telemetry.spans import Spans
@@ -25,7 +23,7 @@ ADDRESSES = ("http.url", "http.target", "url.full", "url.path")
 
 
 class Telemetry:
-    """Metrics and spans of one app; the engine's observer. Nothing is global, so that a process may hold several.
+    """Metrics and spans of one app, of what the engine tells. Nothing is global, so that a process may hold several.
 
     provider, pusher: where spans and metrics go, None = nowhere.
     """
@@ -96,9 +94,6 @@ class Telemetry:
     def queued(self, request_id: str, seconds: float) -> None:
         self.metrics.queued(seconds)
         self.spans.queued(request_id, seconds)
-
-    def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
-        """Nothing: what a session shows is told to those who follow it."""
 
 
 def _route_for_address(span: Span, scope: Scope) -> None:

@@ -105,16 +105,18 @@ class TurnService:
         request_id: str,
         operation: Operation,
         watch: Callable[[Event], None] | None = None,
+        sources: bool = False,
     ) -> TurnStream:
         """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room.
 
         watch: told of each event where it happens, on threads of the engine and the store, before the reader is.
+        sources: tell in the end what the reply stood on.
         """
         if self.engine.draining:
             raise draining()
         self.check_room(1)
         stream = TurnStream(watch)
-        task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation))
+        task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation, sources))
         self._running[task] = stream
         task.add_done_callback(self._done)
         # Until the engine has it, nothing but the task itself needs to be stopped.
@@ -133,9 +135,10 @@ class TurnService:
         sampling: SamplingParams,
         request_id: str,
         operation: Operation,
+        sources: bool,
     ) -> None:
         with self.spans.turn(operation, self.host.model, request_id, sampling) as span:
-            await self._run(stream, lease, prepare, sampling, request_id)
+            await self._run(stream, lease, prepare, sampling, request_id, sources)
             end_turn(span, await stream.over(), stream.session_id, stream.first_delta)
 
     async def _run(
@@ -145,6 +148,7 @@ class TurnService:
         prepare: Prepare,
         sampling: SamplingParams,
         request_id: str,
+        sources: bool,
     ) -> None:
         try:
             async with lease as held:
@@ -163,6 +167,7 @@ class TurnService:
                     cut=prompt.cut,
                     pins=prompt.pins,
                     held_ids=prompt.held,
+                    sources=sources,
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()

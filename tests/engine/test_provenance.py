@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def told(reply: Reply) -> Provenance:
 
 
 @pytest.fixture
-def summing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Session], Paid]]:
+def summing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Session], Paid]:
     """Adds up, head by head, in float64, what each step of a session that draws a token pays each unit."""
     watched: list[Session] = []
     paid: Paid = defaultdict(float)
@@ -90,7 +90,7 @@ def summing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Session], Pai
         watched.append(session)
         return paid
 
-    yield watch
+    return watch
 
 
 @pytest.mark.parametrize("repair", ["block", "exact", "incremental"])

@@ -41,7 +41,7 @@ async def chat_completions(
     session_id = await named_session(state, body, x_session_id, tenant)
     lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False)
     completion_id = new_id("chatcmpl")
-    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat")
+    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat", sources=body.sources)
     form = ChatFormat(completion_id, now(), state.model_name, state.bundle.tokenizer, include_usage=body.include_usage)
     return await answer(state, request, [(stream, form)], stream=body.stream)
 

@@ -53,7 +53,8 @@ async def completions(
         lease = state.host.use(session_id, tenant) if session_id is not None else state.host.passing(tenant)
         # Traces tell turns apart by their ids.
         turn_id = completion_id if len(body.prompts) == 1 else f"{completion_id}-{index}"
-        stream = state.turns.start(lease, _reads(state.bundle.tokenizer, prompt), sampling, turn_id, "text_completion")
+        reads = _reads(state.bundle.tokenizer, prompt)
+        stream = state.turns.start(lease, reads, sampling, turn_id, "text_completion", sources=body.sources)
         form = CompletionFormat(
             completion_id,
             created,

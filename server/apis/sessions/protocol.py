@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from mc_core.focus.reasons import Reason
 from server.protocol.answers import Answer, Count
 from server.protocol.strict import Natural, Positive, StrictModel
 
@@ -109,33 +108,6 @@ class DeletedSession(Answer):
     id: str
     object: Literal["session.deleted"] = "session.deleted"
     deleted: Literal[True] = True
-
-
-class FocusEntry(Answer):
-    """A gist of ``level`` that stands for tokens [start, end), or these tokens themselves (level 0): why they stand,
-    and how many of them the model is shown."""
-
-    level: Count
-    start: Count
-    end: Count
-    cost: Count
-    score: float
-    residency: Count
-    shown: Count
-    reason: Reason | None
-
-
-class Focus(Answer):
-    """The working context: entries that tile the whole history."""
-
-    tokens: Count
-    budget: Count
-    cost: Count
-    utilization: float
-    swap_rate: float
-    framed: Count
-    entries: list[FocusEntry]
-    ingest: IngestProgress | None = None
 
 
 class Ingested(Answer):

@@ -1,9 +1,8 @@
-"""/v1/sessions: create, list, inspect, delete, focus, rewind."""
+"""/v1/sessions: create, list, inspect, delete, rewind."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
@@ -12,7 +11,6 @@ from server.apis.sessions.format import describe, summarize
 from server.apis.sessions.protocol import (
     CreateSession,
     DeletedSession,
-    Focus,
     IngestProgress,
     Rewind,
     Rewound,
@@ -83,18 +81,6 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
     """Delete a session and all of its history; a turn that runs in it is stopped."""
     await state.host.delete(session_id, tenant)
     return DeletedSession(id=session_id)
-
-
-@router.get("/{session_id}/focus", response_model=Focus, response_model_exclude_unset=True, responses=errors(404))
-async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]:
-    """The working context as the model sees it now, also while a turn runs."""
-    resident = state.host.peek(session_id, tenant)
-    room = state.engine.core.frame_room
-    if resident is not None:
-        focus = await settled(state.engine.call(partial(resident.focus, room)))
-        return focus | _ingest_under_way(session_id, state, tenant)
-    async with state.host.use(session_id, tenant) as lease:
-        return await settled(state.engine.call(partial(lease.session.focus, room)))
 
 
 @router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))

@@ -1,0 +1,43 @@
+"""Strips as they come, for one reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from server.apis.focus.format import strip_body
+from server.live.follower import Follower, Seen
+from server.live.followers import Followers
+from server.streaming.frames import KEEP_ALIVE, Frame
+from server.streaming.response import EventResponse
+
+PAUSE = 0.05
+"""Seconds between two strips at least: faster than the eye, slower than an ingest."""
+
+
+class StripResponse(EventResponse):
+    """Owns its follower, which goes with it."""
+
+    def __init__(self, followers: Followers, session_id: str, follower: Follower, *, keep_alive: float) -> None:
+        super().__init__()
+        self._followers, self._session_id, self._follower = followers, session_id, follower
+        self._keep_alive = keep_alive
+
+    def let_go(self) -> None:
+        self._followers.remove(self._session_id, self._follower)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        yield KEEP_ALIVE
+        before: Seen | None = None
+        while True:
+            seen = await self._follower.next(self._keep_alive)
+            if seen is None:
+                yield KEEP_ALIVE
+            elif isinstance(seen, Seen):
+                body = await asyncio.to_thread(strip_body, seen, before)
+                yield Frame(body, event="strip").encode()
+                before = seen
+                await asyncio.sleep(PAUSE)
+            else:
+                yield Frame({"reason": seen}, event="end").encode()
+                return

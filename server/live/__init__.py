@@ -1,0 +1,1 @@
+"""Who follows sessions while they change, and what they are told."""
