@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -62,13 +64,26 @@ def report(name: str, rows: list[dict[str, Any]], summary: dict[str, Any], save:
 
 @dataclass
 class Timeline:
-    """When each event of a turn came, in seconds since it was submitted."""
+    """When each event of a turn came, in seconds since it was submitted; ``done`` is set with the last."""
 
+    done: threading.Event = field(default_factory=threading.Event)
     submitted: float = field(default_factory=time.perf_counter)
     deltas: list[float] = field(default_factory=list)
     text: str = ""
     finished: Finished | None = None
     error: Exception | None = None
+
+    def wait(self) -> Timeline:
+        """Block until the turn is stored; raises what it failed with."""
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between two tokens."""
+        return [later - sooner for sooner, later in itertools.pairwise(self.deltas)]
 
 
 class Bench:
@@ -83,7 +98,22 @@ class Bench:
         session.fence = self.store.open(name, "bench", "bench").result().fence
         return session
 
-    def ask(
+    def reopen(self, session: Session) -> Session:
+        """The session as the store has it; what memory had of it is gone."""
+        self.engine.release(session).result()
+        return self.factory.load(self.store.open(session.id, "bench", "bench").result(), self.store)
+
+    def read(self, session: Session, ids: NDArray[np.int32]) -> Session:
+        """Ingest and commit."""
+        self.engine.ingest(session, ids).result()
+        self.engine.commit(session).result()
+        return session
+
+    def ask(self, session: Session, text: str, max_tokens: int, **options: Any) -> Timeline:
+        """``start``, and wait until the turn is stored."""
+        return self.start(session, text, max_tokens, **options).wait()
+
+    def start(
         self,
         session: Session,
         text: str,
@@ -92,7 +122,7 @@ class Bench:
         on_first: Callable[[], Any] = lambda: None,
         **sampling: Any,
     ) -> Timeline:
-        """One chat turn in the bundle's ChatML; blocks until it is stored. on_first: called with the first delta."""
+        """One chat turn in the bundle's ChatML. on_first: called with the first delta."""
         tokenizer = self.bundle.tokenizer
         prompt = np.concatenate(
             [
@@ -102,7 +132,6 @@ class Bench:
             ]
         )
         timeline = Timeline()
-        done = threading.Event()
 
         def sink(event: Event) -> None:
             match event:
@@ -113,17 +142,14 @@ class Bench:
                     timeline.text += text
                 case Finished():
                     timeline.finished = event
-                    done.set()
+                    timeline.done.set()
                 case Failed(error):
                     timeline.error = error
-                    done.set()
+                    timeline.done.set()
 
         params = SamplingParams(max_tokens=max_tokens, **{"temperature": 0.0, **sampling})
         suffix = tokenizer.encode_control("<|im_end|>\n")
         self.engine.submit(Turn(session, prompt, params, sink, suffix_ids=suffix))
-        done.wait()
-        if timeline.error is not None:
-            raise timeline.error
         return timeline
 
 
@@ -131,13 +157,14 @@ class Bench:
 def bench_engine(
     bundle_path: Path,
     *,
+    device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     focus: FocusConfig | None = None,
     config: EngineConfig | None = None,
     **options: Any,
 ) -> Iterator[Bench]:
     """Start an engine and stop it again."""
-    bundle = load_bundle(bundle_path, dtype=dtype)
+    bundle = load_bundle(bundle_path, device, dtype)
     focus = focus or FocusConfig()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.sqlite")

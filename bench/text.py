@@ -24,9 +24,9 @@ def prose(sentences: int, seed: int = 0) -> str:
     )
 
 
-def novel_ids(tokenizer: Tokenizer, tokens: int, path: Path | None = None) -> NDArray[np.int32]:
+def novel_ids(tokenizer: Tokenizer, tokens: int, path: Path | None = None, seed: int = 0) -> NDArray[np.int32]:
     """``tokens`` ids of the text in ``path`` (or of made-up prose), repeated as often as it takes."""
-    text = path.read_text(encoding="utf-8") if path else prose(min(20_000, tokens // 8 + 50))
+    text = path.read_text(encoding="utf-8") if path else prose(min(20_000, tokens // 8 + 50), seed)
     lines = [text[at : at + 65_536] for at in range(0, min(len(text), tokens * 8), 65_536)]
     ids = np.concatenate(tokenizer.encode_batch(lines))
     return np.resize(ids, tokens)

@@ -29,8 +29,8 @@ by a segment's border is often copied wrongly: docs/training.md."""
 class Layout:
     """The visible units in chronological order; ``rank`` is the place in these arrays, all of length n.
 
-    ``identity`` names a unit by level and index. ``segment_start`` and ``segment_end`` are the token range that a
-    history unit is encoded with under the block mask, -1 for the tail and whenever there is no block mask.
+    ``identity`` names a unit by level and index. ``segment_start`` is the token at which begins what a history unit is
+    encoded with under the block mask, -1 for the tail and whenever there is no block mask.
     ``local`` is the canonical position of a history unit, at which its segment is encoded. A frame's tokens have
     level ``FRAME``, the token range [before, before), and belong to the entry that they stand before.
     """
@@ -41,7 +41,6 @@ class Layout:
     ends: NDArray[np.int64]
     entry: NDArray[np.int64]
     segment_start: NDArray[np.int64]
-    segment_end: NDArray[np.int64]
     local: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -86,11 +85,10 @@ def layout_of(
     unit_ends = np.where(unit_raw, unit_starts + 1, ends[entry])
     indices = np.where(unit_raw, unit_starts, context.indices[entry])
     if segment_blocks is None:
-        segment_start = segment_end = np.full(len(entry), -1, np.int64)
+        segment_start = np.full(len(entry), -1, np.int64)
         local = np.zeros(len(entry), np.int64)
     else:
-        entry_start, entry_end = _segments(context, starts, ends, raw, segment_blocks)
-        segment_start, segment_end = entry_start[entry], entry_end[entry]
+        segment_start = _segments(context, starts, raw, segment_blocks)[entry]
         block = context.block_size
         # Block 0 is encoded at its own positions, every other segment right after it.
         local = np.where(segment_start == 0, unit_starts, block + np.where(unit_raw, unit_starts - segment_start, 0))
@@ -102,7 +100,6 @@ def layout_of(
         ends=unit_ends,
         entry=entry,
         segment_start=segment_start,
-        segment_end=segment_end,
         local=local,
     )
     return layout if excerpt is None else _with_frames(_without(layout, excerpt.left_out), excerpt.frames)
@@ -137,7 +134,6 @@ def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
         "ends": at,
         "entry": layout.entry[ranks],
         "segment_start": none,
-        "segment_end": none,
         "local": np.zeros(len(ids), np.int64),
     }
     return Layout(**{name: np.insert(getattr(layout, name), ranks, added) for name, added in columns.items()})
@@ -146,17 +142,16 @@ def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
 def _segments(
     context: WorkingContext,
     starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
     raw: NDArray[np.bool_],
     segment_blocks: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token range of the segment of each entry; -1 for the tail.
+) -> NDArray[np.int64]:
+    """Where the segment of each entry begins; -1 for the tail.
 
     A run of neighbouring raw blocks is one segment, so that a fact that was opened with its neighbours is whole. A
     longer run is cut at aligned groups, so that its growth at either end leaves the segments in between as they are.
     """
     if not len(starts):
-        return starts, ends
+        return starts
     block = starts // context.block_size
     history = starts < context.tail_start
     begins = np.ones(len(starts), bool)
@@ -166,7 +161,5 @@ def _segments(
     too_long = np.repeat(lengths > segment_blocks, lengths)
     begins[1:] |= too_long[1:] & (block[1:] // segment_blocks != block[:-1] // segment_blocks)
     first = np.flatnonzero(begins)
-    last = np.append(first[1:], len(starts)) - 1
     number = np.cumsum(begins) - 1
-    segment_start, segment_end = starts[first][number], ends[last][number]
-    return np.where(history, segment_start, -1), np.where(history, segment_end, -1)
+    return np.where(history, starts[first][number], -1)

@@ -23,7 +23,6 @@ class Cached:
 
     identity: NDArray[np.int64]
     segment_start: NDArray[np.int64]
-    segment_end: NDArray[np.int64]
     computed: NDArray[np.bool_]
     exact: NDArray[np.bool_]
 
@@ -33,7 +32,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One forward pass. ``segment``: units see their segment and block 0. ``causal``: all units of lower rank."""
+    """One forward pass. ``segment``: units see their segment so far and block 0. ``causal``: all of lower rank."""
 
     kind: Literal["segment", "causal"]
     ranks: NDArray[np.int64]
@@ -120,7 +119,6 @@ def _common_prefix(cached: Cached, layout: Layout) -> int:
     same = (
         (cached.identity[:n] == layout.identity[:n])
         & (cached.segment_start[:n] == layout.segment_start[:n])
-        & (cached.segment_end[:n] == layout.segment_end[:n])
         & cached.computed[:n]
         & cached.exact[:n]
     )
@@ -136,20 +134,11 @@ def _matches(cached: Cached, layout: Layout) -> tuple[NDArray[np.int64], NDArray
 
 
 def _kept_block(cached: Cached, layout: Layout, *, exact_tail: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """History stays where its segment is unchanged, and all there: a rewind may have cut it, and what is computed of a
-    segment sees no more than what is computed with it. The tail stays if all that it saw is unchanged, or need not be
-    exact.
+    """History stays where its segment begins as it did: a unit sees none behind it. The tail stays if all that it saw
+    is unchanged, or need not be exact.
     """
     old, new = _matches(cached, layout)
-    same = (
-        (layout.segment_start[new] >= 0)
-        & (cached.segment_start[old] == layout.segment_start[new])
-        & (cached.segment_end[old] == layout.segment_end[new])
-    )
-    there = np.zeros(len(layout), bool)
-    there[new[same]] = True
-    segment = layout.segment_start
-    same &= ~np.isin(segment[new], segment[~there & (segment >= 0)])
+    same = (layout.segment_start[new] >= 0) & (cached.segment_start[old] == layout.segment_start[new])
     prefix = _common_prefix(cached, layout)
     if not exact_tail:
         same |= (layout.segment_start[new] < 0) & (cached.segment_start[old] < 0)
@@ -177,7 +166,7 @@ def _causal_chunks(ranks: NDArray[np.int64], chunk_tokens: int) -> list[Chunk]:
 
 
 def _segment_chunks(layout: Layout, ranks: NDArray[np.int64], chunk_tokens: int) -> list[Chunk]:
-    """Pack whole segments into chunks; block 0 goes first and alone, since all others read its keys."""
+    """Pack what is missing of segments into chunks, whole; block 0 goes first and alone, since all others read its keys."""
     chunks = []
     first_block = layout.segment_start[ranks] == 0
     if first_block.any():

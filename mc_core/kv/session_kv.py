@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mc_core.kv.attention_ledger import AttentionLedger
 from mc_core.kv.layout import Layout
-from mc_core.kv.recent import Kept, Segment, Shelf, whole_segments
+from mc_core.kv.recent import Kept, Shelf, segments_of
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
 from mc_core.kv.slab import SlabPool
 from mc_core.kv.slot_attention import CausalAttention, DecodeAttention, SegmentAttention
@@ -74,7 +74,6 @@ class SessionKV:
         self._identity = np.zeros(slots, np.int64)
         self._ends = np.zeros(slots, np.int64)
         self._segment_start = np.full(slots, -1, np.int64)
-        self._segment_end = np.full(slots, -1, np.int64)
         self._computed = np.zeros(slots, bool)
         self._exact = np.zeros(slots, bool)
         self._slot = np.zeros(slots, np.int64)
@@ -104,7 +103,6 @@ class SessionKV:
         return Cached(
             self._identity[:n],
             self._segment_start[:n],
-            self._segment_end[:n],
             self._computed[:n],
             self._exact[:n],
         )
@@ -124,10 +122,10 @@ class SessionKV:
             chunk_tokens=model.chunk_tokens,
             need_last=need_last,
             refresh=refresh or (model.mode == "block" and model.decoder.config.block_mask),
-            held=None if self._shelf is None else self._shelf.holds(layout),
+            held=None if self._shelf is None else self._shelf.held(layout.identity, layout.segment_start),
         )
         # Taken out first: what is put in may push out what is wanted.
-        returning = self._take(layout, plan.restored)
+        taken = self._take(layout, plan.restored)
         self._keep_all_but(plan.kept_old)
         n, kept_slots = len(layout), self._slot[plan.kept_old]
         exact = self._exact[plan.kept_old] & (plan.kept_new < plan.approximate)
@@ -142,7 +140,7 @@ class SessionKV:
         self._free[fresh] = False
         self._slot[:n] = slot
         self._identity[:n], self._ends[:n] = layout.identity, layout.ends
-        self._segment_start[:n], self._segment_end[:n] = layout.segment_start, layout.segment_end
+        self._segment_start[:n] = layout.segment_start
         self._computed[:n] = ~missing
         self._exact[:n] = False
         self._exact[plan.kept_new] = exact
@@ -150,7 +148,7 @@ class SessionKV:
         self._rank_of_slot[:] = -1
         self._rank_of_slot[kept_slots] = plan.kept_new
         self._invalidate(np.union1d(dropped, fresh))
-        self._bring_back(layout, plan.restored, returning)
+        self._bring_back(layout, plan.restored, taken)
         moved = np.union1d(plan.kept_new[plan.kept_old != plan.kept_new], plan.restored)
         if len(moved) and not self.model.policy.absolute:
             self._turn_to_place(layout, moved)
@@ -187,7 +185,7 @@ class SessionKV:
         self._free[slot] = False
         self._slot[rank], self._rank_of_slot[slot] = slot, rank
         self._identity[rank], self._ends[rank] = token_index, token_index + 1
-        self._segment_start[rank] = self._segment_end[rank] = -1
+        self._segment_start[rank] = -1
         self._computed[rank] = True
         self._exact[rank] = rank == 0 or self._exact[rank - 1]
         self._n += 1
@@ -231,32 +229,38 @@ class SessionKV:
         self.model.pool.release(self.row)
 
     def _keep_all_but(self, staying: NDArray[np.int64]) -> None:
-        """Put the history that leaves the slab on the shelf, in whole segments."""
+        """Put the history that leaves the slab on the shelf: of each segment, all that is computed."""
         if self._shelf is None:
             return
-        cached, pool = self.cached(), self.model.pool
-        leaving = cached.computed.copy()
+        pool, computed = self.model.pool, self._computed[: self._n]
+        leaving = computed.copy()
         leaving[staying] = False
-        for segment in whole_segments(cached, leaving):
-            slots = torch.from_numpy(self._slot[segment.low : segment.high]).to(pool.device)
-            self._shelf.put(segment, Kept(*pool.read(self.row, slots)))
+        for name, low, high in segments_of(self._identity[: self._n], self._segment_start[: self._n]):
+            if leaving[low:high].any():
+                high = low + int(np.count_nonzero(computed[low:high]))
+                slots = torch.from_numpy(self._slot[low:high]).to(pool.device)
+                self._shelf.put(name, Kept(*pool.read(self.row, slots), end=int(self._ends[high - 1])))
 
-    def _take(self, layout: Layout, ranks: NDArray[np.int64]) -> list[tuple[Segment, Kept]]:
-        """Take the segments of units from the shelf."""
-        if self._shelf is None or not len(ranks):
-            return []
-        wanted = np.zeros(len(layout), bool)
-        wanted[ranks] = True
-        return [(segment, self._shelf.take(segment)) for segment in whole_segments(layout, wanted)]
+    def _take(self, layout: Layout, ranks: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """Take units from the shelf -> ranks, keys and values of each segment's."""
+        taken = []
+        if self._shelf is not None and len(ranks):
+            for name, low, high in segments_of(layout.identity, layout.segment_start):
+                own = ranks[np.searchsorted(ranks, low) : np.searchsorted(ranks, high)]
+                if len(own):
+                    kept, part = self._shelf.take(name, high - low), slice(own[0] - low, own[-1] + 1 - low)
+                    taken.append((own, kept.keys[:, :, part], kept.values[:, :, part]))
+        return taken
 
-    def _bring_back(self, layout: Layout, ranks: NDArray[np.int64], segments: Sequence[tuple[Segment, Kept]]) -> None:
-        """Put segments into the slots that are reserved for them; their keys are to be turned to place yet."""
+    def _bring_back(
+        self, layout: Layout, ranks: NDArray[np.int64], taken: Sequence[tuple[NDArray[np.int64], Tensor, Tensor]]
+    ) -> None:
+        """Put units into the slots that are reserved for them; their keys are to be turned to place yet."""
         if not len(ranks):
             return
         pool = self.model.pool
-        for segment, kept in segments:
-            slots = torch.from_numpy(self._slot[segment.low : segment.high]).to(pool.device)
-            pool.put_back(self.row, slots, kept.keys, kept.values)
+        for own, keys, values in taken:
+            pool.put_back(self.row, torch.from_numpy(self._slot[own]).to(pool.device), keys, values)
         slots = torch.from_numpy(self._slot[ranks]).to(pool.device)
         if self.model.policy.has_bias:
             at = self.model.positions(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
@@ -283,20 +287,21 @@ class SessionKV:
     ) -> SegmentAttention:
         model, segment = self.model, layout.segment_start
         device, dtype = model.pool.device, model.decoder.dtype
-        encodes_first = bool(segment[ranks[0]] == 0)
-        first_ranks = np.flatnonzero(segment == 0) if not encodes_first else np.empty(0, np.int64)
-        local = place
+        # Block 0, and what is there already of the segments that are to be completed.
+        there = self._computed[: self._n] & ((segment == 0) | np.isin(segment, segment[ranks]))
+        there[ranks] = False
+        seen = np.flatnonzero(there)
+        keys = np.concatenate([seen, ranks])
+        own_or_first = (segment[keys] == segment[ranks][:, None]) | (segment[keys] == 0)
+        mask = self._additive(own_or_first & (keys <= ranks[:, None]), dtype)
+        if model.policy.has_bias:
+            mask = mask[:, None] + self._distance_bias(layout, ranks, keys, dtype)
+        local = seen_local = None
         if not model.policy.absolute:
             local = model.rotary.table(torch.from_numpy(layout.local[ranks]).to(device))
-        same = segment[ranks][:, None] == segment[ranks][None, :]
-        visible = np.ones((len(ranks), len(first_ranks) + len(ranks)), bool)
-        visible[:, len(first_ranks) :] = same & (ranks[None, :] <= ranks[:, None])
-        first = torch.from_numpy(self._slot[first_ranks]).to(device)
-        mask = self._additive(visible, dtype)
-        if model.policy.has_bias:
-            key_ranks = np.concatenate([first_ranks, ranks])
-            mask = mask[:, None] + self._distance_bias(layout, ranks, key_ranks, dtype)
-        return SegmentAttention(model.pool, self.row, slots, place, local, mask, first)
+            seen_local = model.rotary.table(torch.from_numpy(layout.local[seen]).to(device))
+        seen_slots = torch.from_numpy(self._slot[seen]).to(device)
+        return SegmentAttention(model.pool, self.row, slots, place, local or place, mask, seen_slots, seen_local)
 
     def _causal_attention(self, ranks: NDArray[np.int64], slots: Tensor, place: Rotation) -> CausalAttention:
         model, seen = self.model, (self._rank_of_slot >= 0) & (self._rank_of_slot <= ranks[-1])

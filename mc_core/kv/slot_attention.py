@@ -42,27 +42,44 @@ def group_mask(mask: Tensor, config: DecoderConfig) -> Tensor:
 
 
 class SegmentAttention:
-    """Encode whole history segments of one session: each unit sees its segment so far, and block 0."""
+    """Encode history segments of one session: each unit sees its segment so far, and block 0."""
 
     def __init__(
-        self, pool: SlabPool, row: int, slots: Tensor, place: Rotation, local: Rotation, mask: Tensor, first: Tensor
+        self,
+        pool: SlabPool,
+        row: int,
+        slots: Tensor,
+        place: Rotation,
+        local: Rotation,
+        mask: Tensor,
+        seen: Tensor,
+        seen_local: Rotation | None,
     ) -> None:
-        """slots [T]; place, local [T, D/2]: where the units stand, where they are encoded; first: slots of block 0.
+        """slots [T]; place, local [T, D/2]: where the units stand, where they are encoded.
 
-        mask [1, T, F + T] additive, over block 0's F units and then the chunk's own.
+        seen, seen_local: slots [F] of block 0 and of what the slab has of the segments, and where those are encoded;
+        None where that is where they stand. mask [1, T, F + T] additive, over these and then the chunk's own.
         """
-        self.pool, self.row, self.slots, self.first = pool, row, slots, first
+        self.pool, self.row, self.slots, self.seen = pool, row, slots, seen
         self.place, self.local = widen(place, mask.dtype), widen(local, mask.dtype)
+        self.seen_local = None if seen_local is None else widen(seen_local, mask.dtype)
         self.mask = group_mask(mask, pool.config)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.pool.write(layer, self.row, self.slots, k[0], rotate_wide(k, self.place)[0], v[0])
+        seen_v = self.pool.values[layer, self.row].index_select(1, self.seen)[None].to(q.dtype)
         own_k, own_v = rotate_wide(k, self.local).transpose(1, 2), v.transpose(1, 2)
-        # Block 0 stands where it was encoded under every policy, so its rotated keys serve as they are.
-        first_k = self.pool.keys[layer, self.row].index_select(1, self.first)[None].to(q.dtype)
-        first_v = self.pool.values[layer, self.row].index_select(1, self.first)[None].to(q.dtype)
-        keys, values = torch.cat([first_k, own_k], dim=2), torch.cat([first_v, own_v], dim=2)
+        keys, values = torch.cat([self._seen_keys(layer, q.dtype), own_k], dim=2), torch.cat([seen_v, own_v], dim=2)
         return attend_slots(rotate_wide(q, self.local), keys, values, self.mask)
+
+    def _seen_keys(self, layer: int, dtype: torch.dtype) -> Tensor:
+        """[1, kv_heads, F, D], turned to where they were encoded."""
+        slab = self.pool.unrotated if self.seen_local is not None else self.pool.keys
+        assert slab is not None
+        keys = slab[layer, self.row].index_select(1, self.seen).to(dtype)
+        if self.seen_local is None:
+            return keys[None]
+        return rotate_wide(keys.transpose(0, 1), self.seen_local).transpose(0, 1)[None]
 
 
 class CausalAttention:

@@ -94,7 +94,6 @@ def _with_tokens(layout: Layout, start: int, count: int) -> Layout:
         ends=np.concatenate([layout.ends, tokens + 1]),
         entry=np.concatenate([layout.entry, np.full(count, layout.entry[-1] + 1)]),
         segment_start=np.concatenate([layout.segment_start, np.full(count, -1)]),
-        segment_end=np.concatenate([layout.segment_end, np.full(count, -1)]),
         local=np.concatenate([layout.local, np.zeros(count, np.int64)]),
     )
 

@@ -12,7 +12,7 @@ from kv_lab import POLICIES, K, W, edit_at_random, embed, make_model, repair
 from kv_oracle import fresh_forward
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.kv.layout import layout_of
-from mc_core.kv.recent import Kept, RecentKV, Segment, Shelf
+from mc_core.kv.recent import Kept, RecentKV, Shelf
 from mc_core.kv.session_kv import KVModel, SessionKV
 
 
@@ -46,7 +46,7 @@ def test_what_comes_back_from_host_memory_is_what_was_computed(policy: str, segm
             session.rewind(wc.num_tokens)
         shelf.rewind(wc.num_tokens)
     assert spared > 0
-    assert cache.bytes == sum(kept.bytes for kept in cache._kept.values())
+    assert cache.bytes == sum(kept.bytes for kept in shelf.kept.values())
 
 
 def test_to_go_back_to_a_place_computes_the_tail_alone() -> None:
@@ -79,7 +79,7 @@ def test_a_session_that_gets_another_slab_computes_the_tail_alone() -> None:
     torch.testing.assert_close(hidden, fresh_forward(model, layout, embed(layout))[-1], atol=1e-4, rtol=1e-4)
     kv.release(keep=True)
     shelf.rewind(3 * K - 1)
-    assert sorted(end for _, end in shelf.keys) == [K, 2 * K]
+    assert sorted(kept.end for kept in shelf.kept.values()) == [K, 2 * K]
     shelf.clear()
     assert cache.bytes == 0
     assert repair(SessionKV(model, model.pool.acquire(), shelf), layout)[1] == len(layout)
@@ -90,24 +90,40 @@ def test_host_memory_is_bounded_and_forgets_the_oldest() -> None:
     cache = RecentKV(100)
     shelves = [Shelf(cache), Shelf(cache)]
     for number in range(20):
-        kept = Kept(torch.zeros(5), torch.zeros(5))
-        shelves[number % 2].put(Segment(number * K, (number + 1) * K, 0, K), kept)
+        shelves[number % 2].put(number, kept_of(5))
         assert cache.bytes <= cache.limit
-    assert [sorted(shelf.keys) for shelf in shelves] == [[(18 * K, 19 * K)], [(19 * K, 20 * K)]]
-    shelves[0].put(Segment(0, K, 0, K), Kept(torch.zeros(50), torch.zeros(1)))
+    assert [sorted(shelf.kept) for shelf in shelves] == [[18], [19]]
+    shelves[0].put(0, kept_of(50))
     assert cache.bytes == 80
 
 
-def test_a_segment_that_a_rewind_cut_is_computed_as_a_whole() -> None:
-    """What is left of a segment, and what is then written behind it, are one segment again: each sees the other."""
+def test_of_a_segment_the_longest_beginning_is_kept() -> None:
+    """A shorter one does not take its place, and what is in the slab as a whole is no longer on the shelf."""
+    shelf = Shelf(RecentKV(1 << 20))
+    for units in (3, 5, 2):
+        shelf.put(7, kept_of(units))
+    assert shelf.kept[7].units == 5
+    assert shelf.take(7, 4).units == 5
+    assert shelf.take(7, 9).units == 5
+    assert not shelf.kept
+    assert shelf.cache.bytes == 0
+
+
+def kept_of(units: int) -> Kept:
+    return Kept(torch.zeros(1, 1, units, 1), torch.zeros(1, 1, units, 1), units)
+
+
+def test_a_segment_that_grows_or_was_cut_computes_what_is_missing() -> None:
+    """Units of a segment see those that were computed before them, as after a rewind and what is then written."""
     model = make_model("block")
     kv = SessionKV(model, model.pool.acquire())
     wc = blocks_of(12 * K)
-    repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=8))
-    position = 5 * K + 3
-    kv.rewind(position)
-    wc.rewind(position, reserve=K)
-    wc.extend(12 * K, reserve=K)
-    layout = layout_of(wc, hidden_gists=True, segment_blocks=8)
-    hidden, _ = repair(kv, layout)
-    torch.testing.assert_close(hidden, fresh_forward(model, layout, embed(layout))[-1], atol=1e-4, rtol=1e-4)
+    for position, tokens in ((12 * K, 12 * K), (5 * K + 3, 12 * K), (12 * K, 13 * K)):
+        kv.rewind(position)
+        if position < wc.num_tokens:
+            wc.rewind(position, reserve=K)
+        wc.extend(tokens, reserve=K)
+        layout = layout_of(wc, hidden_gists=True, segment_blocks=8)
+        hidden, computed = repair(kv, layout)
+        torch.testing.assert_close(hidden, fresh_forward(model, layout, embed(layout))[-1], atol=1e-4, rtol=1e-4)
+    assert computed == K + wc.num_tokens - wc.tail_start

@@ -60,9 +60,9 @@ def test_it_is_dropped_with_its_session_and_with_what_a_rewind_cuts(make_lab: Ma
         for session in (a, b, a):
             lab.ask(session, random_ids(9), 8)
         assert b.shelf is not None
-        assert b.shelf.keys
+        assert b.shelf.kept
         lab.engine.rewind(b, 40).result()
-        assert all(end <= 40 for _, end in b.shelf.keys)
+        assert all(kept.end <= 40 for kept in b.shelf.kept.values())
         lab.ask(b, random_ids(9), 8)
         lab.engine.release(a).result()
         lab.engine.release(b).result()
