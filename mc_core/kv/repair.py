@@ -166,7 +166,7 @@ def _causal_chunks(ranks: NDArray[np.int64], chunk_tokens: int) -> list[Chunk]:
 
 
 def _segment_chunks(layout: Layout, ranks: NDArray[np.int64], chunk_tokens: int) -> list[Chunk]:
-    """Pack what is missing of segments into chunks, whole; block 0 goes first and alone, since all others read its keys."""
+    """Pack what is missing of segments into chunks; block 0 goes first and alone, since all others read its keys."""
     chunks = []
     first_block = layout.segment_start[ranks] == 0
     if first_block.any():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0)
 BATCHES = (1, 2, 4, 8, 16, 32)
 
@@ -34,8 +35,8 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
     return Definition(f"megacontext_{name}", "histogram", text, "", labels, buckets)
 
 
-def _seconds(name: str, text: str, *labels: str) -> Definition:
-    return Definition(f"megacontext_{name}_seconds", "histogram", text, "seconds", labels, SECONDS)
+def _seconds(name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Definition:
+    return Definition(f"megacontext_{name}_seconds", "histogram", text, "seconds", labels, buckets)
 
 
 HTTP_REQUESTS = _counter("http_requests", "HTTP requests", "route", "method", "status")
@@ -78,7 +79,7 @@ KV_RECENT_BYTES = _gauge("kv_recent_bytes", "Memory of KV units that left a cont
 STORE_LATENCY = _seconds("store", "Store operations", "operation")
 STORE_UP = _gauge("store_up", "1 if the store took a durable write when last tried, 0 if not")
 STORE_BACKLOG = _gauge("store_backlog_bytes", "Writes that waited for the store then", unit="bytes")
-EVENT_LOOP_LAG = _seconds("event_loop_lag", "Event loop lag")
+EVENT_LOOP_LAG = _seconds("event_loop_lag", "Event loop lag", buckets=LAGS)
 
 QUEUE_SPAN = "mc.queue"
 INGEST_SPAN = "mc.ingest"
