@@ -3,7 +3,7 @@
 Physics: under block repair what a place's keys and values are depends on the place alone. So a place that left the
 context lately can come back out of host memory, and a repair then computes the tail. Two engines, one with
 ``recent_kv_bytes`` and one without, are asked the same in turn; each question quotes a passage of the one text or of
-the other. Both see the same working contexts, for these depend on token ids alone.
+the other, and is taken back with its reply before the next, so that places are not found in earlier questions. Both see the same working contexts, for these depend on token ids alone.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class Traces(SilentObserver):
 def asked(bench: Bench, session: Session, traces: Traces, question: str, reply: int) -> dict[str, Any]:
     """One turn, as measured."""
     traces.take()
+    history = session.tokens
     timeline = bench.ask(session, question, reply, ignore_eos=True)
     seen = traces.take()
+    bench.engine.rewind(session, history).result()
     return {
         "first": timeline.deltas[0],
         "repair": sum(trace.parts["kv_repair"].seconds for trace in seen),
