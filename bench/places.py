@@ -2,8 +2,9 @@
 
 Physics: under block repair what a place's keys and values are depends on the place alone. So a place that left the
 context lately can come back out of host memory, and a repair then computes the tail. Two engines, one with
-``recent_kv_bytes`` and one without, are asked the same in turn; each question quotes a passage of the one text or of
-the other, and is taken back with its reply before the next, so that places are not found in earlier questions. Both see the same working contexts, for these depend on token ids alone.
+``recent_kv_bytes`` and one without, are asked the same in turn. Each question quotes a passage of the one text or of
+the other, and is taken back with its reply before the next, so that places are not found in earlier questions. Both
+engines see the same working contexts, for these depend on token ids alone.
 """
 
 from __future__ import annotations
