@@ -26,6 +26,7 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
+from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.live.observer import Observed
 from server.quotas import Quotas
@@ -144,6 +145,7 @@ def _assemble(
         host=host,
         turns=TurnService(host, engine, template, telemetry.spans, quotas.spend),
         template=template,
+        shaper=Shaper(bundle.tokenizer, template),
         keys=Keys(settings.api_key),
         quotas=quotas,
         telemetry=telemetry,

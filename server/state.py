@@ -13,6 +13,7 @@ from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.errors import draining, store_down
+from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.quotas import Quotas
 from server.sessions import SessionHost
@@ -37,6 +38,7 @@ class ServerState:
     host: SessionHost
     turns: TurnService
     template: ChatTemplate | None
+    shaper: Shaper
     keys: Keys
     quotas: Quotas
     telemetry: Telemetry

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.engine.requests import Delta, FinishReason, Sink, TokenLogprob
+from mc_core.models.constraint import Constraint
 from mc_core.models.detokenize import Detokenizer, StopMatcher
 from mc_core.models.sampler import SampledToken, SamplingParams
 from mc_core.models.tokenizer import Tokenizer
@@ -16,10 +17,21 @@ from mc_core.models.tokenizer import Tokenizer
 class Reply:
     """Turns sampled tokens into text deltas for a sink, and decides when the reply is complete."""
 
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, sink: Sink) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        sink: Sink,
+        constraint: Constraint | None = None,
+        spoken_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer, self._sampling, self._sink = tokenizer, sampling, sink
         self._ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else tokenizer.eos_ids)
-        self._detokenizer = Detokenizer(tokenizer)
+        self._constraint = constraint
+        if constraint is not None:  # it lets them come where the reply is whole, and nowhere else
+            self._ends |= constraint.end_ids
+        self._hidden = tokenizer.special_ids - spoken_ids
+        self._detokenizer = Detokenizer(tokenizer, spoken_ids)
         self._stops = StopMatcher(sampling.stop)
         self._ids: list[int] = []
         self._parts: list[str] = []
@@ -70,17 +82,18 @@ class Reply:
             return True
         text = self._read(sampled.id)
         limit = self._sampling.max_tokens
-        full = limit is not None and len(self._ids) >= limit
-        if full:
+        whole = self._constraint is not None and self._constraint.complete
+        over = whole or (limit is not None and len(self._ids) >= limit)
+        if over:
             text += self._see(self._detokenizer.flush()) + self._stops.flush()
-        if self.hit_stop_string:
+        if whole or self.hit_stop_string:
             self.reason = "stop"
         self._send(text, (sampled.id,), logprobs)
-        return self.hit_stop_string or full
+        return self.hit_stop_string or over
 
     def _read(self, token: int) -> str:
         """What can be shown with a token: not an unfinished character, nor text that might become a stop string."""
-        if token in self._tokenizer.special_ids:
+        if token in self._hidden:
             text = self._see(self._name(token), hidden=True)
         else:
             text = self._see(self._detokenizer.push(token))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mc_core.models.constraint import Constraint
 from mc_core.models.sampler import SamplingParams
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Turn:
     the committed history ends for this turn, None to go on at its end; ``pins``: token ranges that stay raw for good.
     ``held_ids``: the end of the history that is a part of what the turn asks, as where a reply is generated anew.
     ``sources``: tell what the reply stood on.
+    ``constraint``: what the reply may say. ``spoken_ids``: special tokens that are shown in its text by their names,
+    such as one that opens a tool call.
     """
 
     session: Session
@@ -118,3 +121,5 @@ class Turn:
     pins: tuple[tuple[int, int], ...] = ()
     held_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     sources: bool = False
+    constraint: Constraint | None = None
+    spoken_ids: frozenset[int] = frozenset()

@@ -19,6 +19,7 @@ from mc_core.kv.recent import RecentKV, Shelf
 from mc_core.kv.repair import RepairMode
 from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
 from mc_core.kv.slab import SlabPool
+from mc_core.models.constraint import Constraint
 from mc_core.models.decoder import Decoder
 from mc_core.models.rotary import Rotary
 from mc_core.models.sampler import SampledToken, Sampler, SamplerState
@@ -79,9 +80,9 @@ class ModelRunner:
         """Hidden states [..., d] -> logits [..., vocab] in float32."""
         return self.model.decoder.logits(hidden)
 
-    def sampling(self, params: SamplingParams) -> SamplerState:
+    def sampling(self, params: SamplingParams, constraint: Constraint | None = None) -> SamplerState:
         """The state of a reply that is to be drawn so; ConfigError if the parameters do not fit the vocabulary."""
-        return self.sampler.state(params)
+        return self.sampler.state(params, constraint)
 
     def draw(self, requests: Sequence[Sample]) -> list[SampledToken]:
         """The next token of each; if it fails, no random stream has moved on."""

@@ -72,8 +72,8 @@ class _TurnRun:
         context.prefill_seconds = time.monotonic() - started
         tail = session.wc.tail_start
 
-        reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink)
-        state = core.runner.sampling(turn.sampling)
+        reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink, turn.constraint, turn.spoken_ids)
+        state = core.runner.sampling(turn.sampling, turn.constraint)
         while not reply.take(sampled := (yield Sample(hidden, state))):
             hidden = yield from reader.read(sampled.id)
 

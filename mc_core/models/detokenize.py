@@ -13,14 +13,20 @@ MAX_HELD = 8
 
 
 class Detokenizer:
-    """Incremental decoding of one reply; special tokens are left out. The parts add up to the decoded whole."""
+    """Incremental decoding of one reply, without special tokens; those that are ``spoken`` come by their names.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    The parts add up to the decoded whole.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, spoken: frozenset[int] = frozenset()) -> None:
         self._stream = _ByteStream(tokenizer) if tokenizer.pieces.known else _WindowStream(tokenizer)
-        self._skip = tokenizer.special_ids
+        self._skip = tokenizer.special_ids - spoken
+        self._names = {token: tokenizer.token_bytes(token).decode("utf-8", "replace") for token in spoken}
 
     def push(self, token: int) -> str:
         """The text that is certain with this token; empty while a character is open."""
+        if token in self._names:
+            return self._stream.flush() + self._names[token]
         return "" if token in self._skip else self._stream.push(token)
 
     def flush(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mc_core.errors import ConfigError
 from mc_core.models.adjust import TokenBias, TokenCounts, add_bias, penalise
+from mc_core.models.constraint import Constraint, forbid
 from mc_core.models.draw import draw_top_p, invert, keep_likely, keep_top_p
 from mc_core.models.sampling_params import SamplingParams
 
@@ -20,13 +21,15 @@ from mc_core.models.sampling_params import SamplingParams
 class SamplerState:
     """What one request carries from token to token; made by ``Sampler.state``.
 
-    counts: the reply's tokens so far, None without penalties. bias: None without a logit bias.
+    counts: the reply's tokens so far, None without penalties. bias: None without a logit bias. constraint: what the
+    reply may say, None for anything.
     """
 
     params: SamplingParams
     generator: np.random.Generator
     counts: TokenCounts | None = None
     bias: TokenBias | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Sampled:
     """A step's tokens on the host.
 
     ids [B]; logprobs [B], NaN where not asked for; top_ids, top_logprobs [B, n], best first; tops: how many of the n
-    each row asked for. Log probabilities are the model's own, before bias, penalties, temperature and truncation.
+    each row asked for. Log probabilities are the model's own, before bias, penalties, constraints,
+    temperature and truncation.
     """
 
     ids: NDArray[np.int64]
@@ -66,7 +70,7 @@ class Sampler:
     def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self.vocab_size, self.device = vocab_size, torch.device(device)
 
-    def state(self, params: SamplingParams) -> SamplerState:
+    def state(self, params: SamplingParams, constraint: Constraint | None = None) -> SamplerState:
         """The state of a new request; ConfigError if logit_bias names a token outside the vocabulary."""
         outside = [token for token in params.logit_bias if token >= self.vocab_size]
         if outside:
@@ -77,6 +81,7 @@ class Sampler:
             np.random.default_rng(seed),
             TokenCounts() if params.has_penalties else None,
             TokenBias(params.logit_bias) if params.logit_bias else None,
+            constraint,
         )
 
     @torch.inference_mode()
@@ -93,6 +98,8 @@ class Sampler:
         for state, token in zip(states, sampled.ids.tolist(), strict=True):
             if state.counts is not None:
                 state.counts.add(token)
+            if state.constraint is not None:
+                state.constraint.accept(token)
         return sampled
 
     def _choose(self, scores: Tensor, states: Sequence[SamplerState]) -> Tensor:
@@ -142,12 +149,13 @@ class Sampler:
 
 
 def _adjusted(raw: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    """Logits after bias and penalties; the same tensor when there is nothing to do."""
-    if all(state.bias is None and state.counts is None for state in states):
+    """Logits after bias, penalties and constraints; the same tensor when there is nothing to do."""
+    if all(state.bias is None and state.counts is None and state.constraint is None for state in states):
         return raw
     scores = raw.clone()
     add_bias(scores, [state.bias for state in states])
     penalise(scores, [state.params for state in states], [state.counts for state in states])
+    forbid(scores, [state.constraint for state in states])
     return scores
 
 

@@ -10,6 +10,7 @@ from server.protocol.common import DrawingFields
 from server.sessions import Lease
 from server.state import ServerState
 from server.templates.messages import Message
+from server.tools.shape import PLAIN, Shape
 from server.turns.service import Prepare
 
 Start = tuple[AbstractAsyncContextManager[Lease], Prepare]
@@ -59,12 +60,18 @@ def check_chat(state: ServerState, otherwise: str = "use /v1/completions") -> No
 
 
 def by_messages(
-    state: ServerState, tenant: str, messages: Sequence[Message], session_id: str | None, *, store: bool
+    state: ServerState,
+    tenant: str,
+    messages: Sequence[Message],
+    session_id: str | None,
+    *,
+    store: bool,
+    shape: Shape = PLAIN,
 ) -> Start:
     """In the session that is named, else in the one whose history the messages continue; in none that stays without
-    ``store``."""
+    ``store``. shape: the reply's; ``TurnService.start`` wants it too."""
     if session_id is not None:
-        return state.host.use(session_id, tenant), state.turns.in_session(messages)
+        return state.host.use(session_id, tenant), state.turns.in_session(messages, shape=shape)
     if not store:
-        return state.host.passing(tenant), state.turns.in_session(messages)
-    return state.turns.by_messages(tenant, messages)
+        return state.host.passing(tenant), state.turns.in_session(messages, shape=shape)
+    return state.turns.by_messages(tenant, messages, shape=shape)

@@ -26,7 +26,6 @@ class ChatParameters(CommonParameters):
 
     cache_control: Harmless = None
     metadata: Harmless = None
-    parallel_tool_calls: Harmless = None
     prediction: Harmless = None
     prompt_cache_key: Harmless = None
     prompt_cache_options: Harmless = None
@@ -40,9 +39,6 @@ class ChatParameters(CommonParameters):
     modalities: Annotated[Any, Only(["text"])] = None
     moderation: Annotated[Any, Only()] = None
     reasoning_effort: Annotated[Any, Only()] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
     verbosity: Annotated[Any, Only("medium")] = None
     web_search_options: Annotated[Any, Only()] = None
 
@@ -76,4 +72,3 @@ class MessageParameters(StrictModel):
     audio: Annotated[Any, Only()] = None
     function_call: Annotated[Any, Only()] = None
     refusal: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mc_core.engine.requests import Delta, Event, Finished, TokenLogprob
 from server.streaming.format import Format
-from server.streaming.pieces import Piece, PieceReader, PlainReader, TextPiece
+from server.streaming.pieces import Piece, TextPiece
 from server.streaming.turn_stream import TurnStream
 
 Observe = Callable[[Event, float], None]
@@ -16,21 +16,20 @@ Observe = Callable[[Event, float], None]
 
 @dataclass
 class Choice:
-    """A turn, how it is written, who is told of its events, and what finds calls of tools in its words."""
+    """A turn, how it is written, and who is told of its events."""
 
     stream: TurnStream
     form: Format
     observe: Observe
-    reader: PieceReader = field(default_factory=PlainReader)
 
     def pieces(self, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:
         """What an event turns out to be; logprobs go with its first piece."""
         match event:
             case Delta(text, _, logprobs):
-                found = self.reader.feed(text)
+                found = self.stream.pieces.feed(text)
                 if not found and logprobs:
                     found = [TextPiece("")]
             case Finished():
-                logprobs, found = (), self.reader.end()
+                logprobs, found = (), self.stream.pieces.end()
         for number, piece in enumerate(found):
             yield piece, () if number else logprobs

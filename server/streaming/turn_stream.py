@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mc_core.engine.requests import Delta, Event, Failed, Finished
 from mc_core.errors import CancelledTurnError
+from server.streaming.pieces import PieceReader, PlainReader
 
 MAX_BEHIND = 16_384
 """Events that a reader may be behind; one that reads more slowly loses its turn, since memory is bounded."""
@@ -17,11 +18,11 @@ class TurnStream:
     """The events of one turn, for one reader. The last one is Finished or Failed.
 
     first_delta: seconds until the first one came. generated: tokens so far. watch: told of each event on the thread
-    where it happens.
+    where it happens. pieces: finds calls of tools in the turn's words.
     """
 
-    def __init__(self, watch: Callable[[Event], None] | None = None) -> None:
-        self._watch = watch
+    def __init__(self, watch: Callable[[Event], None] | None = None, pieces: PieceReader | None = None) -> None:
+        self._watch, self.pieces = watch, pieces or PlainReader()
         self.session_id: str | None = None
         self.started = asyncio.Event()
         self._events: asyncio.Queue[Event] = asyncio.Queue()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,9 @@ from mc_core.models.tokenizer import Ids, Tokenizer
 from server.errors import ApiError, bad_request
 from server.templates.environment import RefusedError, explain, make_environment
 from server.templates.messages import Message
+from server.templates.tool_format import ToolFormat, learn_tools
 from server.templates.wall import Guarded, Wall, common
+from server.tools.tool import ToolUse
 
 __all__ = ["ChatTemplate", "Message"]
 
@@ -21,8 +26,11 @@ class ChatTemplate:
     """Renders messages as the model's template writes them, at the start of a session or behind what it holds.
 
     problem: why the template cannot be used, None if it can; ``check`` and ``ids`` raise it.
-    suffix_ids: what closes a reply. end_ids: the control token that does, if there is one.
+    suffix_ids: what closes a reply. end_ids: the control token that does, if there is one. tool_format: how it treats
+    tools. use: the tools that it tells of, of a template that ``with_tools`` made.
     """
+
+    use: ToolUse | None = None
 
     def __init__(self, tokenizer: Tokenizer, tokens: Mapping[str, str]) -> None:
         """tokens: bos_token, eos_token and the like, as the template's variables. A broken template is no error yet."""
@@ -31,14 +39,23 @@ class ChatTemplate:
         self._tokenizer, self._tokens = tokenizer, dict(tokens)
         self.problem: str | None = None
         self.suffix_ids, self.end_ids = np.empty(0, np.int32), frozenset[int]()
-        self._wall = Wall(tokenizer, tokenizer.chat_template)
+        self._wall, self.tool_format = Wall(tokenizer, tokenizer.chat_template), ToolFormat()
         try:
             self._template = make_environment().from_string(tokenizer.chat_template)
             self._learn()
+            self.tool_format = learn_tools(self._render)
         except ApiError as error:
             self.problem = error.message
         except Exception as error:  # a template is somebody else's program and may be wrong in any way
             self.problem = _unusable(error).message
+
+    def with_tools(self, use: ToolUse | None) -> ChatTemplate:
+        """The same template, that tells the model of tools wherever it renders a conversation."""
+        if use == self.use:
+            return self
+        template = copy.copy(self)
+        template.use = use
+        return template
 
     def check(self) -> None:
         """ApiError 400 if the template cannot be used."""
@@ -65,14 +82,14 @@ class ChatTemplate:
             self._check_told([*talk, *messages], reply)
             return ids(talk, messages, reply)
         except ApiError:
-            guarded = self._wall.behind([inside[0], Message("user", "x")])
+            guarded = self._guarded([inside[0], Message("user", "x")])
             self._run(guarded, reply=True)  # what the template does not take even in front is refused
             return ids(talk, _folded(messages), reply)
 
     def around(self, messages: Sequence[Message]) -> list[Ids]:
         """What the template writes before each of a whole conversation's messages, whose texts nobody can know."""
         self.check()
-        text, at, parts = self._run(self._wall.behind(messages), reply=False), 0, []
+        text, at, parts = self._run(self._guarded(messages), reply=False), 0, []
         for message in messages:
             place = text.find(message.content, at)
             if place < 0:
@@ -82,12 +99,12 @@ class ChatTemplate:
         return parts
 
     def _whole(self, talk: Sequence[Message], messages: Sequence[Message], reply: bool) -> Ids:
-        guarded = self._wall.behind([*talk, *messages])
+        guarded = self._guarded([*talk, *messages])
         return guarded.ids(self._run(guarded, reply))
 
     def _later(self, talk: Sequence[Message], messages: Sequence[Message], reply: bool) -> Ids:
         """Render behind an exchange and cut that off again, since templates treat first messages differently."""
-        guarded = self._wall.behind([*talk, *messages])
+        guarded = self._guarded([*talk, *messages])
         text = self._run(guarded, reply)
         ids = guarded.ids_behind(text, _behind(text, talk[-1]))
         closing = self.suffix_ids if talk[-1].role == "assistant" else self._closing(talk)
@@ -96,7 +113,7 @@ class ChatTemplate:
     def _check_told(self, messages: Sequence[Message], reply: bool) -> None:
         """ApiError 400 if the template leaves out a system message, or moves a later one in front of a question."""
         marked = [_marked(message) for message in messages]
-        text, place = self._run(self._wall.behind(marked), reply), 0
+        text, place = self._run(self._guarded(marked), reply), 0
         for number, message in enumerate(marked):
             if message.role == "assistant":
                 continue
@@ -116,26 +133,34 @@ class ChatTemplate:
                 if not self._tokenizer.decode(self.suffix_ids[:at]).strip():
                     self.end_ids = frozenset({token})
                 break
-        frame = self._wall.behind([ask, answer, ask])
+        frame = self._guarded([ask, answer, ask])
         written = {span.id for span in self._tokenizer.find_control(self._run(frame, reply=False))}
         spoken = self._tokenizer.control_ids - self._tokenizer.special_ids - written
         self._wall = Wall(self._tokenizer, self._tokenizer.chat_template or "", frozenset(spoken))
 
     def _closing(self, talk: Sequence[Message], more: Sequence[Message] = ()) -> Ids:
         """What the template writes behind the last message of ``talk``."""
-        guarded = self._wall.behind([*talk, *more])
+        guarded = self._guarded([*talk, *more])
         text = self._run(guarded, reply=False)
         return guarded.ids_behind(text, _behind(text, talk[-1]))
 
+    def _guarded(self, messages: Sequence[Message]) -> Guarded:
+        if not self.tool_format.native:
+            return self._wall.behind(self.tool_format.plain(messages, self.use))
+        return self._wall.behind(messages, self.use.told() if self.use else (), self.tool_format)
+
     def _run(self, guarded: Guarded, reply: bool) -> str:
         try:
-            return self._template.render(
-                messages=guarded.messages, tools=None, documents=None, add_generation_prompt=reply, **self._tokens
-            )
+            return self._render(guarded.messages, guarded.tools, reply)
         except RefusedError as error:
             raise bad_request(f"the model's chat template refuses these messages: {error}", "messages") from error
         except Exception as error:
             raise _unusable(error) from error
+
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], reply: bool) -> str:
+        return self._template.render(
+            messages=messages, tools=tools or None, documents=None, add_generation_prompt=reply, **self._tokens
+        )
 
 
 def _broken(problem: str) -> ApiError:
@@ -162,7 +187,7 @@ def _before(messages: Sequence[Message]) -> list[Message]:
 def _marked(message: Message) -> Message:
     """A question or a system message with a text that nobody can know; replies, and what is blank, as they are."""
     told = message.role != "assistant" and message.content.strip()
-    return Message(message.role, secrets.token_hex(16), message.name) if told else message
+    return replace(message, content=secrets.token_hex(16)) if told else message
 
 
 def _behind(rendered: str, message: Message) -> int:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mc_core.models.tokenizer import SEAM, Ids, Tokenizer, without_surrogates
 from server.errors import bad_request
 from server.templates.messages import Message
+from server.templates.tool_format import PLAIN, ToolFormat
+from server.tools.plain import arguments_of
+from server.tools.tool import ToolCall, call_names
 
 _PRIVATE = range(0xF0000, 0xFFFFE)
+_FIRST = chr(_PRIVATE[0])
 _ROLE = re.compile(r"[a-z_]+")
 
 
@@ -33,21 +38,34 @@ class Wall:
         self._ends = frozenset(text[n:] for text in texts for n in range(1, len(text)))
         self._longest = max(map(len, texts), default=0)
 
-    def behind(self, messages: Sequence[Message]) -> Guarded:
-        """Messages as a template may see them."""
-        clean = [(m, without_surrogates(m.content), without_surrogates(m.name or "")) for m in messages]
-        taken = {c for _, content, name in clean for c in content + name if ord(c) >= _PRIVATE[0]} | set(self._source)
-        shelter = _Shelter(chr(code) for code in _PRIVATE if chr(code) not in taken)
+    def behind(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), form: ToolFormat = PLAIN
+    ) -> Guarded:
+        """Messages and tools as a template may see them; form: how it wants to see calls."""
+        taken = {c for text in _texts([vars(message) for message in messages], tools) for c in text if c >= _FIRST}
+        shelter = _Shelter(chr(code) for code in _PRIVATE if chr(code) not in taken | set(self._source))
+        names = call_names([call for message in messages for call in message.tool_calls])
+
+        def hidden(value: Any) -> Any:
+            return _mapped(value, lambda text: self._hide(without_surrogates(text), frozenset(), shelter))
+
         dicts = []
-        for message, content, name in clean:
+        for message in messages:
             if not _ROLE.fullmatch(message.role):
                 raise bad_request(f"a role is a word in small letters, got {message.role!r}", "messages")
             spoken = self._spoken if message.role == "assistant" else frozenset()
-            entry = {"role": message.role, "content": self._hide(content, spoken, shelter)}
-            if message.name is not None:
-                entry["name"] = self._hide(name, frozenset(), shelter)
+            content = self._hide(without_surrogates(message.content), spoken, shelter)
+            entry: dict[str, Any] = {"role": message.role, "content": content}
+            name = message.name or names.get(message.tool_call_id or "")
+            if name is not None:
+                entry["name"] = hidden(name)
+            if message.tool_calls:
+                entry["content"] = content or form.empty
+                entry["tool_calls"] = [hidden(form.call(call)) for call in message.tool_calls]
+            if message.tool_call_id is not None:
+                entry["tool_call_id"] = hidden(form.id(message.tool_call_id))
             dicts.append(entry)
-        return Guarded(self._tokenizer, dicts, shelter.hidden)
+        return Guarded(self._tokenizer, dicts, hidden(list(tools)), shelter.hidden)
 
     def _hide(self, text: str, spoken: frozenset[int], shelter: _Shelter) -> str:
         parts: list[str] = []  # plain and spoken stretches in turn
@@ -80,8 +98,14 @@ class Wall:
 class Guarded:
     """Messages for a template, and the way from what it renders of them to ids."""
 
-    def __init__(self, tokenizer: Tokenizer, messages: list[dict[str, str]], hidden: dict[str, str]) -> None:
-        self._tokenizer, self.messages = tokenizer, messages
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        hidden: dict[str, str],
+    ) -> None:
+        self._tokenizer, self.messages, self.tools = tokenizer, messages, tools
         self._original = hidden
         self._marks = re.compile("|".join(map(re.escape, hidden))) if hidden else None
 
@@ -133,6 +157,32 @@ class _Shelter:
     def hidden(self) -> dict[str, str]:
         """Character -> text."""
         return {char: text for text, char in self._char.items()}
+
+
+def _texts(*values: Any) -> Iterator[str]:
+    """All texts in nested values."""
+    for value in values:
+        match value:
+            case str():
+                yield value
+            case dict():
+                yield from _texts(*value.keys(), *value.values())
+            case list() | tuple():
+                yield from _texts(*value)
+            case ToolCall():
+                yield from _texts(value.id, value.name, value.arguments, arguments_of(value))
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A nested value with all of its texts changed."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {_mapped(key, change): _mapped(one, change) for key, one in value.items()}
+        case list():
+            return [_mapped(one, change) for one in value]
+    return value
 
 
 def _without_space(text: str, start: int, end: int) -> tuple[int, int]:

@@ -19,7 +19,9 @@ from mc_core.models.tokenizer import Tokenizer
 from mc_core.session.session import Session
 from server.errors import ApiError, bad_request
 from server.templates.chat_template import ChatTemplate, Message
-from server.turns.prefixes import all_hashes, bounded, hash_chain
+from server.tools.plain import instructions
+from server.tools.tool import ToolCall, ToolUse
+from server.turns.prefixes import all_hashes, bounded, hash_chain, seed_of
 
 MAX_WINDOW = 1 << 18
 """Characters of messages that are stored with a session; longer ones are open only to clients that send them again."""
@@ -40,7 +42,8 @@ class Window:
 class ChatState:
     """As a session stores it. system: text of the conversation's system message. digest: hash of all messages up to the
     window's end. count: messages of the window; messages: their texts, None if they are too long. aside: instructions
-    that stand among them, and how many messages before these (``server/turns/aside.py``)."""
+    that stand among them, and how many messages before these (``server/turns/aside.py``). tools: which ones the history
+    tells of, "" for none."""
 
     system: str | None = None
     digest: str = ""
@@ -49,6 +52,7 @@ class ChatState:
     count: int = 0
     messages: tuple[Message, ...] | None = None
     aside: tuple[str, int] | None = None
+    tools: str = ""
 
     @classmethod
     def of(cls, session: Session) -> ChatState:
@@ -61,11 +65,11 @@ class ChatState:
         if (aside := fields.get("aside")) is not None:
             fields["aside"] = tuple(aside)
         if (stored := fields.get("messages")) is not None:
-            fields["messages"] = tuple(Message(*parts) for parts in stored)
+            fields["messages"] = tuple(_message(*parts) for parts in stored)
         return cls(**fields)
 
     def json(self) -> dict[str, Any]:
-        stored = None if self.messages is None else [[m.role, m.content, m.name] for m in self.messages]
+        stored = None if self.messages is None else [_stored(message) for message in self.messages]
         return {**vars(self), "messages": stored}
 
     def window(self, session: Session, known: Sequence[Message] = ()) -> Window:
@@ -113,6 +117,18 @@ def unseen(session: Session, messages: Sequence[Message]) -> Sequence[Message]:
             param="messages",
         )
     return messages[count:]
+
+
+def with_news(template: ChatTemplate, session: Session, window: Window, new: Sequence[Message]) -> Sequence[Message]:
+    """New messages behind a system message that tells of the tools, if the history doesn't and the template won't."""
+    use = template.use
+    if window.first or use is None or not use.tools or ChatState.of(session).tools == use.digest:
+        return new
+    asked, untold = [Message("user", "x")], template.with_tools(None)
+    behind, without = (one.ids(asked, first=False, reply=True) for one in (template, untold))
+    if not np.array_equal(behind, without):
+        return new
+    return [Message("system", instructions(use, template.tool_format.syntax)), *new]
 
 
 def system_of(session: Session, new: Sequence[Message]) -> Message | None:
@@ -168,16 +184,22 @@ def reading(
 
 
 def remember(
-    session: Session, before: Sequence[tuple[str, int]], new: Sequence[Message], reply: str, went: Reading
+    session: Session,
+    before: Sequence[tuple[str, int]],
+    new: Sequence[Message],
+    answer: Message,
+    went: Reading,
+    use: ToolUse | None = None,
 ) -> None:
-    """Note what a turn added to the conversation. before: the hashes at its start."""
-    told = [*new, Message("assistant", reply)]
-    last = before[-1][0] if before else ""
+    """Note what a turn added to the conversation. before: the hashes at its start. use: the tools it told of."""
+    told = [*new, answer]
+    last = before[-1][0] if before else seed_of(use) if session.implicit else ""
     hashes = all_hashes(told, last) if session.implicit else hash_chain(told, last)
     # What was written anew ends somewhere behind the cut, at the latest here.
     old = [(digest, at if at <= went.keep else session.tokens) for digest, at in before]
     session.prefixes = bounded([*old, *((digest, session.tokens) for digest in hashes)])
     window = (*went.window.messages, told[-1])
+    known = "" if went.window.first else ChatState.of(session).tools
     session.chat = ChatState(
         system=None if went.system is None else went.system.content,
         digest=hashes[-1],
@@ -186,6 +208,7 @@ def remember(
         count=len(window),
         messages=window if sum(len(message.content) for message in window) <= MAX_WINDOW else None,
         aside=went.aside,
+        tools=use.digest if use is not None and use.tools else known,
     ).json()
 
 
@@ -209,26 +232,27 @@ def agreement(held: Ids, wanted: Ids, tokenizer: Tokenizer) -> tuple[int, int]:
 def system_span(
     template: ChatTemplate, window: Window, new: Sequence[Message], system: Message | None, wanted: Ids
 ) -> tuple[int, int] | None:
-    """Where among ``wanted`` the conversation's system message stands; None if it isn't there.
+    """Where among ``wanted`` the conversation's system message and its tools stand; None if they aren't there.
 
-    It is what changes when the message does, wherever the template puts it.
+    They are what changes when the message does and the tools go, wherever the template puts them.
     """
-    if system is None or not system.content.strip():
+    if system is not None and not system.content.strip():
+        system = None
+    if system is None and not (template.use and template.use.tools):
         return None
-    text = system.content.strip()
-    other = Message("system", next(c for c in "012" if c not in (text[0], text[-1])))
+    other, untold = _other(system), template.with_tools(None)
     listed = [*window.messages, *new]
     inside = system in listed
     # With a stand-in for the other messages it is found at little cost, as long as it is in front of them.
-    brief = [*([system] if inside else []), Message("user", "x")]
+    brief = [*([system] if system is not None and inside else []), Message("user", "x")]
     nothing = Window((), 0, window.first)
     plain = render(template, nothing, brief, system)
-    span = difference(plain, render(template, nothing, exchanged(brief, system, other), other))
+    span = difference(plain, render(untold, nothing, exchanged(brief, system, other), other))
     if span is None:
         return None
     if np.array_equal(plain[: span[1]], wanted[: span[1]]):
-        return _with_frame(template, system, span, wanted) if window.first else span
-    changed = template.ids(
+        return _with_frame(template, system, span, wanted) if window.first and system is not None else span
+    changed = untold.ids(
         exchanged(listed, system, other),
         first=window.first,
         reply=True,
@@ -241,8 +265,8 @@ def check_system(span: tuple[int, int] | None, room: int, budget: int, param: st
     """ApiError 400 if a system message that takes the tokens ``span`` can't stand raw for good."""
     if span is not None and span[1] - span[0] > room:
         raise bad_request(
-            f"the system message takes {span[1] - span[0]} tokens; with a budget of {budget} it may take at most"
-            f" {room}, since it always stays in view",
+            f"the system message, with the tools, takes {span[1] - span[0]} tokens; with a budget of {budget} it may"
+            f" take at most {room}, since it always stays in view",
             param,
             "system_too_long",
         )
@@ -276,9 +300,31 @@ def pins_of(session: Session, span: tuple[int, int] | None, keep: int, taken: in
     return ((start, end),) if pinned + end - start <= session.pin_room else ()
 
 
-def exchanged(messages: Sequence[Message], old: Message, new: Message) -> list[Message]:
+def exchanged(messages: Sequence[Message], old: Message | None, new: Message | None) -> list[Message]:
     """The same with another message in the place of one."""
-    return [new if message == old else message for message in messages]
+    return [new if new is not None and message == old else message for message in messages]
+
+
+def _other(system: Message | None) -> Message | None:
+    """A system message that begins and ends otherwise."""
+    if system is None:
+        return None
+    text = system.content.strip()
+    return Message("system", next(c for c in "012" if c not in (text[0], text[-1])))
+
+
+def _stored(message: Message) -> list[Any]:
+    """A message for JSON; one without calls is what it was before there were any."""
+    plain = [message.role, message.content, message.name]
+    if not message.tool_calls and message.tool_call_id is None:
+        return plain
+    return [*plain, [[call.id, call.name, call.arguments] for call in message.tool_calls], message.tool_call_id]
+
+
+def _message(
+    role: str, content: str, name: str | None, calls: Sequence[Sequence[str]] = (), answers: str | None = None
+) -> Message:
+    return Message(role, content, name, tuple(ToolCall(*call) for call in calls), answers)
 
 
 def difference(ids: Ids, others: Ids) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from server.futures import settled
 from server.sessions import Lease, SessionHost
 from server.templates.chat_template import ChatTemplate, Message
 from server.turns.conversation import Ids, Window, check_system, common, render, system_span
-from server.turns.prefixes import all_hashes, hash_chain
+from server.turns.prefixes import all_hashes, hash_chain, seed_of
 
 logger = logging.getLogger(__name__)
 BLOCKS_AT_ONCE = 1024
@@ -37,7 +37,7 @@ class MatchedLease:
         self.wanted: Ids | None = None
 
     async def __aenter__(self) -> Lease:
-        hashes = await asyncio.to_thread(all_hashes, self._messages)
+        hashes = await asyncio.to_thread(all_hashes, self._messages, seed_of(self._template.use))
         match = await self._host.match(self._tenant, hashes[::-1])
         lease = await self._attempt(match) if match is not None else None
         if lease is not None:
@@ -58,7 +58,7 @@ class MatchedLease:
 
     async def _attempt(self, match: PrefixMatch) -> Lease | None:
         """The matched session, if it holds nothing but what the messages repeat, and is free."""
-        chain = hash_chain(self._messages[:-1])
+        chain = hash_chain(self._messages[:-1], seed_of(self._template.use))
         if match.hash not in chain or self._host.busy(match.session_id, self._tenant):
             return None
         if not await self._ends(match):

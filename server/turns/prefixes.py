@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from server.templates.chat_template import Message
+from server.tools.tool import ToolUse
 
 MAX_PREFIXES = 256
 """Hashes that a session remembers."""
@@ -15,10 +16,17 @@ FIRST_PART = 1024
 """Characters of the shortest beginning of a message that has a hash of its own; each further one is twice as long."""
 
 
+def seed_of(use: ToolUse | None) -> str:
+    """What the chain of a conversation begins with: with other tools it is another conversation."""
+    return f"tools {use.digest}" if use is not None and use.tools else ""
+
+
 def chain_hash(before: str, message: Message) -> str:
     """Hash of all messages up to and with this one."""
     named = () if message.name is None else (message.name,)
-    return _digest(before, message.role, message.content, *named)
+    calls = [part for call in message.tool_calls for part in ("\0call", call.id, call.name, call.canonical)]
+    answers = () if message.tool_call_id is None else ("\0answers", message.tool_call_id)
+    return _digest(before, message.role, message.content, *named, *calls, *answers)
 
 
 def hash_chain(messages: Sequence[Message], before: str = "") -> list[str]:

@@ -28,6 +28,7 @@ from server.sessions import Lease, SessionHost
 from server.streaming.turn_stream import TurnStream, error_of
 from server.telemetry.spans import Spans, end_turn
 from server.templates.chat_template import ChatTemplate, Message
+from server.tools.shape import PLAIN, Shape
 from server.turns.aside import Aside
 from server.turns.conversation import (
     ChatState,
@@ -43,6 +44,7 @@ from server.turns.conversation import (
     system_of,
     system_span,
     unseen,
+    with_news,
 )
 from server.turns.matching import MatchedLease
 
@@ -106,17 +108,20 @@ class TurnService:
         operation: Operation,
         watch: Callable[[Event], None] | None = None,
         sources: bool = False,
+        shape: Shape = PLAIN,
     ) -> TurnStream:
         """Begin a turn on the session that ``lease`` will give; QueueFullError or 503 at once if there is no room.
 
         watch: told of each event where it happens, on threads of the engine and the store, before the reader is.
         sources: tell in the end what the reply stood on.
+        shape: the reply's, the same that the prompt was prepared with.
         """
         if self.engine.draining:
             raise draining()
         self.check_room(1)
-        stream = TurnStream(watch)
-        task = asyncio.create_task(self._traced(stream, lease, prepare, sampling, request_id, operation, sources))
+        stream = TurnStream(watch, shape.reader())
+        running = self._traced(stream, lease, prepare, sampling, request_id, operation, sources, shape)
+        task = asyncio.create_task(running)
         self._running[task] = stream
         task.add_done_callback(self._done)
         # Until the engine has it, nothing but the task itself needs to be stopped.
@@ -136,9 +141,10 @@ class TurnService:
         request_id: str,
         operation: Operation,
         sources: bool,
+        shape: Shape,
     ) -> None:
         with self.spans.turn(operation, self.host.model, request_id, sampling) as span:
-            await self._run(stream, lease, prepare, sampling, request_id, sources)
+            await self._run(stream, lease, prepare, sampling, request_id, sources, shape)
             end_turn(span, await stream.over(), stream.session_id, stream.first_delta)
 
     async def _run(
@@ -149,6 +155,7 @@ class TurnService:
         sampling: SamplingParams,
         request_id: str,
         sources: bool,
+        shape: Shape,
     ) -> None:
         try:
             async with lease as held:
@@ -168,6 +175,8 @@ class TurnService:
                     pins=prompt.pins,
                     held_ids=prompt.held,
                     sources=sources,
+                    constraint=shape.constraint,
+                    spoken_ids=shape.spoken_ids,
                 )
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
@@ -193,28 +202,28 @@ class TurnService:
 
     # -- chat ----------------------------------------------------------------------------------------------------
 
-    def in_session(self, messages: Sequence[Message], instructions: str | None = None) -> Prepare:
+    def in_session(self, messages: Sequence[Message], instructions: str | None = None, shape: Shape = PLAIN) -> Prepare:
         """Messages of a named session: new ones, or all of its own and new ones behind them.
 
         instructions: a system message for this turn alone.
         """
 
         async def prepare(lease: Lease) -> Prompt:
-            return await self._prompt(lease.session, unseen(lease.session, messages), instructions=instructions)
+            return await self._prompt(lease.session, unseen(lease.session, messages), shape, instructions=instructions)
 
         return prepare
 
     def by_messages(
-        self, tenant: str, messages: Sequence[Message], instructions: str | None = None
+        self, tenant: str, messages: Sequence[Message], instructions: str | None = None, shape: Shape = PLAIN
     ) -> tuple[AbstractAsyncContextManager[Lease], Prepare]:
         """All messages of a chat: the session that holds them so far, a branch of one that holds some, or a new one."""
         assert self.template is not None
-        matched = MatchedLease(self.host, self.template, tenant, messages)
+        matched = MatchedLease(self.host, self.template.with_tools(shape.use), tenant, messages)
 
         async def prepare(lease: Lease) -> Prompt:
             known = matched.known
             held = messages[:known]
-            return await self._prompt(lease.session, messages[known:], held, matched.wanted, instructions)
+            return await self._prompt(lease.session, messages[known:], shape, held, matched.wanted, instructions)
 
         return matched, prepare
 
@@ -242,6 +251,7 @@ class TurnService:
         self,
         session: Session,
         new: Sequence[Message],
+        shape: Shape,
         known: Sequence[Message] = (),
         wanted: Ids | None = None,
         instructions: str | None = None,
@@ -249,16 +259,20 @@ class TurnService:
         """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
         history is nothing but a beginning of them."""
         assert self.template is not None
-        before, system = session.prefixes, system_of(session, new)
+        template = self.template.with_tools(shape.use)
+        before, system, told = session.prefixes, system_of(session, new), new
         if wanted is None:
             window, held = await self._window(session, known)
+            told = await asyncio.to_thread(with_news, template, session, window, new)
         else:
             window, held = Window((), 0, True), wanted[: session.tokens]
-        went = await asyncio.to_thread(self._reading, session, window, new, system, wanted, held, instructions)
+        went = await asyncio.to_thread(
+            self._reading, template, session, window, told, system, wanted, held, instructions
+        )
         return Prompt(
             went.ids,
-            self.template.suffix_ids,
-            lambda reply, finished: remember(session, before, new, reply, went),
+            template.suffix_ids,
+            lambda reply, finished: remember(session, before, new, _answer(shape, reply), went, shape.use),
             went.keep if went.keep < session.tokens else None,
             went.pins,
             went.held,
@@ -266,6 +280,7 @@ class TurnService:
 
     def _reading(
         self,
+        template: ChatTemplate,
         session: Session,
         window: Window,
         new: Sequence[Message],
@@ -275,8 +290,7 @@ class TurnService:
         instructions: str | None,
     ) -> Reading:
         """How the turn goes on; ``wanted`` as far as it is known, without instructions."""
-        assert self.template is not None
-        template, tokenizer = self.template, self.engine.core.bundle.tokenizer
+        tokenizer = self.engine.core.bundle.tokenizer
         aside = Aside.of(instructions, ChatState.of(session), window, new)
         if aside is None:
             wanted = render(template, window, new, system) if wanted is None else wanted
@@ -298,6 +312,12 @@ class TurnService:
         except SpanMissingError:
             logger.warning("the last messages of session %s stay as they are", session.id, exc_info=True)
             return Window((), session.tokens, False), np.empty(0, np.int32)
+
+
+def _answer(shape: Shape, reply: str) -> Message:
+    """A reply as its client will send it back."""
+    text, calls = shape.parts(reply)
+    return Message("assistant", text, tool_calls=calls)
 
 
 def _deleted() -> ApiError:

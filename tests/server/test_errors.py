@@ -50,7 +50,14 @@ def refused(response, status):
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, None),
         ({"stream_options": {"include_usage": True}}, None),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.s"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 2}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages"),
@@ -81,11 +88,9 @@ def test_bodies_that_are_no_request(http, body):
 
 def test_the_official_client_raises_its_own_errors(client):
     """Error objects are such that the official client raises the exception that fits."""
-    with pytest.raises(openai.BadRequestError, match="tools") as bad:
-        client.chat.completions.create(
-            model=MODEL, messages=ASK, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
-        )
-    assert bad.value.param == "tools"
+    with pytest.raises(openai.BadRequestError, match="functions") as bad:
+        client.chat.completions.create(model=MODEL, messages=ASK, functions=[{"name": "f", "parameters": {}}])
+    assert bad.value.param == "functions"
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-9", messages=ASK)
     assert missing.value.code == "model_not_found"

@@ -114,7 +114,8 @@ def test_nulls_within_a_request_are_absent_too(http: httpx.Client) -> None:
     [
         ({"content": None}, "messages.0", "content"),
         ({}, "messages.0", "content"),
-        ({"content": None, "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls", "not supported"),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls.0.function", "missing"),
+        ({"content": "x", "tool_call_id": "1"}, "messages.0", "tool_call_id"),
         (
             {"content": "x", "function_call": {"name": "f", "arguments": ""}},
             "messages.0.function_call",
@@ -125,7 +126,7 @@ def test_nulls_within_a_request_are_absent_too(http: httpx.Client) -> None:
     ],
 )
 def test_replies_of_other_kinds_are_told(http: httpx.Client, fields: dict[str, Any], param: str, word: str) -> None:
-    """A reply that called a tool, spoke or refused is none of ours: the error names what it holds."""
+    """A reply that spoke or refused, or whose calls are none, is none of ours: the error names what it holds."""
     path, body = CHAT
     answer = http.post(path, json={**body, "messages": [{"role": "assistant", **fields}, *ASK]})
     assert answer.status_code == 400

@@ -8,11 +8,21 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mc_core.models.sampler import SamplingParams
+from server.apis.chat.tools_protocol import (
+    AnsweredCall,
+    CallDelta,
+    CallId,
+    CallInMessage,
+    Choice,
+    ReplyFormat,
+    Tools,
+)
 from server.protocol.answers import Answer, Context, Count, UsageTokens
 from server.protocol.common import SamplingFields
 from server.protocol.parameters import ChatParameters, MessageParameters, PartParameters
 from server.protocol.strict import WHOLE, Positive
 from server.templates.chat_template import Message
+from server.tools.tool import MAX_TOOLS
 
 MAX_MESSAGES = 10_000
 MAX_NAME = 256
@@ -24,26 +34,41 @@ class TextPart(PartParameters):
 
 
 class ChatMessage(MessageParameters):
-    """A text message; ``developer`` reads as ``system``."""
+    """A message; ``developer`` reads as ``system``. One of the assistant may hold calls of tools, which messages of the
+    role ``tool`` answer."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = Field(None, min_length=1, max_length=MAX_NAME)
+    tool_calls: Annotated[list[CallInMessage], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: CallId | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _says_something(cls, data: Any) -> Any:
-        # What a reply holds instead, a tool call for one, is refused by its name.
-        empty = isinstance(data, dict) and not any(
-            data.get(name) for name in (*MessageParameters.model_fields, "content")
-        )
-        if empty and data.get("role") == "assistant" and data.get("content") is None:
-            raise PydanticCustomError("no_content", "a message of the assistant needs content; it cannot call tools")
+        # What a reply holds instead, a refusal for one, is refused by its name.
+        others = (*MessageParameters.model_fields, "content", "tool_calls")
+        if not isinstance(data, dict) or any(data.get(name) for name in others):
+            return data
+        if data.get("content") is None:
+            raise PydanticCustomError(
+                "no_content", "a message needs content, or calls of tools if it is the assistant's"
+            )
         return data
 
+    @model_validator(mode="after")
+    def _belongs_to_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only messages of the assistant hold tool_calls")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise ValueError("messages of the role tool have a tool_call_id, and no others")
+        return self
+
     def plain(self) -> Message:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text, self.name)
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        calls = tuple(call.plain() for call in self.tool_calls or ())
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, text, self.name, calls, self.tool_call_id)
 
 
 class ChatRequest(SamplingFields, ChatParameters):
@@ -51,6 +76,10 @@ class ChatRequest(SamplingFields, ChatParameters):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    tools: Tools | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ReplyFormat | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
@@ -85,15 +114,16 @@ class ChatLogprobs(Answer):
 
 class ReplyMessage(Answer):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[AnsweredCall] | None = None
 
 
 class ChatChoice(Answer):
     index: Count
     message: ReplyMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(Answer):
@@ -109,13 +139,14 @@ class ChatCompletion(Answer):
 class DeltaMessage(Answer):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[CallDelta] | None = None
 
 
 class ChunkChoice(Answer):
     index: Count
     delta: DeltaMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
 
 
 class ChatCompletionChunk(Answer):

@@ -10,6 +10,7 @@ from server.apis.answer import answer
 from server.apis.api import Api
 from server.apis.chat.format import ChatFormat
 from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk, ChatRequest
+from server.apis.chat.tools_protocol import json_form, tool_use
 from server.apis.prelude import by_messages, check_chat, check_request, named_session
 from server.errors import bad_request
 from server.openapi import TURN_ERRORS, errors, streamed
@@ -39,10 +40,19 @@ async def chat_completions(
         raise bad_request("the last message must not be the assistant's", "messages")
     sampling = body.params(state.sampling)
     session_id = await named_session(state, body, x_session_id, tenant)
-    lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False)
+    use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
+    shape = await state.shaper.shape(use, json_form(body.response_format))
+    lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False, shape=shape)
     completion_id = new_id("chatcmpl")
-    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat", sources=body.sources)
-    form = ChatFormat(completion_id, now(), state.model_name, state.bundle.tokenizer, include_usage=body.include_usage)
+    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat", sources=body.sources, shape=shape)
+    form = ChatFormat(
+        completion_id,
+        now(),
+        state.model_name,
+        state.bundle.tokenizer,
+        include_usage=body.include_usage,
+        may_call=bool(use and use.callable),
+    )
     return await answer(state, request, [(stream, form)], stream=body.stream)
 
 
