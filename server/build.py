@@ -92,6 +92,7 @@ async def close_state(state: ServerState) -> None:
     """Let running turns end, then stop the engine and close the store."""
     await asyncio.to_thread(state.engine.drain, state.settings.drain_seconds)
     await state.turns.join()
+    await state.runs.join()
     await state.host.close()
     await asyncio.to_thread(state.engine.stop)
     await asyncio.to_thread(state.store.close)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -18,6 +18,7 @@ from server.live.followers import Followers
 from server.quotas import Quotas
 from server.sessions import SessionHost
 from server.settings import Settings
+from server.streaming.runs import Runs
 from server.telemetry.metrics import Metrics
 from server.telemetry.telemetry import Telemetry
 from server.templates.chat_template import ChatTemplate
@@ -43,6 +44,7 @@ class ServerState:
     quotas: Quotas
     telemetry: Telemetry
     followers: Followers
+    runs: Runs = field(default_factory=Runs)
 
     @property
     def model_names(self) -> tuple[str, ...]:

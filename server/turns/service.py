@@ -209,7 +209,7 @@ class TurnService:
         """
 
         async def prepare(lease: Lease) -> Prompt:
-            return await self._prompt(lease.session, unseen(lease.session, messages), shape, instructions=instructions)
+            return await self.read(lease.session, unseen(lease.session, messages), shape, instructions=instructions)
 
         return prepare
 
@@ -223,7 +223,7 @@ class TurnService:
         async def prepare(lease: Lease) -> Prompt:
             known = matched.known
             held = messages[:known]
-            return await self._prompt(lease.session, messages[known:], shape, held, matched.wanted, instructions)
+            return await self.read(lease.session, messages[known:], shape, held, matched.wanted, instructions)
 
         return matched, prepare
 
@@ -247,7 +247,7 @@ class TurnService:
         await settled(self.engine.ingest(session, ids))
         await settled(self.engine.commit(session))
 
-    async def _prompt(
+    async def read(
         self,
         session: Session,
         new: Sequence[Message],

@@ -10,20 +10,28 @@ from schemathesis import Case, HookContext, Response
 
 RULES = [
     "after must be a cursor from an earlier page",
+    "after names no item of this list",
+    "background needs store to be true",
     "budget can be at most the server's",
     "budget must be at least",
+    "conversation and session_id name different sessions",
     "give max_tokens or max_completion_tokens, not both",
+    "give previous_response_id or",
     "logit_bias names token",
     "metadata is larger than",
+    "only a response in the background can be cancelled",
     "position .* lies beyond the history's",
+    "previous response .*",
     "prompt holds token .*, but the vocabulary has",
     "prompt holds .* prompts, but this server takes",
     "session_id and X-Session-ID name different sessions",
     "stop_token_ids names token",
-    "store false keeps nothing, but session_id names a session",
+    "starting_after is only allowed when stream is true",
+    "store false keeps nothing, but",
     "'seed': Input should be",
     "stream_options is only allowed when stream is true",
-    "the last message must not be the assistant's",
+    "streams are not padded",
+    "the last (message|item) must not be the assistant's",
     "top_logprobs needs logprobs to be true",
     "a message needs content, or calls",
     "messages of the role tool have a tool_call_id, and no others",
@@ -33,6 +41,7 @@ RULES = [
     "tool_choice asks for a call, but there are no tools",
     "two tools are called",
     "a session is continued by one prompt",
+    "a text cannot be stored",
     "an ingest in parts takes text/plain",
     "an offset needs partial=true",
     "a title must not be blank",
@@ -45,7 +54,7 @@ RULES = [
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """A reply of a billion tokens is a valid wish, but not a test."""
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(case.body, dict) and type(case.body.get(name)) in (int, float):
             case.body[name] = min(case.body[name], 4)
 

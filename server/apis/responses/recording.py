@@ -1,0 +1,67 @@
+"""Takes down a response while it is generated, so that it is stored as one with its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mc_core.engine.engine import Engine
+from mc_core.engine.requests import Delta, Event, Finished
+from mc_core.models.tokenizer import Tokenizer
+from mc_core.session.session import Session
+from server.apis.responses.ending import Clock, ending
+from server.apis.responses.format import ResponseFormat, logprobs_of
+from server.apis.responses.stored import Place, Stored, Told, Unread
+from server.futures import settled
+from server.streaming.pieces import PieceReader, PlainReader, TextPiece
+from server.turns.service import Prompt
+
+
+@dataclass
+class Recording:
+    """One response. Its turn tells ``watch`` what is generated, on the engine's thread."""
+
+    head: dict[str, Any]
+    input: list[dict[str, Any]]
+    tokenizer: Tokenizer
+    clock: Clock = field(default_factory=Clock)
+    reader: PieceReader = field(default_factory=PlainReader)
+    told: list[Told] = field(default_factory=list)
+    is_begun: bool = False
+
+    def form(self) -> ResponseFormat:
+        return ResponseFormat(self.head, self.tokenizer, self.clock)
+
+    def watch(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            logprobs = logprobs_of(event.logprobs, self.tokenizer)
+            pieces = self.reader.feed(event.text) or ([TextPiece("")] if logprobs else [])
+            self.told += [(piece, () if number else logprobs) for number, piece in enumerate(pieces)]
+
+    def stored(self, ended: dict[str, Any]) -> Stored:
+        return Stored(self.head, self.input, self.told, ended)
+
+    async def begun(self, engine: Engine, session: Session, unread: Unread) -> None:
+        """Store that this response is under way."""
+        stored = Stored(self.head, self.input, unread=unread)
+        await settled(engine.commit(session, [stored.note(session.tokens)]))
+        self.is_begun = True
+
+    def with_turn(self, prompt: Prompt, session: Session) -> Prompt:
+        """The same prompt; the response is stored with its reply."""
+
+        def commit(reply: str, finished: Finished) -> None:
+            assert prompt.commit is not None
+            prompt.commit(reply, finished)
+            self.told += [(piece, ()) for piece in self.reader.end()]
+            place = Place(dict(session.chat), session.tokens)
+            stored = replace(self.stored(ending(finished, session.id, self.clock)), place=place)
+            # Later turns may write the messages that are open now once more, but nothing in front of them.
+            session.note(stored.note(session.chat["start"]))
+
+        return replace(prompt, commit=commit)
+
+
+def listed_messages(messages: Sequence[Any]) -> list[list[Any]]:
+    return [[message.role, message.content, message.name] for message in messages]

@@ -1,0 +1,212 @@
+"""Begins responses, and finds them again: under way here, ended, or left behind by a server that went away."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from mc_core.errors import CancelledTurnError, MegaContextError
+from server.apis.answer import answer
+from server.apis.prelude import check_chat, check_request, named_session
+from server.apis.responses.ending import failure, head
+from server.apis.responses.items_protocol import listed, messages_of
+from server.apis.responses.protocol import ResponseRequest
+from server.apis.responses.recording import Recording, listed_messages
+from server.apis.responses.start import AfterResponse, Behind, Matched, Start, Unfinished
+from server.apis.responses.stored import Stored, Unread, find
+from server.errors import bad_request, not_found, to_api_error
+from server.futures import settled
+from server.sessions import Lease
+from server.state import ServerState
+from server.streaming.choice import Choice
+from server.streaming.frames import Frame
+from server.streaming.runs import FramesResponse, Run
+from server.streaming.turn_stream import TurnStream
+from server.templates.messages import Message
+from server.tools.shape import PLAIN
+from server.turns.service import Prompt
+
+
+class Responses:
+    """The responses of one tenant."""
+
+    def __init__(self, state: ServerState, tenant: str) -> None:
+        self.state, self.tenant = state, tenant
+
+    # -- begin -----------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request, body: ResponseRequest, header: str | None) -> Response:
+        """Answer a new response: whole, streamed, or in the background."""
+        state = self.state
+        check_request(state, body)
+        check_chat(state, "it cannot answer here")
+        messages = messages_of(body.input)
+        if messages[-1].role == "assistant":
+            raise bad_request("the last item must not be the assistant's", "input")
+        start = await self._start(body, messages, header)
+        id = f"resp_{secrets.token_hex(16)}"
+        told = head(body, id, body.params(state.sampling), body.conversation_id)
+        recording = Recording(told, listed(body.input, id.removeprefix("resp_")), state.bundle.tokenizer)
+        if body.background:
+            # So that a server that begins it anew writes the same.
+            body.seed = secrets.randbits(62) if body.seed is None else body.seed
+            return await self._detached(body, start, recording)
+        stream = self._turn(body, start, recording)
+        return await answer(state, request, [(stream, recording.form())], stream=body.stream)
+
+    async def _start(self, body: ResponseRequest, messages: Sequence[Message], header: str | None) -> Start:
+        state, host = self.state, self.state.host
+        keep = body.store is not False
+        if body.previous_response_id is not None:
+            if header is not None:
+                raise bad_request("give previous_response_id or X-Session-ID, not both", "previous_response_id")
+            return await AfterResponse.of(state, self.tenant, body.previous_response_id, messages, keep=keep)
+        if body.conversation_id is not None:
+            await host.known(body.conversation_id, self.tenant)
+            return Behind(host.use(body.conversation_id, self.tenant), messages)
+        session_id = await named_session(state, body, header, self.tenant)
+        if session_id is not None:
+            return Behind(host.use(session_id, self.tenant), messages, repeated=True)
+        return Matched.of(state, self.tenant, messages) if keep else Behind(host.passing(self.tenant), messages)
+
+    def _turn(self, body: ResponseRequest, start: Start, recording: Recording) -> TurnStream:
+        state = self.state
+
+        async def prepare(held: Lease) -> Prompt:
+            reads, keep = await start.reads(held), body.store is not False
+            if body.background:
+                unread = Unread(
+                    body.model_dump(mode="json", exclude_unset=True),
+                    listed_messages(reads.new),
+                    reads.wanted is not None,
+                    body.seed,
+                )
+                await recording.begun(state.engine, held.session, unread)
+            prompt = await state.turns.read(
+                held.session, reads.new, PLAIN, reads.known, reads.wanted, body.instructions
+            )
+            return recording.with_turn(prompt, held.session) if keep else prompt
+
+        sampling = body.params(state.sampling)
+        return state.turns.start(
+            start.lease, prepare, sampling, recording.head["id"], "chat", recording.watch, body.sources
+        )
+
+    # -- in the background -----------------------------------------------------------------------------------
+
+    async def _detached(self, body: ResponseRequest, start: Start, recording: Recording) -> Response:
+        """Begin a turn that goes on without its client; answer once the store has that it is under way."""
+        run = self._run(body, start, recording)
+        await run.choice.stream.started.wait()
+        if not recording.is_begun and (error := run.choice.stream.failure()) is not None:
+            raise error
+        if body.stream:
+            return self._streamed(run, 0)
+        return json(run.frames[0].data["response"] | {"status": "queued"})
+
+    def _run(self, body: ResponseRequest, start: Start, recording: Recording) -> Run:
+        stream = self._turn(body, start, recording)
+        choice = Choice(stream, recording.form(), self.state.metrics.watch_turn())
+        run = Run(choice, lambda error: self._settle(run, recording, error))
+        self.state.runs.begin(self.tenant, recording.head["id"], run)
+        return run
+
+    async def _settle(self, run: Run, recording: Recording, error: Exception) -> bool:
+        """Store what a turn in the background failed with. Not of one that this server's end stopped: another goes on
+        with it."""
+        session_id = run.choice.stream.session_id
+        if isinstance(error, CancelledTurnError) and not run.cancelled:
+            return False
+        if session_id is not None and recording.is_begun:
+            ended = failure(to_api_error(error), recording.clock)
+            with suppress(MegaContextError):
+                async with self.state.host.use(session_id, self.tenant) as held:
+                    note = recording.stored(ended).note(held.session.tokens)
+                    await settled(self.state.engine.commit(held.session, [note]))
+        return True
+
+    async def items(self, id: str) -> list[dict[str, Any]]:
+        """What a response was given to read."""
+        return (await self.find(id))[1].input
+
+    def _streamed(self, run: Run, first: int) -> Response:
+        frames = run.follow(first, self.state.settings.keep_alive_seconds)
+        return FramesResponse(frames, run.choice.form.keep_alive)
+
+    # -- find again ------------------------------------------------------------------------------------------
+
+    async def show(self, id: str, *, stream: bool, after: int | None) -> Response:
+        """A response as it is now, or its events behind number ``after``, as long as it goes on."""
+        run, first = self.state.runs.get(self.tenant, id), 0 if after is None else after + 1
+        if run is None:
+            session_id, stored = await self.find(id)
+            if stored.ended is not None:
+                frames, whole = self._written(stored)
+                return FramesResponse(once(frames[first:]), b"") if stream else json(whole)
+            run = await self._revive(session_id, stored)
+        if stream:
+            return self._streamed(run, first)
+        return json(self._now(run))
+
+    async def cancel(self, id: str) -> Response:
+        """Stop a response in the background; one that has ended stays as it is."""
+        run = self.state.runs.get(self.tenant, id)
+        if run is None:
+            session_id, stored = await self.find(id)
+            if not stored.head["background"]:
+                raise bad_request("only a response in the background can be cancelled", "response_id")
+            if stored.ended is not None:
+                return json(self._written(stored)[1])
+            run = await self._revive(session_id, stored)
+        run.cancel()
+        await run.ended()
+        return json(self._now(run))
+
+    async def delete(self, id: str) -> None:
+        """Forget a response; what it said stays a part of its session's history."""
+        if (run := self.state.runs.get(self.tenant, id)) is not None:
+            run.cancel()
+            await run.ended()
+        session_id, _ = await self.find(id)
+        await settled(self.state.store.delete_note(session_id, self.tenant, id))
+
+    async def find(self, id: str) -> tuple[str, Stored]:
+        """(session, response); ApiError 404 if there is none."""
+        found = await find(self.state.store, self.tenant, id)
+        if found is None:
+            raise not_found(f"response {id[:200]!r} does not exist", "response_not_found")
+        return found
+
+    async def _revive(self, session_id: str, stored: Stored) -> Run:
+        """Begin a response anew whose server went away. With the same seed it is written as it was before."""
+        assert stored.unread is not None
+        body = ResponseRequest.model_validate(stored.unread.request)
+        recording = Recording(stored.head, stored.input, self.state.bundle.tokenizer)
+        lease = self.state.host.use(session_id, self.tenant)
+        start = Unfinished(self.state, lease, stored.unread)
+        # Nobody else may have begun it meanwhile.
+        return self.state.runs.get(self.tenant, stored.head["id"]) or self._run(body, start, recording)
+
+    def _written(self, stored: Stored) -> tuple[list[Frame], dict[str, Any]]:
+        form = Recording(stored.head, stored.input, self.state.bundle.tokenizer).form()
+        return stored.frames(form), form.response
+
+    def _now(self, run: Run) -> dict[str, Any]:
+        """What the newest event with the whole object says."""
+        told = next(frame.data["response"] for frame in reversed(run.frames) if "response" in frame.data)
+        waits = not run.choice.stream.started.is_set()
+        return told | {"status": "queued"} if waits else told
+
+
+async def once(frames: Sequence[Frame]) -> AsyncIterator[Sequence[Frame]]:
+    if frames:
+        yield frames
+
+
+def json(body: Any) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
