@@ -32,7 +32,7 @@ from mc_core.store import (
     StoreDownError,
     UnknownSessionError,
 )
-from server.errors import unreadable
+from server.errors import not_found, unreadable
 from server.futures import settled
 from server.live.followers import Followers
 from server.memory import Leftovers
@@ -50,14 +50,14 @@ EXPIRE_AT_ONCE = 50
 class Slot:
     """A place for one session. ``users`` counts who holds or waits for the lock, so that nobody unloads it then.
 
-    interrupt: stops whoever holds the lock. progress: tells how far an ingest is that holds it. deleting: nobody gets
-    the session any more.
+    interrupt: stops whoever holds the lock, who is told why. progress: tells how far an ingest is that holds it.
+    deleting: nobody gets the session any more.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     session: Session | None = None
     users: int = 0
-    interrupt: Callable[[], None] | None = None
+    interrupt: Callable[[Exception], None] | None = None
     progress: Callable[[], dict[str, Any]] | None = None
     deleting: bool = False
 
@@ -70,8 +70,8 @@ class Lease:
     source: Warmth
     slot: Slot
 
-    def on_delete(self, stop: Callable[[], None]) -> None:
-        """What to call when the session is to be deleted while it is held."""
+    def on_stop(self, stop: Callable[[Exception], None]) -> None:
+        """What to call, with the reason, when others want the holder to let go: the session is deleted, say."""
         self.slot.interrupt = stop
 
     def shows(self, progress: Callable[[], dict[str, Any]]) -> None:
@@ -119,7 +119,7 @@ class SessionHost:
     ) -> Session:
         """A new session, stored and empty."""
         session = self.factory.create(
-            _new_id(), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
+            new_id(), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
         stored = await settled(self.store.create(session.record()))
         opened = await settled(self.store.open(session.id, tenant, self._owner))
@@ -163,7 +163,7 @@ class SessionHost:
         implicit: bool,
     ) -> str | None:
         tenant = parent.tenant
-        session = self.factory.create(_new_id(), tenant, model=self.model, implicit=implicit)
+        session = self.factory.create(new_id(), tenant, model=self.model, implicit=implicit)
         await settled(self.store.fork(parent.session_id, tenant, fork_record(session, parent, tokens, tail, pins)))
         if implicit:
             self._count_implicit(tenant)
@@ -181,7 +181,7 @@ class SessionHost:
     @asynccontextmanager
     async def passing(self, tenant: str) -> AsyncIterator[Lease]:
         """A session for one request alone, of which nothing goes to the store; it takes no place among the others."""
-        slot = Slot(session=self.factory.create(_new_id(), tenant, model=self.model, durable=False))
+        slot = Slot(session=self.factory.create(new_id(), tenant, model=self.model, durable=False))
         assert slot.session is not None
         try:
             yield Lease(slot.session, "warm", slot)
@@ -259,7 +259,7 @@ class SessionHost:
         with self._queued((tenant, session_id)) as slot:
             slot.deleting = True
             if slot.interrupt is not None:
-                slot.interrupt()
+                slot.interrupt(not_found("the session was deleted meanwhile", "session_not_found"))
             try:
                 async with slot.lock:
                     await self._forget(slot)
@@ -267,6 +267,14 @@ class SessionHost:
                     self._followers.gone(session_id)
             finally:
                 slot.deleting = False
+
+    def stop(self, session_id: str, tenant: str, reason: Exception) -> bool:
+        """Stop who holds the session, if anyone does who can be stopped; it is told the reason."""
+        slot = self._slots.get((tenant, session_id))
+        if slot is None or slot.interrupt is None:
+            return False
+        slot.interrupt(reason)
+        return True
 
     async def match(self, tenant: str, hashes: Sequence[str]) -> PrefixMatch | None:
         """The implicit session that holds the longest prefix, hashes longest first."""
@@ -401,5 +409,6 @@ class SessionHost:
             logger.error("keeping sessions within bounds failed", exc_info=task.exception())
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Of a session, never given out before."""
     return f"sess_{secrets.token_hex(12)}"

@@ -88,7 +88,7 @@ def test_every_address_and_parameter_is_told() -> None:
 
 
 def _addresses(text: str) -> list[tuple[str, str]]:
-    return re.findall(r"\b(GET|POST|DELETE) (/[^\s,]*)", text)
+    return re.findall(r"\b(GET|POST|PATCH|DELETE) (/[^\s,]*)", text)
 
 
 def test_every_error_code_is_told() -> None:

@@ -164,9 +164,9 @@ class Engine:
         """Drop what was not committed; see ``Session.rollback``."""
         return self.call(lambda: jobs.rollback(self.core, session))
 
-    def rewind(self, session: Session, position: int) -> Future[int]:
-        """Cut the history at ``position`` tokens and commit -> tokens of history."""
-        return self._submit_job(jobs.rewind(self.core, session, position), session)
+    def rewind(self, session: Session, position: int, then: Callable[[], None] = lambda: None) -> Future[int]:
+        """Cut the history at ``position`` tokens, do ``then``, and commit -> tokens of history."""
+        return self._submit_job(jobs.rewind(self.core, session, position, then), session)
 
     def read(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
         """The ids [start, end) of a session's history."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -162,11 +162,15 @@ def rollback(core: EngineCore, session: Session) -> None:
     core.moved(session, "rollback")
 
 
-def rewind(core: EngineCore, session: Session, position: int) -> Generator[Work, Any, int]:
-    """Cut the history at a position and store that; where the store refuses, what was cut is lost to memory."""
+def rewind(
+    core: EngineCore, session: Session, position: int, then: Callable[[], None] = lambda: None
+) -> Generator[Work, Any, int]:
+    """Cut the history at a position, do what is left to do then, and store that; where the store refuses, what was cut
+    is lost to memory."""
     if not 0 <= position <= session.tokens:
         raise ConfigError(f"position must lie in [0, {session.tokens}], got {position}")
     yield from _fetch(core, session, session.blocks_to_rewind(position))
     session.rewind(position)
+    then()
     yield from commit(core, session)
     return session.tokens

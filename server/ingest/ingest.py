@@ -17,6 +17,7 @@ from server.futures import settled
 from server.ingest.text_pieces import Piece, batches, encode_pieces
 from server.sessions import Lease
 from server.state import ServerState
+from server.turns.message_notes import Told, list_document
 
 MARK = "\ufeff"
 """The byte order mark, in front of many a UTF-8 file: it says how to read the text and is none of it."""
@@ -37,7 +38,7 @@ class Ingest:
     ) -> None:
         self.about = about
         self.session, self._lease = lease.session, lease
-        self._engine, self._tokenizer = state.engine, state.bundle.tokenizer
+        self._engine, self._store, self._tokenizer = state.engine, state.store, state.bundle.tokenizer
         self._in_parts, self._start, self._fresh = in_parts, offset, self.session.tokens == 0
         self._before, self._bytes = self.session.committed_tokens, offset
         known = self.session.ingest_offset
@@ -62,6 +63,8 @@ class Ingest:
     async def take_in(self, texts: AsyncIterator[str]) -> None:
         """Take in all of the text. Whatever stops it, the session is then as it was committed last."""
         self._lease.shows(self.progress)
+        self._told = await Told.of(self._store, self.session)
+        self._listed = self._start > 0 and self._told.document and self._told.last.end == self._before
         try:
             async with aclosing(_ahead(self._encoded(texts))) as encoded:
                 async for ids, size in encoded:
@@ -69,6 +72,7 @@ class Ingest:
                     self._bytes += size
                     if self._in_parts:
                         await self._commit_part()
+            await settled(self._engine.call(self._list))
             await settled(self._engine.commit(self.session))
         except BaseException:
             await settled(self._engine.rollback(self.session))
@@ -100,10 +104,17 @@ class Ingest:
         for at in range(0, len(ids), SLICE):
             await settled(self._engine.ingest(self.session, ids[at : at + SLICE], self.about))
 
+    def _list(self) -> None:
+        """Have the text, or what there is of it by now, among the session's messages."""
+        if self.session.tokens > self._before:
+            self._told = list_document(self.session, self._told, self._before, self.about, self._listed)
+            self._listed = True
+
     async def _commit_part(self) -> None:
         before = self.session.ingest_cut
         self.session.ingest_cut = IngestCut(self._bytes, self.session.tokens)
         try:
+            await settled(self._engine.call(self._list))
             await settled(self._engine.commit(self.session))
         finally:
             if self.session.committed_tokens < self.session.tokens:

@@ -43,7 +43,7 @@ class ChatState:
     """As a session stores it. system: text of the conversation's system message. digest: hash of all messages up to the
     window's end. count: messages of the window; messages: their texts, None if they are too long. aside: instructions
     that stand among them, and how many messages before these (``server/turns/aside.py``). tools: which ones the history
-    tells of, "" for none."""
+    tells of, "" for none. told: of the list of messages (``message_notes.Told``)."""
 
     system: str | None = None
     digest: str = ""
@@ -53,6 +53,7 @@ class ChatState:
     messages: tuple[Message, ...] | None = None
     aside: tuple[str, int] | None = None
     tools: str = ""
+    told: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, session: Session) -> ChatState:

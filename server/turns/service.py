@@ -22,7 +22,7 @@ from mc_core.errors import CancelledTurnError, SpanMissingError
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
 from mc_core.store import FencedError, StoreDownError
-from server.errors import ApiError, draining, not_found
+from server.errors import ApiError, draining
 from server.futures import settled
 from server.sessions import Lease, SessionHost
 from server.streaming.turn_stream import TurnStream, error_of
@@ -46,7 +46,9 @@ from server.turns.conversation import (
     unseen,
     with_news,
 )
+from server.turns.listing import Listing
 from server.turns.matching import MatchedLease
+from server.turns.message_notes import list_system
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +161,7 @@ class TurnService:
     ) -> None:
         try:
             async with lease as held:
-                held.on_delete(lambda: stream.cancel(_deleted()))
+                held.on_stop(stream.cancel)
                 stream.session_id = held.session.id if held.session.durable else None
                 prompt = await prepare(held)
                 turn = Turn(
@@ -242,6 +244,7 @@ class TurnService:
 
         def begin() -> None:
             begin_with(session, system, len(ids))
+            list_system(session, system, len(ids))
 
         await settled(self.engine.call(begin))
         await settled(self.engine.ingest(session, ids))
@@ -259,7 +262,7 @@ class TurnService:
         """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
         history is nothing but a beginning of them."""
         assert self.template is not None
-        template = self.template.with_tools(shape.use)
+        template, whole = self.template.with_tools(shape.use), wanted is not None
         before, system, told = session.prefixes, system_of(session, new), new
         if wanted is None:
             window, held = await self._window(session, known)
@@ -269,10 +272,18 @@ class TurnService:
         went = await asyncio.to_thread(
             self._reading, template, session, window, told, system, wanted, held, instructions
         )
+        listing = await self._listing(session, window, new, held, went, whole)
+
+        def commit(reply: str, finished: Finished) -> None:
+            answer = _answer(shape, reply)
+            remember(session, before, new, answer, went, shape.use)
+            if listing is not None:
+                listing.note(went, answer, before[-1][0] if before else "")
+
         return Prompt(
             went.ids,
             template.suffix_ids,
-            lambda reply, finished: remember(session, before, new, _answer(shape, reply), went, shape.use),
+            commit,
             went.keep if went.keep < session.tokens else None,
             went.pins,
             went.held,
@@ -304,6 +315,17 @@ class TurnService:
         pins = pins_of(session, span, went.keep, taken)
         return aside.left_out(replace(went, pins=(*went.pins, *pins)), len(window.messages) + len(new))
 
+    async def _listing(
+        self, session: Session, window: Window, new: Sequence[Message], held: Ids, went: Reading, whole: bool
+    ) -> Listing | None:
+        """What the turn adds to the list of messages; nothing where nobody could ask for it."""
+        if not session.durable:
+            return None
+        assert self.template is not None
+        listing = await Listing.of(self.host.store, session, window, new, whole)
+        await asyncio.to_thread(listing.find, self.template, window, held, went)
+        return listing
+
     async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
         """The messages that are still open, and the ids that the history holds of them."""
         window = ChatState.of(session).window(session, known)
@@ -318,7 +340,3 @@ def _answer(shape: Shape, reply: str) -> Message:
     """A reply as its client will send it back."""
     text, calls = shape.parts(reply)
     return Message("assistant", text, tool_calls=calls)
-
-
-def _deleted() -> ApiError:
-    return not_found("the session was deleted during this turn", "session_not_found")

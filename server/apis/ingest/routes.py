@@ -86,11 +86,10 @@ async def _ingest(
     partial: bool,
     offset: int,
 ) -> Ingested:
-    deleted = ApiError(404, "the session was deleted while it read this text", code="session_not_found")
     with state.telemetry.spans.ingest() as span:
         async with state.host.use(session_id, tenant) as lease:
             span.set_attribute("gen_ai.conversation.id", lease.session.id)
-            lease.on_delete(lambda: interrupt.stop(deleted))
+            lease.on_stop(interrupt.stop)
             texts = _plain_text(upload, offset)
             if is_json(_content_type(request)):
                 texts, about = await _json_text(upload)

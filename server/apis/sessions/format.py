@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from mc_core.session.session import Session
 from mc_core.store import SessionInfo
-from server.apis.sessions.protocol import SessionObject
+from server.apis.sessions.protocol import Kind, SessionMessage, SessionObject
+from server.turns.message_notes import Listed
 
 
 def describe(session: Session) -> SessionObject:
@@ -23,6 +26,23 @@ def describe(session: Session) -> SessionObject:
         updated=int(session.updated),
         metadata=session.metadata,
         implicit=session.implicit,
+    )
+
+
+def show(listed: Listed) -> SessionMessage:
+    """A message of the list."""
+    return SessionMessage(
+        id=listed.place.id,
+        role=listed.role,
+        content=listed.content,
+        name=listed.name,
+        tool_calls=list(listed.tool_calls) or None,
+        tool_call_id=listed.tool_call_id,
+        title=listed.title,
+        kind=cast(Kind | None, listed.kind),
+        created=listed.place.created,
+        start=listed.place.start,
+        end=listed.place.end,
     )
 
 

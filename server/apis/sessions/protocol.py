@@ -6,7 +6,7 @@ import json
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field
 
 from server.protocol.answers import Answer, Count
 from server.protocol.strict import Natural, Positive, StrictModel
@@ -18,20 +18,27 @@ MAX_METADATA_DEPTH = 64
 """Objects and lists within each other. What writes answers fails at some 250; lists would then fail with them."""
 
 
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if _deeper(value, MAX_METADATA_DEPTH):
+        raise ValueError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
+    # Not every Python object that JSON makes can be written as JSON again.
+    if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata is larger than {MAX_METADATA_BYTES} bytes")
+    return value
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+MessageId = Annotated[str, Field(min_length=1, max_length=64)]
+
+
 class CreateSession(StrictModel):
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     system: str | None = Field(None, min_length=1)
     budget: Positive | None = None
 
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if _deeper(value, MAX_METADATA_DEPTH):
-            raise ValueError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
-        # Not every Python object that JSON makes can be written as JSON again.
-        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
-            raise ValueError(f"metadata is larger than {MAX_METADATA_BYTES} bytes")
-        return value
+
+class UpdateSession(StrictModel):
+    metadata: Metadata
 
 
 def _one_line(title: str) -> str:
@@ -53,7 +60,14 @@ class IngestText(StrictModel):
 
 
 class Rewind(StrictModel):
-    position: Natural
+    position: Natural | None = None
+    message_id: MessageId | None = None
+
+
+class Fork(StrictModel):
+    position: Natural | None = None
+    message_id: MessageId | None = None
+    metadata: Metadata | None = None
 
 
 def _deeper(value: Any, levels: int) -> bool:
@@ -120,3 +134,35 @@ class Ingested(Answer):
 
 class Rewound(Answer):
     tokens: Count
+
+
+class Cancelled(Answer):
+    id: str
+    cancelled: bool
+
+
+class SessionMessage(Answer):
+    """A message of a session's list, or a text that was ingested (``document``), and its place: tokens [start, end)."""
+
+    id: str
+    object: Literal["session.message"] = "session.message"
+    role: str
+    content: str | None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    title: str | None = None
+    kind: Kind | None = None
+    created: Count
+    start: Count
+    end: Count
+
+
+class SessionMessages(Answer):
+    """``complete``: the list tells all of the history. ``next`` is ``after`` of the next page."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionMessage]
+    has_more: bool
+    next: str | None
+    complete: bool

@@ -1,4 +1,4 @@
-"""/v1/sessions: create, list, inspect, delete, rewind."""
+"""/v1/sessions: create, list, inspect, change, delete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fastapi import APIRouter, Depends, Query
 
 from server.apis.api import Api
 from server.apis.sessions.format import describe, summarize
+from server.apis.sessions.history_routes import router as history_router
 from server.apis.sessions.protocol import (
     CreateSession,
     DeletedSession,
     IngestProgress,
-    Rewind,
-    Rewound,
     SessionList,
     SessionObject,
+    UpdateSession,
 )
 from server.errors import bad_request
 from server.futures import settled
@@ -83,14 +83,23 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
     return DeletedSession(id=session_id)
 
 
-@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))
-async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) -> Rewound:
-    """Cut the history back to ``position`` tokens."""
+@router.patch(
+    "/{session_id}",
+    response_model_exclude_unset=True,
+    dependencies=[Depends(accepting)],
+    responses=errors(404, 413, 415),
+)
+async def update(session_id: str, body: UpdateSession, state: State, tenant: Tenant) -> SessionObject:
+    """Replace the metadata."""
     async with state.host.use(session_id, tenant) as lease:
-        if body.position > lease.session.committed_tokens:
-            limit = lease.session.committed_tokens
-            raise bad_request(f"position {body.position} lies beyond the history's {limit} tokens", "position")
-        return Rewound(tokens=await settled(state.engine.rewind(lease.session, body.position)))
+        session = lease.session
+
+        def change() -> None:
+            session.metadata = body.metadata
+
+        await settled(state.engine.call(change))
+        await settled(state.engine.commit(session))
+        return describe(session)
 
 
 def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:
@@ -98,4 +107,5 @@ def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[
     return {} if progress is None else {"ingest": IngestProgress(**progress)}
 
 
+router.include_router(history_router)
 API = Api(router, tags={"sessions": "Histories of any length, and documents that are read into them."})

@@ -1,0 +1,99 @@
+"""/v1/sessions/{id}: its messages, and what is done to its history: rewind, undo, fork, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+
+from server.apis.sessions.format import show, summarize
+from server.apis.sessions.protocol import (
+    Cancelled,
+    Fork,
+    Rewind,
+    Rewound,
+    SessionMessages,
+    SessionObject,
+)
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request
+from server.futures import settled
+from server.openapi import errors
+from server.state import ServerState, accepting, state_of, tenant_of
+from server.turns.history import History
+from server.turns.message_notes import PREFIX, Listed, newest
+
+router = APIRouter()
+State = Annotated[ServerState, Depends(state_of)]
+Tenant = Annotated[str, Depends(tenant_of)]
+
+
+@router.get("/{session_id}/messages", responses=errors(404))
+async def messages(
+    session_id: str,
+    state: State,
+    tenant: Tenant,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=200)] = None,
+    order: Literal["asc", "desc"] = "asc",
+) -> SessionMessages:
+    """The session's messages, as its turns brought them; pass ``next`` as ``after`` for the next page."""
+    newest_first = order == "desc"
+    page = await settled(
+        state.store.notes(session_id, tenant, prefix=PREFIX, after=after, limit=limit, newest_first=newest_first)
+    )
+    if page.corrupt:
+        raise ApiError(500, f"{len(page.corrupt)} messages of this page can't be read", "server_error", "store_corrupt")
+    last, info = await newest(state.store, session_id, tenant), await state.host.info(session_id, tenant)
+    complete = info.tokens == 0 if last is None else last.place.whole and last.place.end == info.tokens
+    return SessionMessages(
+        data=[show(Listed.read(note)) for note in page.notes],
+        has_more=page.next is not None,
+        next=page.next,
+        complete=complete,
+    )
+
+
+@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))
+async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) -> Rewound:
+    """Cut the history back to ``position`` tokens, or to what it was with the message ``message_id`` as its last."""
+    if (body.position is None) == (body.message_id is None):
+        raise bad_request("a rewind needs a position or a message_id, one of them", "position")
+    async with state.host.use(session_id, tenant) as lease:
+        history = History(state.host, state.engine, lease.session)
+        return Rewound(tokens=await history.cut(await history.at(body.position, body.message_id)))
+
+
+@router.post("/{session_id}/undo", dependencies=[Depends(accepting)], responses=errors(404, 409))
+async def undo(session_id: str, state: State, tenant: Tenant) -> Rewound:
+    """Take the last message of a user back, and all behind it."""
+    async with state.host.use(session_id, tenant) as lease:
+        history = History(state.host, state.engine, lease.session)
+        return Rewound(tokens=await history.cut(await history.before_the_last_question()))
+
+
+@router.post(
+    "/{session_id}/fork",
+    status_code=201,
+    response_model_exclude_unset=True,
+    dependencies=[Depends(accepting)],
+    responses=errors(404, 413, 415),
+)
+async def fork(session_id: str, body: Fork, state: State, tenant: Tenant) -> SessionObject:
+    """A new session that begins as this one, up to a position or a message, and then lives alone; nothing is copied but
+    its messages. Without metadata it has those of this one."""
+    if body.position is not None and body.message_id is not None:
+        raise bad_request("a fork takes a position or a message_id, not both", "position")
+    async with state.host.use(session_id, tenant) as lease:
+        history = History(state.host, state.engine, lease.session)
+        place = await history.at(body.position, body.message_id)
+        metadata = lease.session.metadata if body.metadata is None else body.metadata
+        return summarize(await history.fork(place, metadata))
+
+
+@router.post("/{session_id}/cancel", responses=errors(404))
+async def cancel(session_id: str, state: State, tenant: Tenant) -> Cancelled:
+    """Stop the turn or ingest that runs in the session, as if its client had gone away; the client is told. Others may
+    wait for the session still, and the next of them begins."""
+    await state.host.known(session_id, tenant)
+    reason = ApiError(CLIENT_CLOSED_REQUEST, "the turn was cancelled by another request", code="turn_cancelled")
+    return Cancelled(id=session_id, cancelled=state.host.stop(session_id, tenant, reason))

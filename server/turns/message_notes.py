@@ -1,0 +1,184 @@
+"""The messages of a session as its store keeps them: a note each, at the place where the message ends."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mc_core.context.sources import About
+from mc_core.notes import MAX_NOTE, Note
+from mc_core.session.session import Session
+from mc_core.store import SessionStore
+from server.futures import settled
+from server.templates.messages import Message
+from server.turns.prefixes import hash_chain
+
+PREFIX = "msg:"
+READ_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a listed message stands: tokens [start, end) of the history. digest: of all messages up to this one, ""
+    if that is not known. whole: whether the list tells all of the history up to here."""
+
+    start: int
+    end: int
+    whole: bool
+    digest: str = ""
+    id: str = ""
+    created: int = 0
+
+    def with_id(self, number: int) -> Place:
+        """The same with an id of its own."""
+        return replace(self, id=f"msg_{number:08x}{secrets.token_hex(8)}", created=int(time.time()))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a session remembers of its list, stored with its conversation. next: number of the message to come. last:
+    place of the last one. window: of those that are open (see ``server/turns/conversation.py``), None for one that is
+    not in the list. document: whether the last one is an ingested text."""
+
+    next: int = 0
+    last: Place = field(default_factory=lambda: Place(0, 0, True))
+    window: tuple[Place | None, ...] = ()
+    document: bool = False
+
+    @classmethod
+    async def of(cls, store: SessionStore, session: Session) -> Told:
+        """As the session knows it, or else as its store does: after a rewind or a fork, or before there were lists."""
+        stored = session.chat.get("told")
+        if stored is not None and stored["last"]["end"] <= session.tokens:
+            window = tuple(Place(**place) if place else None for place in stored["window"])
+            return cls(stored["next"], Place(**stored["last"]), window, stored["document"])
+        return cls.behind(await newest(store, session.id, session.tenant))
+
+    @classmethod
+    def behind(cls, last: Listed | None) -> Told:
+        """Behind a listed message, with none open."""
+        return cls() if last is None else cls(last.number + 1, last.place, (), last.role == "document")
+
+    def keep(self, session: Session) -> None:
+        """To be stored with the session; on the engine's thread."""
+        window = [vars(place) if place else None for place in self.window]
+        told = {"next": self.next, "last": vars(self.last), "window": window, "document": self.document}
+        session.chat = {**session.chat, "told": told}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A message of the list. content: None for an ingested text, and where it is too long for a note: ``/text`` has it.
+    title, kind: of an ingested text."""
+
+    number: int
+    place: Place
+    role: str
+    content: str | None
+    name: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    title: str | None = None
+    kind: str | None = None
+
+    @classmethod
+    def of(cls, number: int, place: Place, message: Message) -> Listed:
+        calls = tuple(
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        )
+        return cls(number, place, message.role, message.content, message.name, calls, message.tool_call_id)
+
+    @classmethod
+    def document(cls, number: int, place: Place, about: About) -> Listed:
+        return cls(number, place, "document", None, title=about.title, kind=about.kind)
+
+    def same(self, message: Message) -> bool:
+        """Whether it says the same."""
+        return self == Listed.of(self.number, self.place, message)
+
+    def note(self) -> Note:
+        """For the store."""
+        fields = {**vars(self), "place": vars(self.place)}
+        value = json.dumps(fields).encode()
+        if len(value) > MAX_NOTE:
+            value = json.dumps({**fields, "content": None}).encode()
+        return Note(_key(self.number), self.place.end, value)
+
+    @classmethod
+    def read(cls, note: Note) -> Listed:
+        fields = json.loads(note.value)
+        fields["place"], fields["tool_calls"] = Place(**fields["place"]), tuple(fields["tool_calls"])
+        return cls(**fields)
+
+
+def list_system(session: Session, system: Message, tokens: int) -> None:
+    """List the system message of an empty session, which is about to be its first ``tokens`` tokens."""
+    place = Place(0, tokens, True, hash_chain([system])[0]).with_id(0)
+    session.note(Listed.of(0, place, system).note())
+    Told(1, place, (place,)).keep(session)
+
+
+def list_document(session: Session, told: Told, start: int, about: About, goes_on: bool) -> Told:
+    """List an ingested text, of which the history holds [start, its end); on the engine's thread.
+
+    goes_on: the last message of the list is the beginning of the same text.
+    """
+    last = told.last
+    number = told.next - 1 if goes_on else told.next
+    whole = last.whole and (goes_on or last.end == start)
+    place = Place(last.start if goes_on else start, session.tokens, whole)
+    place = replace(place, id=last.id, created=last.created) if goes_on else place.with_id(number)
+    session.note(Listed.document(number, place, about).note())
+    told = Told(number + 1, place, (), True)
+    told.keep(session)
+    return told
+
+
+def _key(number: int) -> str:
+    return f"{PREFIX}{number:010d}"
+
+
+async def newest(store: SessionStore, session_id: str, tenant: str) -> Listed | None:
+    """The last message of a list."""
+    async for listed in listed_messages(store, session_id, tenant, newest_first=True, at_once=1):
+        return listed
+    return None
+
+
+async def listed_messages(
+    store: SessionStore, session_id: str, tenant: str, *, newest_first: bool = False, at_once: int = READ_AT_ONCE
+) -> AsyncIterator[Listed]:
+    """All of a list."""
+    after = None
+    while True:
+        page = await settled(
+            store.notes(session_id, tenant, prefix=PREFIX, after=after, limit=at_once, newest_first=newest_first)
+        )
+        for note in page.notes:
+            yield Listed.read(note)
+        after = page.next
+        if after is None:
+            return
+
+
+async def find_message(store: SessionStore, session_id: str, tenant: str, message_id: str) -> Listed | None:
+    """The message of this id, which tells its number."""
+    try:
+        number = int(message_id.removeprefix("msg_")[:8], 16)
+    except ValueError:
+        return None
+    note = await settled(store.note(session_id, tenant, _key(number)))
+    listed = Listed.read(note) if note is not None else None
+    return listed if listed is not None and listed.place.id == message_id else None
+
+
+async def drop_from(store: SessionStore, session: Session, number: int) -> None:
+    """Take the messages from this number on out of the list of a session that nobody else knows yet."""
+    async for listed in listed_messages(store, session.id, session.tenant):
+        if listed.number >= number:
+            await settled(store.delete_note(session.id, session.tenant, _key(listed.number)))
