@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -47,9 +47,9 @@ class Described(Protocol):
     def events(self) -> Sequence[type[BaseModel]]: ...
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(*statuses: int, model: type[BaseModel] = Error) -> dict[int | str, dict[str, Any]]:
     """What a route answers with beside success."""
-    return {status: {"model": Error, "description": ERRORS[status]} for status in statuses}
+    return {status: {"model": model, "description": ERRORS[status]} for status in statuses}
 
 
 def streamed(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -78,6 +78,20 @@ def events(**kinds: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     ]
     content = {"text/event-stream": {"schema": {"anyOf": either}}}
     return {200: {"description": "Events, as long as the client stays.", "content": content}}
+
+
+def typed_events(event: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """As ``streamed``, where each event is called by the ``type`` of its data."""
+    told = {"type": "string", "contentMediaType": JSON, "contentSchema": {"$ref": REF.format(model=event.__name__)}}
+    kinds = list(get_args(event.model_fields["type"].annotation))
+    schema = {
+        "type": "object",
+        "properties": {"event": {"enum": kinds}, "data": told},
+        "required": ["event", "data"],
+        "description": "An event, called by the type of its data. `error` is the last one, and tells what failed.",
+    }
+    content = {"text/event-stream": {"schema": schema}}
+    return {200: {"description": "The answer: whole, or with `stream` as it is written.", "content": content}}
 
 
 def text_or(model: type[BaseModel]) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class Reply:
         return len(self._ids)
 
     @property
+    def stop_string(self) -> str | None:
+        """The one that ended the reply."""
+        return self._stops.met
+
+    @property
     def hit_stop_string(self) -> bool:
         return self._stops.cut is not None
 

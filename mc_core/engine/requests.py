@@ -76,11 +76,12 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The turn is complete and the store has acknowledged it."""
+    """The turn is complete and the store has acknowledged it. stop: the stop string that ended it, if one did."""
 
     reason: FinishReason
     usage: Usage
     context: ContextReport
+    stop: str | None = None
 
 
 @dataclass(frozen=True)

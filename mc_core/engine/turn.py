@@ -88,7 +88,7 @@ class _TurnRun:
         session.append(turn.suffix_ids)
         visible_tokens(core, session, context)
         usage = Usage(len(turn.prompt_ids), reply.count, history)
-        finished = Finished(reply.reason, usage, context)
+        finished = Finished(reply.reason, usage, context, reply.stop_string)
         if turn.commit_state is not None:
             turn.commit_state(reply.text, finished)
         session.counters.turns += 1

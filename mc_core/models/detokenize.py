@@ -99,6 +99,7 @@ class StopMatcher:
     The first is the one that is complete first; of those complete at once, the one that began first. Hidden parts (the
     names of special tokens) can belong to a stop string, but are never shown. length: of all parts so far, hidden ones
     too. cut: where in them the stop string began, None before one is met; both only count where there are stop strings.
+    met: which of them it was.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -107,6 +108,7 @@ class StopMatcher:
         self._shown = b""  # of each held character: 1, or 0 if it is hidden
         self.length = 0
         self.cut: int | None = None
+        self.met: str | None = None
 
     def push(self, text: str, hidden: bool = False) -> tuple[str, bool]:
         """(text that can be shown now, whether a stop string was met). Nothing of or after a stop is ever shown."""
@@ -119,7 +121,8 @@ class StopMatcher:
         self._shown += (b"\0" if hidden else b"\1") * len(text)
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            at = min(found)[1]
+            end, at = min(found)
+            self.met = self._held[at:end]
             self.cut = self.length - len(self._held) + at
             shown, self._held = self._release(at), ""
             return shown, True

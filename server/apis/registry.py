@@ -7,9 +7,10 @@ from server.apis.chat.routes import API as CHAT
 from server.apis.completions.routes import API as COMPLETIONS
 from server.apis.focus.routes import API as FOCUS
 from server.apis.ingest.routes import API as INGEST
+from server.apis.messages.routes import API as MESSAGES
 from server.apis.models.routes import API as MODELS
 from server.apis.operations.routes import API as OPERATIONS
 from server.apis.responses.routes import API as RESPONSES
 from server.apis.sessions.routes import API as SESSIONS
 
-APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, RESPONSES, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS)
+APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MESSAGES, RESPONSES, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS)

@@ -229,6 +229,11 @@ class TurnService:
 
         return matched, prepare
 
+    def count(self, messages: Sequence[Message], shape: Shape) -> int:
+        """Tokens of a whole conversation with its reply opened. It renders, so call it on a thread of its own."""
+        assert self.template is not None
+        return len(render(self.template.with_tools(shape.use), Window((), 0, True), messages, None))
+
     async def open_with(self, session: Session, system: Message) -> None:
         """Give an empty session its system message. Templates that fold it into a question write it with the first."""
         template, ask = self.template, Message("user", "x")

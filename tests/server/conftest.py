@@ -28,6 +28,14 @@ def address(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield address
 
 
+@pytest.fixture(scope="session")
+def roomy(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that shows tools in full, which are long for a tokenizer of few words."""
+    store = tmp_path_factory.mktemp("roomy") / "s.sqlite"
+    with running(settings_for(model_dir, store, budget=896)) as address:
+        yield address
+
+
 @pytest.fixture
 def http(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=60) as client:

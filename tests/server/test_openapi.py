@@ -69,7 +69,8 @@ def test_what_the_document_says_of_itself(http: httpx.Client) -> None:
             for kind, content in answer["content"].items():
                 assert content["schema"], (path, status, kind)
             if status[0] in "45" and path.startswith("/v1/"):
-                assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Error"}
+                shape = "MessagesError" if path.startswith("/v1/messages") else "Error"
+                assert answer["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{shape}"}
     assert "securitySchemes" not in about["components"]
     for path in ("/docs", "/redoc"):
         assert http.get(path).status_code == 404

@@ -1,0 +1,96 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from server.apis.answer import answer
+from server.apis.api import Api
+from server.apis.messages.blocks_protocol import conversation
+from server.apis.messages.format import MessageFormat, error_body
+from server.apis.messages.named import in_named
+from server.apis.messages.protocol import (
+    CountRequest,
+    InputTokens,
+    MessageEvent,
+    MessageObject,
+    MessagesError,
+    MessagesInput,
+    MessagesRequest,
+)
+from server.apis.prelude import by_messages, check_chat, check_model, check_request, named_session
+from server.errors import bad_request
+from server.grammar.grammars import JsonForm
+from server.openapi import TURN_ERRORS, errors, typed_events
+from server.protocol.common import new_id
+from server.state import ServerState, accepting, state_of, tenant_of
+from server.templates.messages import Message
+from server.tools.shape import Shape
+
+router = APIRouter(tags=["messages"])
+State = Annotated[ServerState, Depends(state_of)]
+
+
+@router.post(
+    "/v1/messages",
+    dependencies=[Depends(accepting)],
+    response_model=MessageObject,
+    responses={**errors(409, *TURN_ERRORS, model=MessagesError), **typed_events(MessageEvent)},
+)
+async def messages(
+    body: MessagesRequest,
+    request: Request,
+    state: State,
+    tenant: Annotated[str, Depends(tenant_of)],
+    x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+) -> Response:
+    """A turn: in the session that is named, else in the one whose history the messages continue."""
+    check_request(state, body)
+    check_chat(state)
+    told, sampling = _conversation(body), body.params(state.sampling)
+    session_id = await named_session(state, body, x_session_id, tenant)
+    shape = await _shape(state, body)
+    lease, prepare = by_messages(state, tenant, told, session_id, store=body.store is not False, shape=shape)
+    if session_id is not None:
+        prepare = in_named(state, told, shape)
+    message_id = new_id("msg")
+    stream = state.turns.start(lease, prepare, sampling, message_id, "chat", shape=shape, sources=body.sources)
+    return await answer(state, request, [(stream, MessageFormat(message_id, state.model_name))], stream=body.stream)
+
+
+@router.post("/v1/messages/count_tokens", responses=errors(*TURN_ERRORS, model=MessagesError))
+async def count_tokens(body: CountRequest, state: State, tenant: Annotated[str, Depends(tenant_of)]) -> InputTokens:
+    """Tokens that the model would be asked with, as its template writes the messages and the tools."""
+    check_model(state, body.model)
+    check_chat(state)
+    told, shape = _conversation(body), await _shape(state, body)
+    return InputTokens(input_tokens=await asyncio.to_thread(state.turns.count, told, shape))
+
+
+def _conversation(body: MessagesInput) -> list[Message]:
+    told = conversation(body.system, body.messages)
+    if not told or told[-1].role == "assistant":
+        raise bad_request(
+            "'messages': the last message must not be the assistant's, for no reply goes on where one was begun",
+            "messages",
+        )
+    return told
+
+
+async def _shape(state: ServerState, body: MessagesInput) -> Shape:
+    format = body.output_config.format if body.output_config else None
+    form = None if format is None else JsonForm(format.json_schema, "output_config.format.schema")
+    return await state.shaper.shape(body.tool_use(), form)
+
+
+API = Api(
+    router,
+    tags={"messages": "Turns as Anthropic's clients ask for them."},
+    requests=(MessagesRequest, CountRequest),
+    events=(MessageEvent,),
+    error_prefix="/v1/messages",
+    error_body=error_body,
+)
