@@ -120,9 +120,11 @@ class Bench:
         max_tokens: int,
         *,
         on_first: Callable[[], Any] = lambda: None,
+        sources: bool = False,
         **sampling: Any,
     ) -> Timeline:
-        """One chat turn in the bundle's ChatML. on_first: called with the first delta."""
+        """One chat turn in the bundle's ChatML. on_first: called with the first delta. sources: it tells what its reply
+        stood on."""
         tokenizer = self.bundle.tokenizer
         prompt = np.concatenate(
             [
@@ -149,7 +151,7 @@ class Bench:
 
         params = SamplingParams(max_tokens=max_tokens, **{"temperature": 0.0, **sampling})
         suffix = tokenizer.encode_control("<|im_end|>\n")
-        self.engine.submit(Turn(session, prompt, params, sink, suffix_ids=suffix))
+        self.engine.submit(Turn(session, prompt, params, sink, suffix_ids=suffix, sources=sources))
         return timeline
 
 

@@ -68,10 +68,15 @@ def streamed(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 def events(**kinds: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """A success that is server-sent events, by name, whose data are these."""
+
+    def told(kind: type[BaseModel]) -> dict[str, Any]:
+        schema = {"$ref": REF.format(model=kind.__name__)}
+        return {"type": "string", "contentMediaType": JSON, "contentSchema": schema}
+
     either = [
         {
             "type": "object",
-            "properties": {"event": {"const": name}, "data": {"$ref": REF.format(model=kind.__name__)}},
+            "properties": {"event": {"const": name}, "data": told(kind)},
             "required": ["event", "data"],
         }
         for name, kind in kinds.items()

@@ -147,6 +147,16 @@ def test_an_ingest_a_rewind_and_pins_are_followed(address: str) -> None:
         strips.wait(lambda told: told[-1]["tokens"] == 700)
 
 
+def test_one_look_is_enough_for_some(http: httpx.Client, session: str) -> None:
+    """With a limit the stream ends by itself, as soon as it has told so many."""
+    told = http.get(f"/v1/sessions/{session}/focus/stream", params={"limit": 1})
+    assert told.status_code == 200
+    assert told.text.count("event: ") == told.text.count("event: strip") == 1
+    for wrong in (0, "x"):
+        answer = http.get(f"/v1/sessions/{session}/focus/stream", params={"limit": wrong})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+
+
 def test_many_follow_and_go_as_they_like(model_dir: Any, tmp_path: Any) -> None:
     """Each of several readers is told; one that goes away is forgotten, and nobody else notices."""
     with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:

@@ -57,8 +57,13 @@ async def pin(session_id: str, body: Pins, state: State, tenant: Tenant) -> dict
 
 
 @router.get("/focus/stream", responses=events(strip=FocusStrip, end=FocusEnd), response_class=Response)
-async def follow(session_id: str, state: State, tenant: Tenant) -> Response:
-    """The strip as it stands, and again whenever it has changed; always the newest, however slowly it is read."""
+async def follow(
+    session_id: str, state: State, tenant: Tenant, limit: Annotated[int | None, Query(ge=1)] = None
+) -> Response:
+    """The strip as it stands, and again whenever it has changed; always the newest, however slowly it is read.
+
+    limit: it ends after so many.
+    """
     if state.engine.draining:
         raise draining()
     await state.host.known(session_id, tenant)
@@ -70,7 +75,8 @@ async def follow(session_id: str, state: State, tenant: Tenant) -> Response:
         state.followers.remove(session_id, follower)
         raise
     follower.put(Seen(look, "now"))
-    return StripResponse(state.followers, session_id, follower, keep_alive=state.settings.keep_alive_seconds)
+    keep_alive = state.settings.keep_alive_seconds
+    return StripResponse(state.followers, session_id, follower, keep_alive=keep_alive, limit=limit)
 
 
 @router.get("/text")

@@ -18,10 +18,13 @@ PAUSE = 0.05
 class StripResponse(EventResponse):
     """Owns its follower, which goes with it."""
 
-    def __init__(self, followers: Followers, session_id: str, follower: Follower, *, keep_alive: float) -> None:
+    def __init__(
+        self, followers: Followers, session_id: str, follower: Follower, *, keep_alive: float, limit: int | None
+    ) -> None:
+        """limit: strips after which it ends; None: as long as the client stays."""
         super().__init__()
         self._followers, self._session_id, self._follower = followers, session_id, follower
-        self._keep_alive = keep_alive
+        self._keep_alive, self._limit = keep_alive, limit
 
     def let_go(self) -> None:
         self._followers.remove(self._session_id, self._follower)
@@ -29,14 +32,15 @@ class StripResponse(EventResponse):
     async def events(self) -> AsyncIterator[bytes]:
         yield KEEP_ALIVE
         before: Seen | None = None
-        while True:
+        told = 0
+        while self._limit is None or told < self._limit:
             seen = await self._follower.next(self._keep_alive)
             if seen is None:
                 yield KEEP_ALIVE
             elif isinstance(seen, Seen):
                 body = await asyncio.to_thread(strip_body, seen, before)
                 yield Frame(body, event="strip").encode()
-                before = seen
+                before, told = seen, told + 1
                 await asyncio.sleep(PAUSE)
             else:
                 yield Frame({"reason": seen}, event="end").encode()
