@@ -40,7 +40,7 @@ State = Annotated[ServerState, Depends(state_of)]
     response_model=MessageObject,
     responses={**errors(409, *TURN_ERRORS, model=MessagesError), **typed_events(MessageEvent)},
 )
-async def messages(
+async def create_message(
     body: MessagesRequest,
     request: Request,
     state: State,
