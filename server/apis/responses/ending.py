@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from mc_core.engine.requests import Finished
 from mc_core.models.sampling_params import SamplingParams
 from server.apis.responses.protocol import ResponseRequest
@@ -39,20 +41,25 @@ def head(body: ResponseRequest, id: str, sampling: SamplingParams, conversation:
         "metadata": body.metadata or {},
         "model": body.model,
         "output": [],
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": body.previous_response_id,
         "conversation": None if conversation is None else {"id": conversation},
         "store": body.store is not False,
         "temperature": sampling.temperature,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        "text": {"format": _told(body.text.format) if body.text and body.text.format else {"type": "text"}},
+        "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else _told(body.tool_choice) or "auto",
+        "tools": [{"parameters": None, "strict": False, **_told(tool)} for tool in body.tools or []],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
         "truncation": body.truncation,
         "usage": None,
         "x_megacontext": None,
     }
+
+
+def _told(asked: BaseModel | None) -> dict[str, Any]:
+    """As it was asked for."""
+    return {} if asked is None else asked.model_dump(by_alias=True, exclude_none=True)
 
 
 def ending(finished: Finished, session_id: str | None, clock: Clock) -> dict[str, Any]:

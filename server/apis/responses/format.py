@@ -14,7 +14,7 @@ from mc_core.models.tokenizer import Tokenizer
 from server.apis.responses.ending import Clock, ending, failure
 from server.errors import ApiError
 from server.streaming.frames import KEEP_ALIVE, Frame
-from server.streaming.pieces import Piece, TextPiece
+from server.streaming.pieces import CallArguments, CallEnd, CallStart, Piece, TextPiece
 from server.streaming.reply import Reply
 
 Logprobs = Sequence[dict[str, Any]]
@@ -30,6 +30,7 @@ class ResponseFormat:
         self._stem = str(head["id"]).removeprefix("resp_")
         self._number = 0
         self._output: list[dict[str, Any]] = []
+        self._calls: dict[int, int] = {}
         self._texts: list[str] | None = None
         self._logprobs: list[dict[str, Any]] = []
 
@@ -53,7 +54,11 @@ class ResponseFormat:
 
     def whole(self, reply: Reply, finished: Finished, session_id: str | None) -> dict[str, Any]:
         """The object, as the last event of a stream has it."""
-        self.tell(TextPiece(reply.text), logprobs_of(tuple(reply.logprobs), self._tokenizer))
+        if reply.text or reply.logprobs:
+            self.tell(TextPiece(reply.text), logprobs_of(tuple(reply.logprobs), self._tokenizer))
+        for index, call in enumerate(reply.calls):
+            for piece in (CallStart(index, call.id, call.name), CallArguments(index, call.arguments), CallEnd(index)):
+                self.tell(piece, ())
         self.closing(finished, session_id)
         return self.response
 
@@ -71,19 +76,44 @@ class ResponseFormat:
                 self._texts.append(text)
                 self._logprobs.extend(logprobs)
                 return [*frames, self._of_text("response.output_text.delta", delta=text, logprobs=list(logprobs))]
+            case CallStart(index, call_id, name):
+                frames = self._close("completed")
+                item = {
+                    "id": f"fc_{self._stem}o{len(self._output)}",
+                    "type": "function_call",
+                    "call_id": call_id,
+                    "name": name,
+                    "arguments": "",
+                    "status": "in_progress",
+                }
+                self._calls[index] = len(self._output)
+                self._output.append(item)
+                return [*frames, self._of_item("response.output_item.added", self._calls[index])]
+            case CallArguments(index, fragment):
+                place = self._calls[index]
+                item = self._output[place]
+                self._output[place] = {**item, "arguments": item["arguments"] + fragment}
+                name = "response.function_call_arguments.delta"
+                return [self._event(name, item_id=item["id"], output_index=place, delta=fragment)]
+            case CallEnd(index):
+                return self._end_call(self._calls.pop(index), "completed")
         return ()
 
     def end(self, ended: Mapping[str, Any]) -> Sequence[Frame]:
         """What a response's end adds; ended: what that changes in its head."""
-        status = ended["status"]
-        frames: list[Frame] = []
+        status, frames = ended["status"], list[Frame]()
+        of_items = "completed" if status == "completed" else "incomplete"
         if status in ("completed", "incomplete"):
             if not self._output:
                 frames += self._open()
+            frames += self._close(of_items)
+            for place in self._calls.values():
+                frames += self._end_call(place, of_items)
+        else:
             if self._texts is not None:
-                frames += self._close("completed" if status == "completed" else "incomplete")
-        elif self._texts is not None:
-            self._output[-1] = self._message("incomplete", [self._part()])
+                self._output[-1] = self._message(of_items, [self._part()])
+            for place in self._calls.values():
+                self._output[place] = {**self._output[place], "status": of_items}
         self.response = {**self._head, **ended, "output": self._output}
         name = {"completed": "completed", "failed": "failed"}.get(status, "incomplete")
         return [*frames, self._event(f"response.{name}", response=self.response)]
@@ -92,36 +122,49 @@ class ResponseFormat:
 
     def _open(self) -> list[Frame]:
         self._texts, self._logprobs = [], []
-        begun = self._message("in_progress", [])
-        self._output.append(begun)
+        self._output.append({})
+        self._output[-1] = self._message("in_progress", [])
         return [
-            self._event("response.output_item.added", output_index=len(self._output) - 1, item=begun),
+            self._of_item("response.output_item.added", len(self._output) - 1),
             self._of_text("response.content_part.added", part=self._part()),
         ]
 
     def _close(self, status: str) -> list[Frame]:
+        """End the message that is open, if one is."""
+        if self._texts is None:
+            return []
         part = self._part()
-        done = self._message(status, [part])
+        self._output[-1] = self._message(status, [part])
         frames = [
             self._of_text("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
             self._of_text("response.content_part.done", part=part),
-            self._event("response.output_item.done", output_index=len(self._output) - 1, item=done),
+            self._of_item("response.output_item.done", len(self._output) - 1),
         ]
-        self._output[-1], self._texts = done, None
+        self._texts = None
         return frames
+
+    def _end_call(self, place: int, status: str) -> list[Frame]:
+        item = self._output[place] = {**self._output[place], "status": status}
+        name, told = "response.function_call_arguments.done", {"name": item["name"], "arguments": item["arguments"]}
+        return [
+            self._event(name, item_id=item["id"], output_index=place, **told),
+            self._of_item("response.output_item.done", place),
+        ]
 
     def _part(self) -> dict[str, Any]:
         text = "".join(self._texts or ())
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(self._logprobs)}
 
     def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        number = len(self._output) - (1 if self._output else 0)
-        id = f"msg_{self._stem}o{number}"
+        id = f"msg_{self._stem}o{len(self._output) - 1}"
         return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def _of_text(self, type: str, **fields: Any) -> Frame:
         item = self._output[-1]
         return self._event(type, item_id=item["id"], output_index=len(self._output) - 1, content_index=0, **fields)
+
+    def _of_item(self, type: str, place: int) -> Frame:
+        return self._event(type, output_index=place, item=self._output[place])
 
     def _event(self, type: str, **fields: Any) -> Frame:
         number, self._number = self._number, self._number + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -10,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 from server.protocol.parameters import Harmless
 from server.protocol.strict import StrictModel
 from server.templates.messages import Message
+from server.tools.tool import NAME, ToolCall
 
 MAX_ITEMS = 10_000
 MAX_ID = 200
@@ -49,12 +51,61 @@ class InputMessage(StrictModel):
         return {"id": id, "type": "message", "role": self.role, "status": "completed", "content": content}
 
 
+class FunctionCallItem(StrictModel):
+    """A call that the assistant made, as it was answered. arguments: JSON text."""
+
+    type: Literal["function_call"]
+    call_id: Id
+    name: Annotated[str, Field(pattern=NAME)]
+    arguments: str
+    id: Id | None = None
+    status: Status | None = None
+
+    def listed(self, id: str) -> dict[str, Any]:
+        return {
+            "id": id,
+            "type": "function_call",
+            "call_id": self.call_id,
+            "name": self.name,
+            "arguments": self.arguments,
+            "status": "completed",
+        }
+
+
+class FunctionOutputItem(StrictModel):
+    """What a call gave."""
+
+    type: Literal["function_call_output"]
+    call_id: Id
+    output: Content
+    id: Id | None = None
+    status: Status | None = None
+
+    def listed(self, id: str) -> dict[str, Any]:
+        return {
+            "id": id,
+            "type": "function_call_output",
+            "call_id": self.call_id,
+            "output": text_of(self.output),
+            "status": "completed",
+        }
+
+
+Item = InputMessage | FunctionCallItem | FunctionOutputItem
+
+
 def text_of(content: Content) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-KINDS = {"message": "InputMessage"}
+KINDS = {
+    "message": "InputMessage",
+    "function_call": "FunctionCallItem",
+    "function_call_output": "FunctionOutputItem",
+}
 """Types of items, and the classes that read them."""
+PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
+"""Of their ids."""
 
 
 def _kind(value: Any) -> str | None:
@@ -63,7 +114,9 @@ def _kind(value: Any) -> str | None:
 
 
 InputItem = Annotated[
-    Annotated[InputMessage, Tag("InputMessage")],
+    Annotated[InputMessage, Tag("InputMessage")]
+    | Annotated[FunctionCallItem, Tag("FunctionCallItem")]
+    | Annotated[FunctionOutputItem, Tag("FunctionOutputItem")],
     Discriminator(
         _kind,
         custom_error_type="unsupported",
@@ -72,15 +125,27 @@ InputItem = Annotated[
 ]
 
 
-def messages_of(items: str | Sequence[InputMessage]) -> list[Message]:
-    """What a chat template is given."""
+def messages_of(items: str | Sequence[Item]) -> list[Message]:
+    """What a chat template is given. Calls belong to the assistant's message right before them."""
     if isinstance(items, str):
         return [Message("user", items)]
-    return [Message("system" if item.role == "developer" else item.role, text_of(item.content)) for item in items]
+    messages: list[Message] = []
+    for item in items:
+        match item:
+            case InputMessage(role=role, content=content):
+                messages.append(Message("system" if role == "developer" else role, text_of(content)))
+            case FunctionOutputItem(call_id=call_id, output=output):
+                messages.append(Message("tool", text_of(output), tool_call_id=call_id))
+            case FunctionCallItem():
+                if not messages or messages[-1].role != "assistant":
+                    messages.append(Message("assistant", ""))
+                call = ToolCall(item.call_id, item.name, item.arguments)
+                messages[-1] = replace(messages[-1], tool_calls=(*messages[-1].tool_calls, call))
+    return messages
 
 
-def listed(items: str | Sequence[InputMessage], stem: str) -> list[dict[str, Any]]:
+def listed(items: str | Sequence[Item], stem: str) -> list[dict[str, Any]]:
     """Items as a list shows them, with ids of their own."""
     if isinstance(items, str):
         items = [InputMessage(role="user", content=items)]
-    return [item.listed(f"msg_{stem}i{number}") for number, item in enumerate(items)]
+    return [item.listed(f"{PREFIXES[item.type]}_{stem}i{number}") for number, item in enumerate(items)]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mc_core.models.sampler import SamplingParams
 from server.apis.responses.items_protocol import MAX_ID, MAX_ITEMS, Id, InputItem, Status
+from server.apis.responses.tools_protocol import Choice, TextSettings, Tools
 from server.protocol.answers import Answer, Context, Count
 from server.protocol.common import DrawingFields
 from server.protocol.parameters import Harmless
@@ -29,18 +30,10 @@ class ResponseStreamOptions(StrictModel):
     include_obfuscation: Annotated[Any, Only(False)] = None
 
 
-class TextSettings(StrictModel):
-    """How the reply's text is to look."""
-
-    format: Annotated[Any, Only({"type": "text"})] = None
-    verbosity: Annotated[Any, Only("medium")] = None
-
-
 class ResponseParameters(StrictModel):
     """OpenAI's parameters that this server has no use for."""
 
     max_tool_calls: Harmless = None
-    parallel_tool_calls: Harmless = None
     prompt_cache_key: Harmless = None
     prompt_cache_options: Harmless = None
     prompt_cache_retention: Harmless = None
@@ -55,8 +48,6 @@ class ResponseParameters(StrictModel):
     moderation: Annotated[Any, Only()] = None
     prompt: Annotated[Any, Only()] = None
     reasoning: Annotated[Any, Only({}, {"effort": "none"})] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    tools: Annotated[Any, Only([])] = None
 
 
 class ResponseRequest(DrawingFields, ResponseParameters):
@@ -71,6 +62,9 @@ class ResponseRequest(DrawingFields, ResponseParameters):
     metadata: Metadata | None = None
     truncation: Literal["auto", "disabled"] = "disabled"
     text: TextSettings | None = None
+    tools: Tools | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
     top_logprobs: Percent | None = None
     include: list[Include] | None = None
     stream_options: ResponseStreamOptions | None = None
@@ -133,6 +127,20 @@ class OutputMessage(Answer):
     content: list[OutputText]
 
 
+class OutputCall(Answer):
+    """A call of a function. arguments: JSON text."""
+
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    status: Status
+
+
+OutputItem = OutputMessage | OutputCall
+
+
 class CachedInput(Answer):
     cached_tokens: Count
     cache_write_tokens: Count
@@ -180,7 +188,7 @@ class ResponseObject(Answer):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
     conversation: ConversationId | None
@@ -205,10 +213,12 @@ class ResponseEvent(Answer):
     output_index: Count | None = None
     content_index: Count | None = None
     item_id: str | None = None
-    item: OutputMessage | None = None
+    item: OutputItem | None = None
     part: OutputText | None = None
     delta: str | None = None
     text: str | None = None
+    name: str | None = None
+    arguments: str | None = None
     logprobs: list[OutputLogprob] | None = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +13,8 @@ from server.apis.responses.ending import Clock, ending
 from server.apis.responses.format import ResponseFormat, logprobs_of
 from server.apis.responses.stored import Place, Stored, Told, Unread
 from server.futures import settled
-from server.streaming.pieces import PieceReader, PlainReader, TextPiece
+from server.streaming.pieces import TextPiece
+from server.tools.shape import Shape
 from server.turns.service import Prompt
 
 
@@ -25,10 +25,13 @@ class Recording:
     head: dict[str, Any]
     input: list[dict[str, Any]]
     tokenizer: Tokenizer
+    shape: Shape
     clock: Clock = field(default_factory=Clock)
-    reader: PieceReader = field(default_factory=PlainReader)
     told: list[Told] = field(default_factory=list)
     is_begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader = self.shape.reader()
 
     def form(self) -> ResponseFormat:
         return ResponseFormat(self.head, self.tokenizer, self.clock)
@@ -61,7 +64,3 @@ class Recording:
             session.note(stored.note(session.chat["start"]))
 
         return replace(prompt, commit=commit)
-
-
-def listed_messages(messages: Sequence[Any]) -> list[list[Any]]:
-    return [[message.role, message.content, message.name] for message in messages]

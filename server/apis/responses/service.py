@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -16,9 +17,10 @@ from server.apis.prelude import check_chat, check_request, named_session
 from server.apis.responses.ending import failure, head
 from server.apis.responses.items_protocol import listed, messages_of
 from server.apis.responses.protocol import ResponseRequest
-from server.apis.responses.recording import Recording, listed_messages
+from server.apis.responses.recording import Recording
 from server.apis.responses.start import AfterResponse, Behind, Matched, Start, Unfinished
 from server.apis.responses.stored import Stored, Unread, find
+from server.apis.responses.tools_protocol import tool_use
 from server.errors import bad_request, not_found, to_api_error
 from server.futures import settled
 from server.sessions import Lease
@@ -28,7 +30,8 @@ from server.streaming.frames import Frame
 from server.streaming.runs import FramesResponse, Run
 from server.streaming.turn_stream import TurnStream
 from server.templates.messages import Message
-from server.tools.shape import PLAIN
+from server.tools.shape import PLAIN, Shape
+from server.turns.conversation import ChatState
 from server.turns.service import Prompt
 
 
@@ -48,10 +51,11 @@ class Responses:
         messages = messages_of(body.input)
         if messages[-1].role == "assistant":
             raise bad_request("the last item must not be the assistant's", "input")
-        start = await self._start(body, messages, header)
         id = f"resp_{secrets.token_hex(16)}"
+        shape = await self._shape(body, id)
+        start = await self._start(body, messages, header, shape)
         told = head(body, id, body.params(state.sampling), body.conversation_id)
-        recording = Recording(told, listed(body.input, id.removeprefix("resp_")), state.bundle.tokenizer)
+        recording = Recording(told, listed(body.input, id.removeprefix("resp_")), state.bundle.tokenizer, shape)
         if body.background:
             # So that a server that begins it anew writes the same.
             body.seed = secrets.randbits(62) if body.seed is None else body.seed
@@ -59,7 +63,15 @@ class Responses:
         stream = self._turn(body, start, recording)
         return await answer(state, request, [(stream, recording.form())], stream=body.stream)
 
-    async def _start(self, body: ResponseRequest, messages: Sequence[Message], header: str | None) -> Start:
+    async def _shape(self, body: ResponseRequest, id: str) -> Shape:
+        """Of the reply; its calls are called after it, so that one that is begun anew names them alike."""
+        use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
+        shape = await self.state.shaper.shape(use, None if body.text is None else body.text.form())
+        return dataclasses.replace(shape, key=id.removeprefix("resp_")[:16])
+
+    async def _start(
+        self, body: ResponseRequest, messages: Sequence[Message], header: str | None, shape: Shape
+    ) -> Start:
         state, host = self.state, self.state.host
         keep = body.store is not False
         if body.previous_response_id is not None:
@@ -72,7 +84,7 @@ class Responses:
         session_id = await named_session(state, body, header, self.tenant)
         if session_id is not None:
             return Behind(host.use(session_id, self.tenant), messages, repeated=True)
-        return Matched.of(state, self.tenant, messages) if keep else Behind(host.passing(self.tenant), messages)
+        return Matched.of(state, self.tenant, messages, shape) if keep else Behind(host.passing(self.tenant), messages)
 
     def _turn(self, body: ResponseRequest, start: Start, recording: Recording) -> TurnStream:
         state = self.state
@@ -81,20 +93,20 @@ class Responses:
             reads, keep = await start.reads(held), body.store is not False
             if body.background:
                 unread = Unread(
-                    body.model_dump(mode="json", exclude_unset=True),
-                    listed_messages(reads.new),
+                    body.model_dump(mode="json", exclude_unset=True, by_alias=True),
+                    ChatState(messages=tuple(reads.new)).json()["messages"],
                     reads.wanted is not None,
                     body.seed,
                 )
                 await recording.begun(state.engine, held.session, unread)
             prompt = await state.turns.read(
-                held.session, reads.new, PLAIN, reads.known, reads.wanted, body.instructions
+                held.session, reads.new, recording.shape, reads.known, reads.wanted, body.instructions
             )
             return recording.with_turn(prompt, held.session) if keep else prompt
 
         sampling = body.params(state.sampling)
         return state.turns.start(
-            start.lease, prepare, sampling, recording.head["id"], "chat", recording.watch, body.sources
+            start.lease, prepare, sampling, recording.head["id"], "chat", recording.watch, body.sources, recording.shape
         )
 
     # -- in the background -----------------------------------------------------------------------------------
@@ -186,14 +198,15 @@ class Responses:
         """Begin a response anew whose server went away. With the same seed it is written as it was before."""
         assert stored.unread is not None
         body = ResponseRequest.model_validate(stored.unread.request)
-        recording = Recording(stored.head, stored.input, self.state.bundle.tokenizer)
+        shape = await self._shape(body, stored.head["id"])
+        recording = Recording(stored.head, stored.input, self.state.bundle.tokenizer, shape)
         lease = self.state.host.use(session_id, self.tenant)
-        start = Unfinished(self.state, lease, stored.unread)
+        start = Unfinished(self.state, lease, stored.unread, shape)
         # Nobody else may have begun it meanwhile.
         return self.state.runs.get(self.tenant, stored.head["id"]) or self._run(body, start, recording)
 
     def _written(self, stored: Stored) -> tuple[list[Frame], dict[str, Any]]:
-        form = Recording(stored.head, stored.input, self.state.bundle.tokenizer).form()
+        form = Recording(stored.head, stored.input, self.state.bundle.tokenizer, PLAIN).form()
         return stored.frames(form), form.response
 
     def _now(self, run: Run) -> dict[str, Any]:

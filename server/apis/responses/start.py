@@ -16,6 +16,7 @@ from server.futures import settled
 from server.sessions import Lease
 from server.state import ServerState
 from server.templates.messages import Message
+from server.tools.shape import Shape
 from server.turns.conversation import ChatState, Ids, Window, render, unseen
 from server.turns.matching import MatchedLease
 
@@ -60,9 +61,9 @@ class Matched:
     messages: Sequence[Message]
 
     @classmethod
-    def of(cls, state: ServerState, tenant: str, messages: Sequence[Message]) -> Matched:
+    def of(cls, state: ServerState, tenant: str, messages: Sequence[Message], shape: Shape) -> Matched:
         assert state.template is not None
-        return cls(MatchedLease(state.host, state.template, tenant, messages), messages)
+        return cls(MatchedLease(state.host, state.template.with_tools(shape.use), tenant, messages), messages)
 
     async def reads(self, held: Lease) -> Reads:
         known = self.lease.known
@@ -162,13 +163,15 @@ class Unfinished:
     state: ServerState
     lease: AbstractAsyncContextManager[Lease]
     unread: Unread
+    shape: Shape
 
     async def reads(self, held: Lease) -> Reads:
-        messages = [Message(*parts) for parts in self.unread.messages]
+        messages = list(ChatState.of_json({"messages": self.unread.messages}).messages or ())
         if not self.unread.whole:
             return Reads(messages)
         assert self.state.template is not None
-        wanted = await asyncio.to_thread(render, self.state.template, Window((), 0, True), messages, None)
+        template = self.state.template.with_tools(self.shape.use)
+        wanted = await asyncio.to_thread(render, template, Window((), 0, True), messages, None)
         return Reads(messages, wanted=wanted)
 
 

@@ -1,0 +1,100 @@
+"""Streams of responses that break off anywhere, and go on; responses that outlive their server."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from support import ServerProcess, running, settings_for, wait_until
+
+LETTERS = {"67": 100, "68": 100, "69": 100}
+"""Letters alone: their text is their tokens."""
+GREEDY: dict[str, Any] = {
+    "model": "tiny",
+    "temperature": 0,
+    "extra_body": {"ignore_eos": True, "logit_bias": LETTERS},
+}
+
+
+def client_of(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=5, timeout=120)
+
+
+def taken(stream: Any, count: int) -> list[dict[str, Any]]:
+    """At most so many events; then the client leaves."""
+    told: list[dict[str, Any]] = []
+    with stream:
+        for event in stream:
+            told.append(event.to_dict())
+            if len(told) == count:
+                break
+    return told
+
+
+def told_in_parts(client: openai.OpenAI, rng: random.Random, first: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All events of a response whose stream breaks off at random places, each time gone on with where it did."""
+    told, id = first, first[0]["response"]["id"]
+    while told[-1]["type"] not in ("response.completed", "response.incomplete", "response.failed"):
+        after = told[-1]["sequence_number"]
+        told += taken(client.responses.retrieve(id, stream=True, starting_after=after), rng.randint(1, 12))
+    return told
+
+
+def interrupted(client: openai.OpenAI, rounds: int) -> None:
+    """So many responses in the background, each streamed in parts, are those that were never interrupted."""
+    rng, wholes = random.Random(3), {}
+    for number in range(rounds):
+        asked, limit = f"Tell me of tower {number % 5}", rng.choice((4, 17, 30))
+        key = (asked, limit)
+        if key not in wholes:
+            wholes[key] = client.responses.create(input=asked, max_output_tokens=limit, **GREEDY).output_text
+        stream = client.responses.create(input=asked, max_output_tokens=limit, background=True, stream=True, **GREEDY)
+        told = told_in_parts(client, rng, taken(stream, rng.randint(1, 12)))
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        text = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+        assert text == wholes[key]
+        assert told[-1]["response"] == client.responses.retrieve(told[0]["response"]["id"]).to_dict()
+
+
+def test_interrupted_streams_tell_the_same_text(model_dir: Path, tmp_path: Path) -> None:
+    """A stream that breaks off at random places and goes on behind its last event is the uninterrupted one."""
+    with running(settings_for(model_dir, tmp_path / "s.sqlite", max_queue=8)) as address, client_of(address) as client:
+        interrupted(client, 12)
+
+
+@pytest.mark.slow
+def test_two_hundred_interrupted_streams_tell_the_same_text(model_dir: Path, tmp_path: Path) -> None:
+    """The same law, two hundred times."""
+    with running(settings_for(model_dir, tmp_path / "s.sqlite", max_queue=8)) as address, client_of(address) as client:
+        interrupted(client, 200)
+
+
+def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
+    """After kill -9 every acknowledged id goes on: an ended one is as it was and is followed, one under way is begun
+    anew, and its stream goes on behind the last event that had been told before."""
+    store = tmp_path / "s.sqlite"
+    long: dict[str, Any] = {**GREEDY, "max_output_tokens": 300}
+    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        ended = client.responses.create(input="Hello", max_output_tokens=5, **GREEDY)
+        plain = client.responses.create(input="Go on", previous_response_id=ended.id, store=False, **long)
+        stream = client.responses.create(
+            input="Go on", previous_response_id=ended.id, background=True, stream=True, **long
+        )
+        told = taken(stream, 9)
+        server.stop(signal.SIGKILL)
+    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        assert client.responses.retrieve(ended.id).to_dict() == ended.to_dict()
+        whole = told_in_parts(client, random.Random(4), told)
+        assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+        text = "".join(event["delta"] for event in whole if event["type"] == "response.output_text.delta")
+        assert text == plain.output_text
+        id = told[0]["response"]["id"]
+        wait_until(lambda: client.responses.retrieve(id).status == "incomplete")
+        for before in (ended.id, id):
+            after = client.responses.create(input="And?", previous_response_id=before, max_output_tokens=3, **GREEDY)
+            assert after.output_text
