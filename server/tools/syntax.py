@@ -99,9 +99,9 @@ def _first(text: str, name: str, value: str) -> tuple[str, str, str, str, str, s
     arguments, end = json.JSONDecoder().raw_decode(text, inside)
     if list(arguments) != [value]:
         raise ValueError("the arguments of a call are no JSON object")
-    body = text[inside:end]
-    colon = body[body.index('"', 2) + 1 : body.index("[")]
-    comma = body[body.index("1") + 1 : body.rindex("0")]
+    body, listed = text[inside:end], text.index("[", inside, end) - inside
+    colon = body[body.index('"', 2) + 1 : listed]
+    comma = body[body.index("1", listed) + 1 : body.rindex("0")]
     mid = text[at + len(name) : inside]
     # The object begins with the name's key and goes on with that of the arguments.
     if set(json.loads(text[start:at] + name + mid + "{}}")) not in ({"name", "arguments"}, {"name", "parameters"}):
