@@ -75,8 +75,10 @@ class ChatState:
 
     def window(self, session: Session, known: Sequence[Message] = ()) -> Window:
         """What is open: nothing if other text, or a rewind, came after the last message. known: the messages up to the
-        window's end, from a client that sends them all."""
-        messages = tuple(known[-self.count :]) if known and self.count else self.messages
+        window's end, from a client that sends them all. Our own go first: clients write a call's arguments anew."""
+        messages = self.messages
+        if messages is None and known and self.count:
+            messages = tuple(known[-self.count :])
         if messages is None or not session.prefixes or session.prefixes[-1] != (self.digest, session.tokens):
             return Window((), session.tokens, session.tokens == 0)
         return Window(messages, self.start, self.first)

@@ -76,7 +76,12 @@ def _array(rng: random.Random, depth: int) -> dict[str, Any]:
 
 
 def _tuple(rng: random.Random, depth: int) -> dict[str, Any]:
-    return {"type": "array", "prefixItems": [schema_of(rng, depth - 1) for _ in range(2)], "items": False, "minItems": 2}
+    return {
+        "type": "array",
+        "prefixItems": [schema_of(rng, depth - 1) for _ in range(2)],
+        "items": False,
+        "minItems": 2,
+    }
 
 
 def _any_of(rng: random.Random, depth: int) -> dict[str, Any]:

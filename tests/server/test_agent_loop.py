@@ -1,4 +1,4 @@
-"""An agent with tools, by the official client: calls that fulfil their schemas, answers in the history, nothing read twice."""
+"""An agent with tools, by the official client: calls fulfil their schemas, and nothing of a history is read twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = "tiny"
 
 @pytest.fixture(scope="module", params=["none", "qwen25"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A model whose template knows no tools, and one that does; with room for them, since its tokenizer knows few words."""
+    """A model whose template knows no tools, and one that does; with room, for its tokenizer knows few words."""
     folder = tmp_path_factory.mktemp(request.param)
     model = write_model(folder / "tiny", template=TOOL_SHAPES[request.param])
     config = model / "config.json"

@@ -129,9 +129,7 @@ def test_what_cannot_be_enforced_is_refused(client: openai.OpenAI, schema: dict[
     """A 400 names the keyword and the place; what a schema says of the library's own options is not heard."""
     body = asked(schema)
     with pytest.raises(openai.BadRequestError) as bad:
-        client.chat.completions.create(
-            model=MODEL, messages=ASK, response_format=body["response_format"], max_tokens=5
-        )
+        client.chat.completions.create(model=MODEL, messages=ASK, response_format=body["response_format"], max_tokens=5)
     assert (bad.value.param, bad.value.code) == ("response_format.json_schema.schema", "unsupported_schema")
     assert all(word in bad.value.message for word in words), bad.value.message
 
