@@ -20,6 +20,8 @@ HELP = """\
 /ingest FILE [as TITLE]      append a text file to the history
 /transcript FILE [as TITLE]  append the transcript of another conversation
 /rewind N                    forget everything from token N on
+/undo                        take your last message back, and the reply to it
+/fork                        go on in a new session that begins as this one
 /help                        this list
 /quit                        leave (the session stays on the server)"""
 FOCUS_ROWS = 40
@@ -46,6 +48,8 @@ class Terminal:
             "/ingest": lambda rest: self._ingest(rest, "document"),
             "/transcript": lambda rest: self._ingest(rest, "chat"),
             "/rewind": self._rewind,
+            "/undo": self._undo,
+            "/fork": self._fork,
             "/help": lambda rest: self._console.print(HELP, markup=False, highlight=False),
         }
 
@@ -128,6 +132,13 @@ class Terminal:
         if not rest.isdecimal():
             raise ValueError("to which token? /rewind N")
         self._console.print(f"{self._server.rewind(self._session, int(rest)):,} tokens left", highlight=False)
+
+    def _undo(self, rest: str) -> None:
+        self._console.print(f"{self._server.undo(self._session):,} tokens left", highlight=False)
+
+    def _fork(self, rest: str) -> None:
+        left, self._session = self._session, self._server.fork(self._session).id
+        self._console.print(f"session {self._session} goes on where {left} stays", style="dim", highlight=False)
 
     def _unknown(self, rest: str) -> None:
         raise ValueError("no such command; /help lists them")

@@ -21,6 +21,7 @@ from .types import (
     Ingested,
     Model,
     Session,
+    SessionMessage,
     SessionPage,
     Usage,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "MegaContext",
     "Model",
     "Session",
+    "SessionMessage",
     "SessionPage",
     "StreamEndedError",
     "TextKind",

@@ -15,7 +15,7 @@ from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
-from .types import ChatResult, Focus, Ingested, Model, Session
+from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage
 from .upload import AsyncSource, Progress, async_pieces
 
 T = TypeVar("T")
@@ -96,9 +96,48 @@ class AsyncMegaContext:
         """What the model has in view."""
         return await self._send(calls.focus(session_id))
 
-    async def rewind(self, session_id: str, position: int) -> int:
-        """Forget everything from token ``position`` on; returns the tokens that are left."""
-        return await self._send(calls.rewind(session_id, position))
+    async def messages(
+        self,
+        session_id: str,
+        page_size: int = 100,
+        newest_first: bool = False,
+    ) -> AsyncIterator[SessionMessage]:
+        """All messages of a session, and the texts ingested between them, fetched page by page while you iterate."""
+        after: str | None = None
+        while True:
+            page = await self._send(calls.messages(session_id, page_size, after, newest_first))
+            for message in page.data:
+                yield message
+            if page.next is None:
+                return
+            after = page.next
+
+    async def rewind(self, session_id: str, position: int | None = None, *, message_id: str | None = None) -> int:
+        """Forget everything from token ``position`` on, or behind a message; returns the tokens that are left."""
+        return await self._send(calls.rewind(session_id, position, message_id))
+
+    async def undo(self, session_id: str) -> int:
+        """Take the last message of the user back, and all behind it; returns the tokens that are left."""
+        return await self._send(calls.undo(session_id))
+
+    async def fork(
+        self,
+        session_id: str,
+        position: int | None = None,
+        *,
+        message_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A new session that begins as this one: all of it, its first ``position`` tokens, or up to a message."""
+        return await self._send(calls.fork(session_id, position, message_id, metadata))
+
+    async def cancel(self, session_id: str) -> bool:
+        """Stop the turn or ingest that runs in a session; whether there was one."""
+        return await self._send(calls.cancel(session_id))
+
+    async def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
+        """Put other metadata in the place of a session's."""
+        return await self._send(calls.update(session_id, metadata))
 
     async def models(self) -> list[Model]:
         return await self._send(calls.models())

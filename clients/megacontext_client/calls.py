@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from .types import JSON, ChatResult, Focus, Ingested, Model, Session, SessionPage
+from .types import JSON, ChatResult, Focus, Ingested, MessagePage, Model, Session, SessionPage
 
 T = TypeVar("T")
 Messages = str | Sequence[Mapping[str, Any]]
@@ -62,8 +62,34 @@ def focus(session_id: str) -> Call[Focus]:
     return Call("GET", f"{_session(session_id)}/focus", Focus.parse)
 
 
-def rewind(session_id: str, position: int) -> Call[int]:
-    return Call("POST", f"{_session(session_id)}/rewind", lambda body: int(body["tokens"]), json={"position": position})
+def rewind(session_id: str, position: int | None, message_id: str | None) -> Call[int]:
+    return Call("POST", f"{_session(session_id)}/rewind", _tokens, json=_place(position, message_id))
+
+
+def undo(session_id: str) -> Call[int]:
+    return Call("POST", f"{_session(session_id)}/undo", _tokens)
+
+
+def fork(
+    session_id: str, position: int | None, message_id: str | None, metadata: Mapping[str, Any] | None
+) -> Call[Session]:
+    body = _place(position, message_id) | ({} if metadata is None else {"metadata": dict(metadata)})
+    return Call("POST", f"{_session(session_id)}/fork", Session.parse, json=body)
+
+
+def cancel(session_id: str) -> Call[bool]:
+    return Call("POST", f"{_session(session_id)}/cancel", lambda body: bool(body["cancelled"]))
+
+
+def update(session_id: str, metadata: Mapping[str, Any]) -> Call[Session]:
+    return Call("PATCH", _session(session_id), Session.parse, json={"metadata": dict(metadata)})
+
+
+def messages(session_id: str, limit: int, after: str | None, newest_first: bool) -> Call[MessagePage]:
+    params: dict[str, str | int] = {"limit": limit, "order": "desc" if newest_first else "asc"}
+    if after is not None:
+        params["after"] = after
+    return Call("GET", f"{_session(session_id)}/messages", MessagePage.parse, params=params)
 
 
 def models() -> Call[list[Model]]:
@@ -83,6 +109,15 @@ def chat(
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return Call("POST", "/v1/chat/completions", lambda answer: ChatResult.parse(answer, session_id), json=body)
+
+
+def _tokens(body: Any) -> int:
+    return int(body["tokens"])
+
+
+def _place(position: int | None, message_id: str | None) -> JSON:
+    given = {"position": position, "message_id": message_id}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _session(session_id: str) -> str:

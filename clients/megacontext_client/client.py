@@ -16,7 +16,7 @@ from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
-from .types import ChatResult, Focus, Ingested, Model, Session
+from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage
 from .upload import Source, Progress, pieces
 
 T = TypeVar("T")
@@ -97,9 +97,48 @@ class MegaContext:
         """What the model has in view."""
         return self._send(calls.focus(session_id))
 
-    def rewind(self, session_id: str, position: int) -> int:
-        """Forget everything from token ``position`` on; returns the tokens that are left."""
-        return self._send(calls.rewind(session_id, position))
+    def messages(
+        self,
+        session_id: str,
+        page_size: int = 100,
+        newest_first: bool = False,
+    ) -> Iterator[SessionMessage]:
+        """All messages of a session, and the texts ingested between them, fetched page by page while you iterate."""
+        after: str | None = None
+        while True:
+            page = self._send(calls.messages(session_id, page_size, after, newest_first))
+            for message in page.data:
+                yield message
+            if page.next is None:
+                return
+            after = page.next
+
+    def rewind(self, session_id: str, position: int | None = None, *, message_id: str | None = None) -> int:
+        """Forget everything from token ``position`` on, or behind a message; returns the tokens that are left."""
+        return self._send(calls.rewind(session_id, position, message_id))
+
+    def undo(self, session_id: str) -> int:
+        """Take the last message of the user back, and all behind it; returns the tokens that are left."""
+        return self._send(calls.undo(session_id))
+
+    def fork(
+        self,
+        session_id: str,
+        position: int | None = None,
+        *,
+        message_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """A new session that begins as this one: all of it, its first ``position`` tokens, or up to a message."""
+        return self._send(calls.fork(session_id, position, message_id, metadata))
+
+    def cancel(self, session_id: str) -> bool:
+        """Stop the turn or ingest that runs in a session; whether there was one."""
+        return self._send(calls.cancel(session_id))
+
+    def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
+        """Put other metadata in the place of a session's."""
+        return self._send(calls.update(session_id, metadata))
 
     def models(self) -> list[Model]:
         return self._send(calls.models())

@@ -48,6 +48,41 @@ class SessionPage:
 
 
 @dataclass(frozen=True)
+class SessionMessage:
+    """A message of a session, or an ingested text (``document``), at tokens [start, end) of the history.
+
+    content: None for a document, and for a very long message.
+    """
+
+    id: str
+    role: str
+    content: str | None
+    start: int
+    end: int
+    raw: JSON = field(repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        return cls(
+            str(body["id"]), str(body["role"]), body.get("content"), int(body["start"]), int(body["end"]), raw=body
+        )
+
+
+@dataclass(frozen=True)
+class MessagePage:
+    """One page of a session's messages; ``next`` as of a page of sessions. complete: they tell all of the history."""
+
+    data: list[SessionMessage]
+    next: str | None
+    complete: bool
+
+    @classmethod
+    def parse(cls, body: JSON) -> Self:
+        rows = [SessionMessage.parse(row) for row in body["data"]]
+        return cls(rows, body.get("next"), bool(body.get("complete")))
+
+
+@dataclass(frozen=True)
 class Ingested:
     """How many tokens a document became, and how many the history has now."""
 

@@ -1,11 +1,16 @@
 """The list of a session's messages is its client's conversation, whatever the client does."""
 
+import contextlib
 import random
+from io import StringIO
 from itertools import pairwise
 
 import httpx
 import pytest
+from rich.console import Console
 
+from clients.megacontext_client import MegaContext
+from clients.terminal import Terminal
 from mc_core.notes import Note
 from server.auth import OPEN_TENANT
 from server.templates.chat_template import Message
@@ -240,6 +245,55 @@ def test_an_ingest_in_parts_is_one_text_of_the_list(tmp_path, tmp_path_factory):
         ] * 2
         assert found[0]["end"] == found[1]["start"]
         assert server.http.get(f"/v1/sessions/{name}/messages").json()["complete"] is True
+
+
+def test_calls_of_tools_and_their_answers_are_listed(tmp_path, tmp_path_factory):
+    """What an assistant called and what the tool answered are in the list as the client sent them."""
+    model = write_model(tmp_path_factory.mktemp("chatml") / MODEL)
+    with Server(model, tmp_path / "s.sqlite") as server:
+        call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": "the sea"}'}}
+        told = [
+            {"role": "user", "content": "What is there?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "Waves", "tool_call_id": "call_1"},
+        ]
+        name = server.http.post("/v1/sessions", json={}).json()["id"]
+        for _ in range(2):
+            _, reply = asked(server, told, session_id=name)
+            told += [reply, {"role": "user", "content": "And now?"}]
+        found = listed(server.http, name)
+        assert said(found) == [(one["role"], one["content"] or "") for one in told[:-1]]
+        assert (found[1]["tool_calls"], found[2]["tool_call_id"]) == ([call], "call_1")
+        assert server.http.get(f"/v1/sessions/{name}/messages").json()["complete"] is True
+
+
+def test_clients_do_all_of_this(tmp_path, tmp_path_factory):
+    """The Python client and the terminal chat list, rewind, undo, fork, cancel and change what they say."""
+    model = write_model(tmp_path_factory.mktemp("chatml") / MODEL)
+    with Server(model, tmp_path / "s.sqlite") as server, MegaContext(str(server.http.base_url)) as client:
+        session = client.create_session()
+        for text in ("One", "Two", "Three"):
+            client.chat(session.id, text, max_tokens=4)
+        found = list(client.messages(session.id, page_size=2))
+        assert [one.content for one in found if one.role == "user"] == ["One", "Two", "Three"]
+        assert [one.id for one in client.messages(session.id, newest_first=True)] == [one.id for one in found][::-1]
+        fork = client.fork(session.id, message_id=found[1].id, metadata={"a": 1})
+        assert (fork.tokens, fork.metadata) == (found[1].end, {"a": 1})
+        assert client.rewind(session.id, message_id=found[3].id) == found[3].end
+        assert client.undo(session.id) == found[1].end
+        assert client.update(session.id, {"b": 2}).metadata == {"b": 2}
+        assert client.cancel(session.id) is False
+        lines = iter(["Four", "/undo", "/fork", "Five"])
+        shown = StringIO()
+        with contextlib.suppress(StopIteration):
+            Terminal(
+                client, session.id, Console(file=shown, width=200), {"max_tokens": 4}, read=lambda _: next(lines)
+            ).run()
+        assert f"{found[1].end} tokens left" in shown.getvalue()
+        assert [one.role for one in client.messages(session.id)] == ["user", "assistant"]
+        branch = next(iter(client.sessions())).id
+        assert f"session {branch} goes on where {session.id} stays" in shown.getvalue()
+        assert [one.content for one in client.messages(branch) if one.role == "user"] == ["One", "Five"]
 
 
 def test_a_cancelled_turn_is_told_so_and_leaves_nothing(tmp_path, tmp_path_factory):
