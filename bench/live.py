@@ -3,7 +3,7 @@
 Three questions. A strip of ten million tokens: how many bytes and milliseconds, with few and with thousands of places
 opened all over the history? (A strip is made of columns, off the engine's thread; what the engine does is take a look,
 which is a few references.) A reply while nobody follows its session, and while some do: the engine takes one look each
-refocus, so tokens a second should stay. And a reply that adds up its attention: one product more for each measured
+refocus, so what a token costs should stay. And a reply that adds up its attention: one product more for each measured
 layer and token, over the slots that attention reads anyway. Each pair is asked in random order, round after round, so
 that a noisy machine disturbs both alike; medians of paired ratios are compared.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -62,11 +62,18 @@ def strips(places: int) -> dict[str, Any]:
         seen.append(Seen(Look(wc.entries, free, wc.budget, 0.1, 0, 0, noted, None), "interval"))
     taken, size = [], 0
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.thread_time()
         size = len(orjson.dumps(strip_body(seen[1], seen[0])))
-        taken.append(1e3 * (time.perf_counter() - started))
+        taken.append(1e3 * (time.thread_time() - started))
     entries = len(seen[1].look.entries)
-    return {"case": f"strip, {places} places", "entries": entries, "bytes": size, "ms": median(taken)}
+    return {"case": f"strip, {places} places", "entries": entries, "bytes": size, "CPU ms": median(taken)}
+
+
+class Speed(NamedTuple):
+    """tokens: a second. cost: milliseconds of the processor a token."""
+
+    tokens: float
+    cost: float
 
 
 async def _follow(followers: Followers, session: str, stop: asyncio.Event, count: int) -> None:
@@ -84,13 +91,21 @@ async def _follow(followers: Followers, session: str, stop: asyncio.Event, count
     await asyncio.gather(*(read() for _ in range(count)))
 
 
-def speed(bench: Bench, session: Any, reply: int, **options: Any) -> float:
-    """Tokens a second of one reply."""
-    line = bench.ask(session, "What happened to the captain, and who was there?", reply, ignore_eos=True, **options)
-    return (reply - 1) / (line.deltas[-1] - line.deltas[0])
+def speed(bench: Bench, session: Any, reply: int, **options: Any) -> Speed:
+    """Of one reply."""
+    began: list[float] = []
+    line = bench.ask(
+        session,
+        "What happened to the captain, and who was there?",
+        reply,
+        ignore_eos=True,
+        on_first=lambda: began.append(time.process_time()),
+        **options,
+    )
+    return Speed((reply - 1) / (line.deltas[-1] - line.deltas[0]), 1e3 * (time.process_time() - began[0]) / (reply - 1))
 
 
-def compared(name: str, rounds: int, plain: Callable[[], float], other: Callable[[], float]) -> dict[str, Any]:
+def compared(name: str, rounds: int, plain: Callable[[], Speed], other: Callable[[], Speed]) -> dict[str, Any]:
     rng, pairs = np.random.default_rng(0), []
     for number in range(rounds + 1):
         told = {}
@@ -98,9 +113,14 @@ def compared(name: str, rounds: int, plain: Callable[[], float], other: Callable
             told[which] = (plain, other)[which]()
         if number:  # the first round warms up
             pairs.append((told[0], told[1]))
-    without, with_it = (median(column) for column in zip(*pairs, strict=True))
-    ratio = median(b / a for a, b in pairs)
-    return {"case": name, "tokens/s without": without, "tokens/s with": with_it, "ratio": ratio}
+    return {
+        "case": name,
+        "tokens/s without": median(a.tokens for a, _ in pairs),
+        "tokens/s with": median(b.tokens for _, b in pairs),
+        "CPU ms/token without": median(a.cost for a, _ in pairs),
+        "CPU ms/token with": median(b.cost for _, b in pairs),
+        "ratio": median(b.cost / a.cost for a, b in pairs),
+    }
 
 
 def main() -> None:
@@ -118,11 +138,11 @@ def main() -> None:
         ids = novel_ids(bench.bundle.tokenizer, options.history)
         session = bench.read(bench.session("history"), ids)
 
-        def ask(**more: Any) -> float:
+        def ask(**more: Any) -> Speed:
             return speed(bench, session, options.reply, **more)
 
-        def followed() -> float:
-            async def both() -> float:
+        def followed() -> Speed:
+            async def both() -> Speed:
                 stop = asyncio.Event()
                 reading = asyncio.create_task(_follow(observer.followers, session.id, stop, options.followers))
                 await asyncio.sleep(0)
@@ -142,10 +162,10 @@ def main() -> None:
         ]
     summary = {
         **{f"strip_bytes_{place}": row["bytes"] for place, row in zip((200, 3_500), drawn, strict=True)},
-        **{f"strip_ms_{place}": row["ms"] for place, row in zip((200, 3_500), drawn, strict=True)},
+        **{f"strip_cpu_ms_{place}": row["CPU ms"] for place, row in zip((200, 3_500), drawn, strict=True)},
         "unseen_us_a_refocus": 1e6 * unseen,
-        "followed_ratio": rows[0]["ratio"],
-        "sources_ratio": rows[1]["ratio"],
+        "followed_cpu_ratio": rows[0]["ratio"],
+        "sources_cpu_ratio": rows[1]["ratio"],
     }
     report("strips", drawn, {}, False)
     report("live", rows, summary, options.save)

@@ -38,7 +38,7 @@ class EventResponse(Response):
         """Nobody reads any more."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["state"].get("head"):
+        if scope.get("state", {}).get("head"):
             self.let_go()
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b""})
