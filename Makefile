@@ -13,12 +13,13 @@ BENCHES ?= flat ingest recall repair telemetry
 export OMP_NUM_THREADS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help serve chat test test-slow lint format bench client docs clean
+.PHONY: help serve chat test test-slow test-page pictures lint format bench client docs clean
 
 help:
 	@echo "make serve      serve SmolLM2, fetched once; MODEL=tiny: the bundled model, MODEL=PATH: yours (ARGS: more options)"
 	@echo "make chat       chat with a running server in the terminal"
 	@echo "make test       all quick tests; make test-slow: the long ones"
+	@echo "make test-page  the page in a real browser, which is installed if there is none; make pictures: docs/images"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
 	@echo "make bench      the benchmarks' figures"
 	@echo "make client     write the synchronous client from the asynchronous one"
@@ -43,6 +44,28 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Chromium is the system's if there is one, else Debian's (for root), else the one that playwright fetches.
+BROWSER := $(VENV)/.browser
+$(BROWSER): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,page]'
+	@command -v chromium || command -v google-chrome \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
+	|| $(BIN)/python -m playwright install chromium
+	@touch $@
+
+# Only tests need it, so it is no part of the product.
+AXE := $(VENV)/axe/axe.min.js
+$(AXE): $(STAMP)
+	@mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@4.14.1 && tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js
+	@touch $@
+
+test-page: $(BROWSER) $(AXE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page $(ARGS)
+
+pictures: $(BROWSER)
+	$(BIN)/python -m bench.page_pictures $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

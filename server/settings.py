@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     cors_origin: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="origin whose pages may call the API from a browser, repeatable; *: any"
     )
+    page: bool = Field(True, description="a page at / for who comes with a browser")
 
     store: str = Field(
         "sqlite:///data/megacontext.sqlite",

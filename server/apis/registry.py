@@ -10,7 +10,8 @@ from server.apis.ingest.routes import API as INGEST
 from server.apis.messages.routes import API as MESSAGES
 from server.apis.models.routes import API as MODELS
 from server.apis.operations.routes import API as OPERATIONS
+from server.apis.page.routes import API as PAGE
 from server.apis.responses.routes import API as RESPONSES
 from server.apis.sessions.routes import API as SESSIONS
 
-APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MESSAGES, RESPONSES, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS)
+APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MESSAGES, RESPONSES, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS, PAGE)

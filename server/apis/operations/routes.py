@@ -1,4 +1,4 @@
-"""/health, /ready and /metrics: for orchestrators and dashboards, without a key; and / for who looks at the address."""
+"""/health, /ready and /metrics: for orchestrators and dashboards, without a key."""
 
 from __future__ import annotations
 
@@ -10,18 +10,11 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.apis.api import Api
-from server.apis.operations.protocol import Health, Readiness, Server
+from server.apis.operations.protocol import Health, Readiness
 from server.state import ServerState, state_of
-from server.version import version
 
 router = APIRouter(tags=["operations"])
 State = Annotated[ServerState, Depends(state_of)]
-
-
-@router.get("/")
-async def server(state: State) -> Server:
-    """What answers here, and where to read on."""
-    return Server(version=version(), model=state.model_name, notice=state.notice, openapi="/openapi.json")
 
 
 @router.get("/health", responses={500: {"model": Health, "description": "The engine has stopped."}})

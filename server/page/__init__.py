@@ -1,0 +1,1 @@
+"""The page for people: files that a browser takes as they are, without a build step."""
