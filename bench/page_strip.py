@@ -36,9 +36,9 @@ def long_strip(turn: int, tokens: int = TOKENS, runs: int = RUNS) -> str:
     levels = [0 if (at + turn) % 9 == 0 else 1 + at % 3 for at in range(runs)]
     rows = [[borders[at], borders[at + 1], levels[at], 0 if levels[at] else 4] for at in range(runs)]
     opened = [[row[0], row[0] + 32, "asked", 0.5] for row in rows if row[2] == 0][:64]
-    strip = {"tokens": tokens, "budget": 8192, "cost": 8000, "swap_rate": 0.1, "framed": 40, "pin_room": 64, "runs": rows}
-    more = {"opened": opened, "closed": [[1024, 2048]], "tokens_per_second": 20.5, "states": STATES, "moment": "interval"}
-    return f"event: strip\ndata: {json.dumps({**strip, **more}, separators=(',', ':'))}\n\n"
+    strip = {"moment": "interval", "tokens": tokens, "budget": 8192, "cost": 8000, "swap_rate": 0.1, "framed": 40}
+    more = {"pin_room": 64, "tokens_per_second": 20.5, "states": STATES, "runs": rows, "opened": opened}
+    return f"event: strip\ndata: {json.dumps({**strip, **more, 'closed': [[1024, 2048]]}, separators=(',', ':'))}\n\n"
 
 
 def measure(page: Any, count: int) -> list[tuple[float, float]]:
