@@ -5,7 +5,8 @@ A *frame* is a few tokens of the model's own template, no part of the history, t
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
 of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is
 read from where a sentence begins to where one ends: half a sentence says little, and keeps a small model from what
-stands beside it.
+stands beside it. So does what stands raw for no sake of its own: the history's first block, and the end of the message
+before, of which the beginning is folded away.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
 
 Ints = NDArray[np.int64]
+QUESTION = "user"
+"""Role of the messages that ask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +89,21 @@ class Excerpts:
         self.messages.rewind(position, tail)
         self.sentences.rewind(position, tail)
 
-    def of(self, context: WorkingContext, room: int, sources: Sources | None = None) -> Excerpt:
+    def of(
+        self, context: WorkingContext, room: int, sources: Sources | None = None, asked: Ints | None = None
+    ) -> Excerpt:
         """What is read of a working context, with at most ``room`` tokens of frames. sources: of text of no message.
+        asked: blocks that the focus opened, or keeps, for what they say; None for all that stand raw.
 
         A place that begins or ends in the middle of a sentence is read from its first whole sentence to its last one,
-        if it has any; pins and the tail are read whole. All is read as it is where the history ends with text of no
-        message, or has nothing else.
+        if it has any; pins are read whole. Of the first block, and of a message before the last question that the tail
+        cuts, nothing is read if the focus did not ask for it. All is read as it is where the history ends with text of
+        no message, or has nothing else.
         """
         if self._ends_with_text(context.num_tokens):
             return Excerpt()
-        return _Reading(self.format, self.messages, self.sentences, self._size, sources or Sources()).of(context, room)
+        reading = _Reading(self.format, self.messages, self.sentences, self._size, sources or Sources(), asked)
+        return reading.of(context, room)
 
     def _ends_with_text(self, tokens: int) -> bool:
         end = self.messages.place(tokens)
@@ -104,21 +112,24 @@ class Excerpts:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """How a history with these messages, sentences and sources is read."""
+    """How a history with these messages, sentences and sources is read, where these blocks were asked for."""
 
     format: ReadingFormat
     messages: MessageIndex
     sentences: SentenceIndex
     block_size: int
     sources: Sources
+    asked: Ints | None
 
     def of(self, context: WorkingContext, room: int) -> Excerpt:
         frames: list[Frame] = []
         left_out: list[tuple[int, int]] = []
         before: int | None = None
         for start, end in _stretches(context):
-            first, last = self._whole_sentences(context, start, end)
+            first, last = self._read(context, start, end)
             left_out += [(a, b) for a, b in ((start, first), (last, end)) if a < b]
+            if first == last:
+                continue
             borders = self._text_borders(first, last)
             for begin, stop in zip([first, *borders], [*borders, last], strict=True):
                 ids = self._border(begin) if begin == before else self._between(before, begin)
@@ -126,6 +137,38 @@ class _Reading:
                     frames.append(Frame(begin, ids))
                 before = stop
         return Excerpt(tuple(within(frames, room, self.format.gap)), tuple(left_out))
+
+    def _read(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
+        """What is read of the stretch [start, end)."""
+        if self._is_first_block(context, start, end):
+            return 0, self.format.begin
+        if start == context.tail_start and (turn := self._turn_after(start, end)) is not None:
+            return turn, end
+        return self._whole_sentences(context, start, end)
+
+    def _is_first_block(self, context: WorkingContext, start: int, end: int) -> bool:
+        """Whether a stretch is the history's first block, which stands for no other sake than being the first."""
+        alone = start == 0 and end == self.block_size <= context.tail_start
+        pinned = any(first < end for first, _ in context.protection.pins)
+        return alone and not pinned and not self._asked_for(start, end)
+
+    def _turn_after(self, start: int, end: int) -> int | None:
+        """Where the message after the one that is cut at ``start`` begins, if a question follows; None if nothing is
+        cut, or if what is left of it was asked for."""
+        place = self.messages.place(start)
+        if place.kind == TEXT or place.inside >= 0:
+            return None
+        behind = next(iter(self.messages.borders(start + 1, end)), end)
+        if behind > self.messages.last_of(QUESTION) or self._asked_for(start, behind):
+            return None
+        return behind
+
+    def _asked_for(self, start: int, end: int) -> bool:
+        """Whether a block of the tokens [start, end) was."""
+        if self.asked is None:
+            return True
+        first, last = start // self.block_size, (end - 1) // self.block_size
+        return bool(((self.asked >= first) & (self.asked <= last)).any())
 
     def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
         """[start, end) without the parts of sentences at its borders."""

@@ -125,6 +125,12 @@ class MessageIndex:
         self._at[row], self._kind[row], self._opens[row], self._length[row] = at, kind, opens, length
         self._count += 1
 
+    def last_of(self, role: str) -> int:
+        """Where the last message of a role begins, -1 without one."""
+        kinds = [number for number, kind in enumerate(self.format.kinds) if kind.role == role]
+        rows = np.flatnonzero(self._opens[: self._count] & np.isin(self._kind[: self._count], kinds))
+        return int(self._at[rows[-1]]) if len(rows) else -1
+
     def borders(self, start: int, end: int) -> list[int]:
         """Tokens in [start, end] at which a message begins, or right behind one's end."""
         first, last = np.searchsorted(self._at[: self._count], [start - self._longest, end], side="right")

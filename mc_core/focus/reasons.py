@@ -134,6 +134,12 @@ class Reasons:
         """Of each entry [n]; None for a gist, and where a session was stored before reasons were noted."""
         return [TOLD[code] for code in self.noted.codes(wc, wc.protection).tolist()]
 
+    @property
+    def asked(self) -> Ints:
+        """Blocks that the last refocus wanted for what they say."""
+        told = ("asked", "neighbour", "lead")
+        return np.array([block for block in self._now if self._by_block.get(block) in told], np.int64)
+
     def snapshot(self) -> dict[str, Any]:
         """As JSON can hold it."""
         names = [*get_args(Reason), None]

@@ -169,6 +169,11 @@ class Refocuser:
         return self._reasons.of(wc)
 
     @property
+    def asked(self) -> NDArray[np.int64]:
+        """Raw blocks that the last refocus wanted for what they say."""
+        return self._reasons.asked
+
+    @property
     def targets(self) -> NDArray[np.int64]:
         """Blocks that the last refocus asked for."""
         return np.empty(0, np.int64) if self._last is None else self._last.scores.targets

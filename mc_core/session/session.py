@@ -227,7 +227,9 @@ class Session:
 
     def excerpt(self, room: int) -> Excerpt:
         """What the model reads of the working context, with at most ``room`` tokens of frames."""
-        return Excerpt() if self.excerpts is None else self.excerpts.of(self.wc, room, self.sources)
+        if self.excerpts is None:
+            return Excerpt()
+        return self.excerpts.of(self.wc, room, self.sources, self.refocuser.asked)
 
     def acknowledge(self) -> None:
         """The store has the session as it is now."""
