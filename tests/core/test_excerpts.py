@@ -119,7 +119,8 @@ def some_blocks(data: st.DataObject, talk: Talk) -> np.ndarray:
 def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) -> None:
     """Every content stands in a message of its own kind, opened and closed once, and gaps tell what is left out."""
     wc = context_of(talk, some_blocks(data, talk))
-    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20, talk.sources))
+    asked = None if data.draw(st.booleans()) else np.flatnonzero(some_blocks(data, talk))
+    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20, talk.sources, asked))
     assert read.pop(0) == BEGIN
     titles = [UNTITLED, *(About(str(number)) for number in range(len(talk.kinds)))]
     openings = [*(kind.opening.tolist() for kind in KINDS), *(text(about).opening.tolist() for about in titles)]
@@ -172,6 +173,40 @@ def test_what_is_left_out_is_parts_of_sentences_alone(talk: Talk, data: st.DataO
         else:
             assert end in begins or end - 1 in ends
             assert start not in begins
+
+
+def users_turns(talk: Talk) -> list[int]:
+    """Where messages of the user begin."""
+    opens = (talk.history[:-1] == OPEN) & (talk.history[1:] == ROLES[1])
+    return np.flatnonzero(opens).tolist()
+
+
+@settings(deadline=None)
+@given(talks(), st.data())
+def test_what_nobody_asked_for_is_read_whole_or_not_at_all(talk: Talk, data: st.DataObject) -> None:
+    """Blocks that were asked for are read as ever; beside them the first block, and a message before the last question
+    that the tail cuts, are left out; nothing else is."""
+    wc = context_of(talk, some_blocks(data, talk))
+    raw = np.unique(np.array(raw_tokens(wc)) // BLOCK)
+    asked = raw[np.array(data.draw(st.lists(st.booleans(), min_size=len(raw), max_size=len(raw))))]
+    excerpts = excerpts_of(talk)
+    whole = excerpts.of(wc, 1 << 20, talk.sources)
+    told = excerpts.of(wc, 1 << 20, talk.sources, asked)
+    more = set(told.left_out) - set(whole.left_out)
+    raw_at, cut = set(raw_tokens(wc)), users_turns(talk)
+    for start, end in more:
+        assert not set(range(start // BLOCK, (end - 1) // BLOCK + 1)) & set(asked.tolist())
+        assert start - 1 not in raw_at or start == FORMAT.begin
+        if start == FORMAT.begin:
+            assert end == BLOCK
+            assert end not in raw_at
+        else:
+            assert start == wc.tail_start
+            assert end <= cut[-1]
+            assert talk.stretch[start] >= 0  # in the middle of a message
+            assert len(set(talk.stretch[start:end].tolist()) - {-1}) == 1
+    if not len(asked) and BLOCK not in raw_at and wc.tail_start >= BLOCK and whole != Excerpt():
+        assert (FORMAT.begin, BLOCK) in told.left_out
 
 
 @settings(deadline=None)
