@@ -28,10 +28,10 @@ from mc_core.models.words import Words
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
-NARROW = {"narrow": 0.4, "hops": 0, "recent_tokens": 32}
+NARROW = {"narrow": 0.6, "hops": 0, "recent_tokens": 32}
 """Of ``FocusConfig``, for a base that was not trained to look past what it doesn't need. Measured on the tuning
 statements (docs/reading.md): what stands beside the place that answers costs a small model answers. Other places are
-worth less than 0.4 of it, its own neighbours 0.64 (where long values go on) to 0.8; leads are not followed, for what
+worth less than 0.6 of it, its own neighbours 0.64 (where long values go on) to 0.8; leads are not followed, for what
 they name stands beside the answer too."""
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
 

@@ -73,6 +73,8 @@ def test_one_run(bundle_dir: Path, data: Path, tmp_path: Path) -> None:
         (["needle", "--text", "x", "--trials", "0"], "trials must be at least 1"),
         (["nll", "--data", "x", "--http", "http://localhost"], "a server has its own lens"),
         (["chat", "--data", "x", "--http", "http://localhost"], "a server has its own lens"),
+        (["plain", "--text", "x", "--weights", "int3"], "weights must be one of"),
+        (["plain", "--text", "x", "--one-chat"], "one_chat: a chat has one lens"),
         (["plain", "--text", "x", "--baselines", "rags"], "baselines must be of"),
     ],
 )

@@ -97,6 +97,26 @@ def test_questions_do_not_touch_each_other(asking: Asking) -> None:
     }
 
 
+def test_one_chat_keeps_every_question(bundle: Bundle, filler: Filler, tmp_path: Path) -> None:
+    """Each question is the next turn of the chat that all before it are turns of; rag keeps none of it."""
+    plan = PlantPlan(3000, ("needle",), trials=3)
+    history = plant(np.random.default_rng(3), bundle.tokenizer, filler, plan)[0]
+    store = SqliteStore(tmp_path / "eval.sqlite")
+    prompt = prompt_of(bundle)
+    with EngineDriver(bundle, FOCUS, store, prompt, ("hybrid",), ("rag",), one_chat=True) as driver:
+        driver.read(history)
+        session, tokens = driver._seats["hybrid"].session, len(history)
+        for question in history.questions:
+            ids, suffix = prompt(question.asked.question)
+            driver.ask("rag", question, 3)
+            driver.ask("hybrid", question, 3)
+            assert np.array_equal(session.tree.ids(tokens, tokens + len(ids)), ids)
+            assert session.tokens - tokens - len(ids) - len(suffix) in range(4)
+            tokens = session.tokens
+        assert session.counters.turns == len(history.questions)
+    store.close()
+
+
 @pytest.fixture
 def short(bundle: Bundle, filler: Filler, tmp_path: Path) -> Iterator[tuple[EngineDriver, list]]:  # type: ignore[type-arg]
     """A history that the base's window holds whole."""

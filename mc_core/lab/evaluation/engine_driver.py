@@ -40,10 +40,12 @@ class EngineDriver:
         baselines: Sequence[str],
         *,
         engine: EngineConfig | None = None,
+        one_chat: bool = False,
     ) -> None:
-        """bundle: its ``hidden_gists`` says whether gists are shown. ConfigError for methods that it cannot do."""
+        """bundle: its ``hidden_gists`` says whether gists are shown. one_chat: the lens' questions are turns of one
+        chat. ConfigError for methods that it cannot do."""
         check_methods(bundle, tuple(lenses), tuple(baselines))
-        self.bundle, self.store, self.prompt = bundle, store, prompt
+        self.bundle, self.store, self.prompt, self.one_chat = bundle, store, prompt, one_chat
         self.focus = reading_focus(focus, tuple(lenses))
         self.methods = (*lenses, *(name for name in BASELINES if name in baselines))
         self._engine_config = replace(engine or EngineConfig(), max_sessions=1, hot_tokens=None)
@@ -92,7 +94,7 @@ class EngineDriver:
                 oracle = name == "oracle"
                 lens = OracleLens(self.focus.neighbours) if oracle else lenses.of(name, self.bundle)
                 engine = self._engine(self.focus.budget)
-                self._seats[name] = Seat(engine, main, self.focus, lens, lambda span: span)
+                self._seats[name] = Seat(engine, main, self.focus, lens, lambda span: span, kept=self.one_chat)
         return skipped
 
     def ask(self, method: str, question: Question, max_tokens: int) -> Answer:

@@ -26,14 +26,17 @@ from mc_core.session.session import Session
 
 @dataclass(eq=False)
 class Seat:
-    """shift(span): where a span of the history stands in the session, None if it is not in it."""
+    """shift(span): where a span of the history stands in the session, None if it is not in it. kept: each question is
+    the next turn of one chat; else it leaves no trace."""
 
     engine: Engine
     session: Session
     focus: FocusConfig
     lens: Lens
     shift: Callable[[Range], Range | None]
+    kept: bool = False
     context: WorkingContext = field(init=False)
+    asked: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         focus, session = self.focus, self.session
@@ -42,9 +45,11 @@ class Seat:
         self.context.extend(session.tokens, reserve=focus.refocus_interval)
 
     def ask(self, prompt: Ids, suffix: Ids, gold: list[Range], max_tokens: int) -> Answer:
-        """One turn from ``context``, and back; gold: spans of the history."""
+        """One turn from ``context``, and back unless it is ``kept``; gold: spans of the history."""
         session, tokens = self.session, self.session.tokens
-        self.engine.call(self._take).result()
+        if not (self.kept and self.asked):
+            self.engine.call(self._take).result()
+        self.asked += 1
         turn = _Watched(session)
         started = time.perf_counter()
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
@@ -53,7 +58,8 @@ class Seat:
         seconds = time.perf_counter() - started
         if turn.error is not None:
             raise turn.error
-        self.engine.rewind(session, tokens).result()
+        if not self.kept:
+            self.engine.rewind(session, tokens).result()
         places = [place for place in map(self.shift, gold) if place is not None]
         is_open = len(places) == len(gold) and all_open(places, turn.raw, session.block_size)
         is_open = is_open and all(turn.excerpt.shows(*place) for place in places)

@@ -13,6 +13,7 @@ from mc_core.lab.tasks.plant import PLANTED
 from server.settings import BUNDLED_MODEL
 
 ALL = "all"
+WEIGHTS = ("float32", "bfloat16", "float16", "int8")
 HELP = {
     "suites": f"{ALL}, or some of: {', '.join((*EVERY_SUITE, *TUNING))}",
     "bundle": "folder of the model, or its GGUF file; over HTTP its tokenizer cuts the text",
@@ -28,6 +29,8 @@ HELP = {
     "budget": "tokens of the working context; by default the bundle's or the server's own",
     "max_answer_tokens": "longest reply",
     "reading": "framed or plain: with the chat template's frames around opened places, or without",
+    "one_chat": "each question is the next turn of one chat, which keeps them; for one lens, beside rag or no baseline",
+    "weights": "float32, bfloat16, float16 or int8: how the base's weights are kept, as a server's --weights",
     "show_gists": "show gists though the GistNet has not passed its evaluation yet",
     "nll_lengths": "nll: tokens of history, each with a quarter of it as budget",
     "samples": "nll: passages of each source",
@@ -61,6 +64,8 @@ class SuitesConfig:
     budget: int | None = None
     max_answer_tokens: int = 96
     reading: str = "auto"
+    one_chat: bool = False
+    weights: str = WEIGHTS[0]
     show_gists: bool = False
     nll_lengths: tuple[int, ...] = (1024, 1920, 4096)
     samples: int = 64
@@ -83,16 +88,22 @@ class SuitesConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.reading not in ("auto", "framed", "plain"):
             raise ConfigError(f"reading must be auto, framed or plain, got {self.reading!r}")
+        if self.weights not in WEIGHTS:
+            raise ConfigError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}")
+        if self.one_chat and (len(self.lenses) != 1 or set(self.baselines) - {"rag", "none"}):
+            raise ConfigError("one_chat: a chat has one lens; name it with lenses, and give rag or none as baselines")
         if not self.lengths:
             raise ConfigError("lengths must name at least one length")
         if (self.data is None) == (self.text is None):
             raise ConfigError("data or text must be given, and not both")
         if self.text is not None and self.chosen(MEASURES):
             raise ConfigError(f"text: {' and '.join(self.chosen(MEASURES))} measure documents of a corpus; give data")
-        own = self.chosen((CHAT, *MEASURES)) or self.write or self.lenses or self.show_gists
+        own = (
+            self.chosen((CHAT, *MEASURES)) or self.write or self.lenses or self.show_gists or self.weights != "float32"
+        )
         if self.http is not None and own:
             raise ConfigError(
-                "http: a server has its own lens and settings; lenses, chat, nll, stability, write are not for it"
+                "http: a server has its own lens and settings: no lenses, weights, chat, nll, stability, write with one"
             )
 
     def chosen(self, among: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.context.reading_format import ReadingFormat
@@ -30,6 +31,7 @@ from mc_core.lab.evaluation.suites import MEASURES, Told
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
+from mc_core.models.linear import check_weights
 from mc_core.models.tokenizer import Tokenizer
 from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
@@ -49,7 +51,9 @@ def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
 
 
 def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
-    bundle = load_bundle(config.bundle, config.device)
+    weights = getattr(torch, config.weights)
+    check_weights(weights, config.device)
+    bundle = load_bundle(config.bundle, config.device, weights)
     bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
     bundle = replace(bundle, frames=_frames(config, bundle))
     lenses = config.lenses or default_lenses(bundle)
@@ -77,7 +81,8 @@ def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "eval.sqlite")
         try:
-            with EngineDriver(bundle, focus, store, prompt_of(bundle), lenses, baselines) as driver:
+            methods, kept = (lenses, baselines), config.one_chat
+            with EngineDriver(bundle, focus, store, prompt_of(bundle), *methods, one_chat=kept) as driver:
                 filler = _filler(config, bundle.tokenizer)
                 results = _ask(config, driver, driver.methods, bundle.tokenizer, filler, results, told, keep)
                 return _ask_chats(config, driver, filler, results, told, keep) if config.chats else results
