@@ -29,10 +29,13 @@ from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
 NARROW = {"narrow": 0.6, "hops": 0, "recent_tokens": 32}
-"""Of ``FocusConfig``, for a base that was not trained to look past what it doesn't need. Measured on the tuning
+"""Of ``FocusConfig``, for a small base that was not trained to look past what it doesn't need. Measured on the tuning
 statements (docs/reading.md): what stands beside the place that answers costs a small model answers. Other places are
 worth less than 0.6 of it, its own neighbours 0.64 (where long values go on) to 0.8; leads are not followed, for what
 they name stands beside the answer too."""
+SMALL = 1_000_000_000
+"""Weights below which a base is small. Measured is 135 million alone; from a billion on, models are known to read past
+other places, and to miss the conversation more than they gain."""
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
 
 
@@ -86,8 +89,9 @@ class Bundle:
 
     @property
     def focus(self) -> dict[str, Any]:
-        """Defaults of ``FocusConfig``: a base that was not trained to look past what it needs is shown little."""
-        return {**(NARROW if self.takes_frames else {}), **self.manifest.focus}
+        """Defaults of ``FocusConfig``: a small base that was not trained to look past what it needs is shown little."""
+        narrow = self.takes_frames and self.decoder.config.num_weights < SMALL
+        return {**(NARROW if narrow else {}), **self.manifest.focus}
 
     @property
     def gist_cost(self) -> int:

@@ -5,14 +5,15 @@ A *frame* is a few tokens of the model's own template, no part of the history, t
 opens the message that a place is from, closes it again, or tells that something is left out. Ingested text, which is
 of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is
 read from where a sentence begins to where one ends: half a sentence says little, and keeps a small model from what
-stands beside it. So does what stands raw for no sake of its own: the history's first block, and the end of the message
-before, of which the beginning is folded away.
+stands beside it. So does what stands raw for no sake of its own: the history's first block, and what the tail alone
+holds of the conversation before the question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,9 @@ class Excerpts:
         asked: blocks that the focus opened, or keeps, for what they say; None for all that stand raw.
 
         A place that begins or ends in the middle of a sentence is read from its first whole sentence to its last one,
-        if it has any; pins are read whole. Of the first block, and of a message before the last question that the tail
-        cuts, nothing is read if the focus did not ask for it. All is read as it is where the history ends with text of
-        no message, or has nothing else.
+        if it has any; pins are read whole. Of the first block, and of what the tail alone holds before the last
+        question, nothing is read if the focus did not ask for it. All is read as it is where the history ends with
+        text of no message, or has nothing else.
         """
         if self._ends_with_text(context.num_tokens):
             return Excerpt()
@@ -110,7 +111,7 @@ class Excerpts:
         return not len(self.messages) or (end.kind == TEXT and self.messages.text_stands(end, tokens))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Reading:
     """How a history with these messages, sentences and sources is read, where these blocks were asked for."""
 
@@ -142,26 +143,26 @@ class _Reading:
         """What is read of the stretch [start, end)."""
         if self._is_first_block(context, start, end):
             return 0, self.format.begin
-        if start == context.tail_start and (turn := self._turn_after(start, end)) is not None:
-            return turn, end
+        if start == context.tail_start and self._is_talk_before(start, end):
+            return self._last_question, end
         return self._whole_sentences(context, start, end)
+
+    @cached_property
+    def _last_question(self) -> int:
+        return self.messages.last_of(QUESTION)
+
+    def _is_talk_before(self, start: int, end: int) -> bool:
+        """Whether a stretch begins with other messages than the last question, which stands in it, that nobody asked
+        for."""
+        place = self.messages.place(start)
+        talk = place.kind != TEXT or place.inside >= 0
+        return talk and start < self._last_question < end and not self._asked_for(start, self._last_question)
 
     def _is_first_block(self, context: WorkingContext, start: int, end: int) -> bool:
         """Whether a stretch is the history's first block, which stands for no other sake than being the first."""
         alone = start == 0 and end == self.block_size <= context.tail_start
         pinned = any(first < end for first, _ in context.protection.pins)
         return alone and not pinned and not self._asked_for(start, end)
-
-    def _turn_after(self, start: int, end: int) -> int | None:
-        """Where the message after the one that is cut at ``start`` begins, if a question follows; None if nothing is
-        cut, or if what is left of it was asked for."""
-        place = self.messages.place(start)
-        if place.kind == TEXT or place.inside >= 0:
-            return None
-        behind = next(iter(self.messages.borders(start + 1, end)), end)
-        if behind > self.messages.last_of(QUESTION) or self._asked_for(start, behind):
-            return None
-        return behind
 
     def _asked_for(self, start: int, end: int) -> bool:
         """Whether a block of the tokens [start, end) was."""

@@ -59,6 +59,14 @@ class DecoderConfig:
     block_mask: bool = False
     reads_gists: bool = False
 
+    @property
+    def num_weights(self) -> int:
+        """Weights of the matrices; norms and biases are a thousandth of that."""
+        attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim * self.hidden_size
+        mlp = (3 if self.mlp == "gated" else 2) * self.hidden_size * self.intermediate_size
+        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return tables + self.num_layers * (attention + mlp)
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
