@@ -22,11 +22,19 @@ def make(roomy: str) -> Callable[..., Any]:
     return model
 
 
-def weather(city: str) -> str:
-    """What the sky will do over a city."""
-    return f"fog over {city}"
-
-
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "What the sky will do over a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 6}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
 PERSON = {
     "title": "person",
     "description": "Somebody.",
@@ -45,10 +53,10 @@ CALLS: dict[str, Callable[[Callable[..., Any]], Any]] = {
     "stop": lambda make: make().invoke("Hi", stop=["never"]).response_metadata["finish_reason"],
     "logprobs": lambda make: make(logprobs=True, top_logprobs=2).invoke("Hi").response_metadata["logprobs"],
     "a tool that must be called": lambda make: (
-        make().bind_tools([weather], tool_choice="weather").invoke("Averby?").tool_calls[0]["name"] == "weather"
+        make().bind_tools([WEATHER], tool_choice="weather").invoke("Averby?").tool_calls[0]["name"] == "weather"
     ),
     "any tool, streamed": lambda make: [
-        chunk for chunk in make().bind_tools([weather], tool_choice="any").stream("Averby?") if chunk.tool_call_chunks
+        chunk for chunk in make().bind_tools([WEATHER], tool_choice="any").stream("Averby?") if chunk.tool_call_chunks
     ],
     "structured output, json_schema": lambda make: (
         set(make().with_structured_output(PERSON, method="json_schema").invoke("Who?")) == {"name"}
@@ -72,9 +80,9 @@ def test_results_of_tools_go_on(make: Callable[..., Any]) -> None:
     """A call and its result, sent back as langchain writes them, are answered."""
     from langchain_core.messages import HumanMessage, ToolMessage
 
-    asked = make().bind_tools([weather], tool_choice="weather").invoke([HumanMessage("Averby?")])
-    result = ToolMessage(weather("Averby"), tool_call_id=asked.tool_calls[0]["id"])
+    asked = make().bind_tools([WEATHER], tool_choice="weather").invoke([HumanMessage("Averby?")])
+    result = ToolMessage("fog", tool_call_id=asked.tool_calls[0]["id"])
     again = (
-        make(max_tokens=8).bind_tools([weather], tool_choice="none").invoke([HumanMessage("Averby?"), asked, result])
+        make(max_tokens=8).bind_tools([WEATHER], tool_choice="none").invoke([HumanMessage("Averby?"), asked, result])
     )
     assert again.usage_metadata["input_token_details"]["cache_read"] > 0
