@@ -241,26 +241,27 @@ class SessionKV:
                 slots = torch.from_numpy(self._slot[low:high]).to(pool.device)
                 self._shelf.put(name, Kept(*pool.read(self.row, slots), end=int(self._ends[high - 1])))
 
-    def _take(self, layout: Layout, ranks: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Tensor, Tensor]]:
-        """Take units from the shelf -> ranks, keys and values of each segment's."""
+    def _take(self, layout: Layout, ranks: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Kept, slice]]:
+        """Take units from the shelf -> of each segment its ranks, and what part they are of what was kept."""
         taken = []
         if self._shelf is not None and len(ranks):
             for name, low, high in segments_of(layout.identity, layout.segment_start):
                 own = ranks[np.searchsorted(ranks, low) : np.searchsorted(ranks, high)]
                 if len(own):
-                    kept, part = self._shelf.take(name, high - low), slice(own[0] - low, own[-1] + 1 - low)
-                    taken.append((own, kept.keys[:, :, part], kept.values[:, :, part]))
+                    part = slice(int(own[0]) - low, int(own[-1]) + 1 - low)
+                    taken.append((own, self._shelf.take(name, high - low), part))
         return taken
 
     def _bring_back(
-        self, layout: Layout, ranks: NDArray[np.int64], taken: Sequence[tuple[NDArray[np.int64], Tensor, Tensor]]
+        self, layout: Layout, ranks: NDArray[np.int64], taken: Sequence[tuple[NDArray[np.int64], Kept, slice]]
     ) -> None:
         """Put units into the slots that are reserved for them; their keys are to be turned to place yet."""
         if not len(ranks):
             return
         pool = self.model.pool
-        for own, keys, values in taken:
-            pool.put_back(self.row, torch.from_numpy(self._slot[own]).to(pool.device), keys, values)
+        for own, kept, part in taken:
+            slots = torch.from_numpy(self._slot[own]).to(pool.device)
+            pool.put_back(self.row, slots, kept.keys, kept.values, part)
         slots = torch.from_numpy(self._slot[ranks]).to(pool.device)
         if self.model.policy.has_bias:
             at = self.model.positions(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)

@@ -78,11 +78,14 @@ class SlabPool:
         keys = self.keys if self.unrotated is None else self.unrotated
         return _to_host(keys[:, row].index_select(2, slots)), _to_host(self.values[:, row].index_select(2, slots))
 
-    def put_back(self, row: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store what ``read`` gave; keys that are to be rotated are not yet."""
+    def put_back(self, row: int, slots: Tensor, keys: Tensor, values: Tensor, part: slice) -> None:
+        """Store a part of what ``read`` gave; keys that are to be rotated are not yet.
+
+        The part is cut out on the device: the host must not touch what may be on its way there yet.
+        """
         into = self.keys if self.unrotated is None else self.unrotated
-        into[:, row].index_copy_(2, slots, keys.to(self.device, non_blocking=True))
-        self.values[:, row].index_copy_(2, slots, values.to(self.device, non_blocking=True))
+        into[:, row].index_copy_(2, slots, keys.to(self.device, non_blocking=True)[:, :, part])
+        self.values[:, row].index_copy_(2, slots, values.to(self.device, non_blocking=True)[:, :, part])
 
     def places(self, rows: Tensor, slots: Tensor) -> Tensor:
         """Where one unit of each of B sessions stands in a layer: row and slot [B] -> [B * kv_heads]."""
