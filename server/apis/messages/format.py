@@ -44,7 +44,13 @@ class MessageFormat:
 
     def opening(self) -> Sequence[Frame]:
         """How much is read is not known yet; the end tells it."""
-        message = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage(())}
+        message: dict[str, Any] = {
+            **self._head,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage(()),
+        }
         return (_event("message_start", message=message),)
 
     def piece(self, piece: Piece, logprobs: tuple[TokenLogprob, ...]) -> Sequence[Frame]:
