@@ -301,3 +301,13 @@ def test_tenants_see_their_own_responses_alone(model_dir: Any, tmp_path: Any) ->
         assert ann.responses.retrieve(id).id == id
         for client in keys:
             client.close()
+
+
+def test_a_conversation_is_gone_on_with_at_its_end(ask: Any, session: str) -> None:
+    """``conversation`` names a session by its id, or an object with it; each response reads what came before."""
+    one = ask(conversation=session)
+    two = ask("And then?", conversation={"id": session})
+    assert session_of(one) == session_of(two) == session
+    assert (two.conversation.id, two.usage.input_tokens > one.usage.total_tokens) == (session, True)
+    with pytest.raises(openai.NotFoundError):
+        ask(conversation="conv_of_nobody")

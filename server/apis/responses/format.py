@@ -18,6 +18,8 @@ from server.streaming.pieces import CallArguments, CallEnd, CallStart, Piece, Te
 from server.streaming.reply import Reply
 
 Logprobs = Sequence[dict[str, Any]]
+WHOLE = frozenset(f"response.{name}" for name in ("created", "in_progress", "completed", "incomplete", "failed"))
+"""Events that carry the object."""
 
 
 class ResponseFormat:
@@ -26,7 +28,7 @@ class ResponseFormat:
     keep_alive = KEEP_ALIVE
 
     def __init__(self, head: Mapping[str, Any], tokenizer: Tokenizer, clock: Clock) -> None:
-        self._head, self._tokenizer, self._clock = head, tokenizer, clock
+        self.head, self._tokenizer, self._clock = head, tokenizer, clock
         self._stem = str(head["id"]).removeprefix("resp_")
         self._number = 0
         self._output: list[dict[str, Any]] = []
@@ -37,7 +39,7 @@ class ResponseFormat:
     # -- as the shared machinery calls it --------------------------------------------------------------------------
 
     def opening(self) -> Sequence[Frame]:
-        begun = {**self._head, "status": "in_progress"}
+        begun = {**self.head, "status": "in_progress"}
         return [self._event("response.created", response=begun), self._event("response.in_progress", response=begun)]
 
     def piece(self, piece: Piece, logprobs: tuple[TokenLogprob, ...]) -> Sequence[Frame]:
@@ -114,7 +116,7 @@ class ResponseFormat:
                 self._output[-1] = self._message(of_items, [self._part()])
             for place in self._calls.values():
                 self._output[place] = {**self._output[place], "status": of_items}
-        self.response = {**self._head, **ended, "output": self._output}
+        self.response = {**self.head, **ended, "output": self._output}
         name = {"completed": "completed", "failed": "failed"}.get(status, "incomplete")
         return [*frames, self._event(f"response.{name}", response=self.response)]
 

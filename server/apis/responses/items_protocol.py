@@ -43,7 +43,7 @@ class InputMessage(StrictModel):
 
     def listed(self, id: str) -> dict[str, Any]:
         """As a list of items shows it."""
-        kind, more = "input_text", {}
+        kind, more = "input_text", dict[str, Any]()
         if self.role == "assistant":
             kind, more = "output_text", {"annotations": [], "logprobs": []}
         texts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]

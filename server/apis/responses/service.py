@@ -15,6 +15,7 @@ from mc_core.errors import CancelledTurnError, MegaContextError
 from server.apis.answer import answer
 from server.apis.prelude import check_chat, check_request, named_session
 from server.apis.responses.ending import failure, head
+from server.apis.responses.format import WHOLE, ResponseFormat
 from server.apis.responses.items_protocol import listed, messages_of
 from server.apis.responses.protocol import ResponseRequest
 from server.apis.responses.recording import Recording
@@ -119,7 +120,7 @@ class Responses:
             raise error
         if body.stream:
             return self._streamed(run, 0)
-        return json(run.frames[0].data["response"] | {"status": "queued"})
+        return json(self._now(run) | {"status": "queued"})
 
     def _run(self, body: ResponseRequest, start: Start, recording: Recording) -> Run:
         stream = self._turn(body, start, recording)
@@ -211,9 +212,14 @@ class Responses:
 
     def _now(self, run: Run) -> dict[str, Any]:
         """What the newest event with the whole object says."""
-        told = next(frame.data["response"] for frame in reversed(run.frames) if "response" in frame.data)
+        form = run.choice.form
+        assert isinstance(form, ResponseFormat)
+        told = [
+            frame.data["response"] for frame in run.frames if frame.event in WHOLE and not isinstance(frame.data, str)
+        ]
+        now: dict[str, Any] = told[-1] if told else dict(form.head)
         waits = not run.choice.stream.started.is_set()
-        return told | {"status": "queued"} if waits else told
+        return now | {"status": "queued"} if waits else now
 
 
 async def once(frames: Sequence[Frame]) -> AsyncIterator[Sequence[Frame]]:
