@@ -62,7 +62,7 @@ $(AXE): $(STAMP)
 	@touch $@
 
 test-page: $(BROWSER) $(AXE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page -m 'not slow' $(ARGS)
 
 pictures: $(BROWSER)
 	$(BIN)/python -m bench.page_pictures $(ARGS)

@@ -17,6 +17,11 @@ class Frame:
     event: str | None = None
     id: str | None = None
 
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """The body of an event that is written as JSON; nothing of one that is text."""
+        return {} if isinstance(self.data, str) else self.data
+
     def encode(self) -> bytes:
         data = self.data.encode() if isinstance(self.data, str) else orjson.dumps(self.data)
         name = b"" if self.event is None else b"event: " + self.event.encode() + b"\n"

@@ -11,6 +11,8 @@ import pytest
 
 from visit import Visit, ask, place_on_strip, replied, until, visit
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parents[2]
 AXE = Path(os.environ.get("MEGACONTEXT_AXE", ROOT / ".venv" / "axe" / "axe.min.js"))
 BOOK = ROOT / "docs" / "examples" / "the-ferry-at-averby.txt"

@@ -11,6 +11,8 @@ import pytest
 from support import running, settings_for
 from visit import ask, replied, turns, until, visit
 
+pytestmark = pytest.mark.page
+
 LONG = 100_000
 WRITING = ".turn.writing .body :not(.waiting)"
 BOOK = Path(__file__).parents[2] / "docs" / "examples" / "the-ferry-at-averby.txt"

@@ -12,6 +12,8 @@ import pytest
 from bench.page_strip import measure
 from visit import Visit, ask, place_on_strip, replied, visit
 
+pytestmark = pytest.mark.page
+
 BOOK = Path(__file__).parents[2] / "docs" / "examples" / "the-ferry-at-averby.txt"
 
 

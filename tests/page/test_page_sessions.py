@@ -11,6 +11,8 @@ import pytest
 
 from visit import Visit, ask, replied, turns, until, visit
 
+pytestmark = pytest.mark.page
+
 
 @pytest.fixture
 def visitor(browser: Any, server: str) -> Iterator[Visit]:
