@@ -54,7 +54,7 @@ def test_head_is_get_without_a_body(http, path):
         ("HEAD", "/v1/chat/completions", {"POST"}),
         ("OPTIONS", "/v1/completions", {"POST"}),
         ("PUT", "/v1/sessions", {"GET", "HEAD", "POST"}),
-        ("POST", "/v1/sessions/sess_x", {"GET", "HEAD", "DELETE"}),
+        ("POST", "/v1/sessions/sess_x", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("DELETE", "/v1/sessions/sess_x/ingest", {"GET", "HEAD", "POST"}),
         ("POST", "/health", {"GET", "HEAD"}),
         ("BREW", "/v1/models/a/b", {"GET", "HEAD"}),

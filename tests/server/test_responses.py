@@ -240,6 +240,7 @@ def test_a_response_that_runs_can_be_listened_to_by_many(ask: Any, client: opena
     [
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0"),
+        ({"input": [{"type": [], "role": "user", "content": "a"}]}, "input.0"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0"),
         ({"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "input"),
         ({"reasoning": {"effort": "high"}}, "reasoning"),

@@ -110,7 +110,8 @@ PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fc
 
 def _kind(value: Any) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return KINDS.get("message" if kind is None else kind)
+    # What is no text may not be hashable.
+    return KINDS["message"] if kind is None else KINDS.get(kind) if isinstance(kind, str) else None
 
 
 InputItem = Annotated[
