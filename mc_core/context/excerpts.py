@@ -18,16 +18,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.message_index import MessageIndex, Place
+from mc_core.context.message_index import QUESTION, MessageIndex, Place
 from mc_core.context.reading_format import TEXT, Ids, MessageKind, ReadingFormat
 from mc_core.context.sentences import SentenceIndex
 from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
 
 Ints = NDArray[np.int64]
-QUESTION = "user"
-"""Role of the messages that ask."""
-
 
 @dataclass(frozen=True, eq=False)
 class Frame:

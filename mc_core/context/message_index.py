@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
 
@@ -19,6 +20,10 @@ class Place:
     opens: bool
     inside: int
     source: int = -1
+
+
+QUESTION = "user"
+"""Role of the messages that ask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,3 +189,18 @@ class MessageIndex:
             return token > self.format.begin
         at, length = int(self._at[place.event]), int(self._length[place.event])
         return not self._opens[place.event] and token > at + length
+
+
+def asking(format: ReadingFormat, ids: Ids) -> NDArray[np.bool_]:
+    """Which tokens of a turn are of what its user says [n]; without any, all but what the template writes around
+    messages. Its own words, names of roles above all, would find other messages and nothing else."""
+    index = MessageIndex(format)
+    index.append(ids)
+    count = len(index)
+    starts, lengths, opens = index._at[:count], index._length[:count].astype(np.int64), index._opens[:count]
+    ends = np.append(starts, len(ids))[1:]
+    asks, content = np.zeros(len(ids), bool), np.ones(len(ids), bool)
+    for start, length, end, opened, kind in zip(starts, lengths, ends, opens, index._kind[:count], strict=True):
+        content[start : start + length] = False
+        asks[start + length : end] = opened and format.kinds[kind].role == QUESTION
+    return asks if asks.any() else content | (not content.any())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mc_core.context.message_index import asking
 from mc_core.engine.core import EngineCore
 from mc_core.engine.refocus_job import refocus
 from mc_core.engine.requests import ContextReport
@@ -51,7 +52,8 @@ class Reader:
         bundle, whole = self.core.bundle, int(WHOLE_SHARE * self.session.wc.budget)
         step = self.core.config.ingest_tokens
         asked, at = np.concatenate([held_ids, prompt_ids]), self.session.tokens - len(held_ids)
-        self._question = TurnQuestion.begin(at, asked, bundle.tokenizer, bundle.words, whole)
+        says = None if bundle.frames is None else asking(bundle.frames, asked)
+        self._question = TurnQuestion.begin(at, asked, bundle.tokenizer, bundle.words, whole, says)
         for at in range(0, len(prompt_ids), step):
             part = prompt_ids[at : at + step]
             self.session.append(part)

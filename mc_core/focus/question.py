@@ -54,22 +54,33 @@ class Question:
 class TurnQuestion:
     """The question of a turn that is read token by token.
 
-    at: where the turn begins in the history; prompt [T]; message: the range of the prompt that is its last message;
-    whole: tokens of a turn's end, from that message on, that stand raw as a whole.
+    at: where the turn begins in the history; prompt [T]; asking [T]: its tokens that say something, all but those that
+    the template writes around messages; message: the range of the prompt that is its last message; whole: tokens of a
+    turn's end, from that message on, that stand raw as a whole.
     """
 
     at: int
     prompt: Ids
+    asking: NDArray[np.bool_]
     message: Range
     lines: tuple[Range, ...]
     whole: int
     reply: list[int] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, at: int, prompt: Ids, tokenizer: Tokenizer, words: Words, whole: int) -> TurnQuestion:
-        """prompt [T]: what the turn adds to the history of ``at`` tokens before the reply."""
+    def begin(
+        cls,
+        at: int,
+        prompt: Ids,
+        tokenizer: Tokenizer,
+        words: Words,
+        whole: int,
+        asking: NDArray[np.bool_] | None = None,
+    ) -> TurnQuestion:
+        """prompt [T]: what the turn adds to the history of ``at`` tokens before the reply. asking: None for all."""
         message = last_message(prompt, tokenizer.control_ids)
-        return cls(at, prompt, message, question_lines(prompt, message, tokenizer, words), whole)
+        says = np.ones(len(prompt), bool) if asking is None else asking
+        return cls(at, prompt, says, message, question_lines(prompt, message, tokenizer, words), whole)
 
     def read(self, token: int) -> None:
         """The turn has one more token."""
@@ -79,8 +90,8 @@ class TurnQuestion:
         """As far as the turn has come."""
         read = len(self.prompt) + len(self.reply)
         if read <= QUESTION_TOKENS:
-            return Question(np.concatenate([self.prompt, np.array(self.reply, np.int32)]))
-        asked = [self.prompt[start:end] for start, end in self.lines]
+            return Question(np.concatenate([self.prompt[self.asking], np.array(self.reply, np.int32)]), self.at)
+        asked = [self.prompt[start:end][self.asking[start:end]] for start, end in self.lines]
         newest = self.reply[-(QUESTION_TOKENS - sum(map(len, asked))) :]
         ids = np.concatenate([*asked, np.array(newest, np.int32)])
         end, first = self.at + read, self.at + self.message[0]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from bench.text import prose
 from mc_core.bundle.bundle import load_bundle
+from mc_core.context.message_index import asking
+from mc_core.context.reading_format import MessageKind, ReadingFormat
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.question import MESSAGE_TOKENS, QUESTION_TOKENS, Question, TurnQuestion, last_message
 from mc_core.lab.controller import MCController
@@ -78,7 +80,7 @@ def test_a_question_is_a_part_of_its_turn(
     turn = np.concatenate([prompt, np.resize(tokenizer.encode(" and so on"), reply)]).astype(np.int32)
     assert len(question.ids) <= QUESTION_TOKENS
     if len(turn) <= QUESTION_TOKENS:
-        assert (question.start, question.lines) == (None, ())
+        assert (question.start, question.lines) == (at, ())
         np.testing.assert_array_equal(question.ids, turn)
         return
     assert question.start is not None
@@ -173,3 +175,26 @@ def test_a_message_that_fits_is_read_whole() -> None:
     controller.inference_step(prompt)
     assert (session.wc.levels[session.wc.starts() >= before] == 0).all()
     assert "opens with the word marigold" in shown(session, tokenizer)
+
+
+def test_names_of_roles_ask_for_nothing(tokenizer: Tokenizer) -> None:
+    """What the template writes around messages, and messages of others, are no part of what a turn asks: their words
+    would find the questions before it, which hold the same."""
+    user, assistant, system = (
+        MessageKind(
+            role, tokenizer.encode_control(f"<|im_start|>{role}\n"), tokenizer.encode_control("<|im_end|>\n"), 2
+        )
+        for role in ("user", "assistant", "system")
+    )
+    frames = ReadingFormat((user, assistant, system), lambda about: user, np.array([0], np.int32))
+    before = "<|im_end|>\n<|im_start|>system\nBe brief.<|im_end|>\n"
+    prompt = np.concatenate([tokenizer.encode_control(before), chat(tokenizer, ASKED)])
+    turn = TurnQuestion.begin(64, prompt, tokenizer, tokenizer.words(VOCABULARY), 0, asking(frames, prompt))
+    for token in tokenizer.encode(" It is").tolist():
+        turn.read(token)
+    assert tokenizer.decode(turn.now().ids) == f"{ASKED} It is"
+    assert turn.now().start == 64
+    bare = tokenizer.encode(ASKED)
+    assert asking(frames, bare).all()
+    empty = tokenizer.encode_control("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")
+    assert asking(frames, empty).any()
