@@ -24,7 +24,7 @@ QUESTIONS = (
     "How many steps are there in the tower of Averby?",
     "What is the name of the clockmaker?",
 )
-BEGIN, END = "<!-- first chat: python -m bench.first_chat --into README.md -->", "<!-- /first chat -->"
+BEGIN, END = "<!-- first chat: python -m bench.first_chat --into README.md -- --budget 1024 -->", "<!-- /first chat -->"
 
 
 def talk(client: httpx.Client) -> Iterator[str]:

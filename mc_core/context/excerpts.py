@@ -26,6 +26,7 @@ from mc_core.context.working_context import WorkingContext
 
 Ints = NDArray[np.int64]
 
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """Tokens ``ids`` that the model reads before token ``before`` of the history."""
