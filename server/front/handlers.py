@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from mc_core.errors import MegaContextError
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError, to_api_error
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request, to_api_error
 from server.front.validation import explain
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,9 @@ def _known(error: BaseException) -> ApiError:
             cause = error.__cause__
             if isinstance(cause, ApiError):
                 return cause
+            if error.status_code == 400:
+                # What FastAPI tells of a body that is no UTF-8, too deep, or holds a number of thousands of digits.
+                return bad_request("the body cannot be read as JSON", None, "invalid_json")
             return ApiError(error.status_code, str(error.detail), code="http_error", more=error.headers or {})
         case _:
             return to_api_error(error)

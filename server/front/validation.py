@@ -13,6 +13,8 @@ BRANCH = re.compile(r"str|int|float|bool|(list|dict|constrained|function|literal
 """What a validator adds to a place to say which branch of a union it means; no field of ours is called so."""
 
 UNSUPPORTED = ("extra_forbidden", "unsupported")
+NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
+"""Errors of a body that is no object, as text without the content type of JSON isn't."""
 
 
 def explain(errors: Sequence[Any]) -> ApiError:
@@ -34,6 +36,10 @@ def explain(errors: Sequence[Any]) -> ApiError:
     if kind == "missing":
         what = f"the parameter '{field}'" if field else "the body"
         return bad_request(f"{what} is missing", field, "missing_parameter")
+    if field is None and kind in NO_OBJECT:
+        return bad_request(
+            "the body must be a JSON object, sent with Content-Type: application/json", None, "invalid_json"
+        )
     if kind == "json_invalid":
         return bad_request("the body is not valid JSON", None, "invalid_json")
     message = error["msg"].removeprefix("Value error, ")

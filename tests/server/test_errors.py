@@ -86,6 +86,21 @@ def test_bodies_that_are_no_request(http, body):
     refused(http.post("/v1/chat/completions", content=body, headers=headers), 400)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/sessions"])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(b"{}", "text/plain"), (b'{"model": "\xff"}', "application/json"), (b"[" * 50_000, "application/json")],
+)
+def test_a_body_that_is_no_json_object_is_called_so(http, path, body, kind):
+    """400 ``invalid_json``: where only the content type is missing, the message says which one."""
+    answer = http.post(path, content=body, headers={"content-type": kind})
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    if path != "/v1/messages":  # in Anthropic's shape there is no code
+        assert error["code"] == "invalid_json"
+    assert "application/json" in error["message"] or kind == "application/json"
+
+
 def test_the_official_client_raises_its_own_errors(client):
     """Error objects are such that the official client raises the exception that fits."""
     with pytest.raises(openai.BadRequestError, match="functions") as bad:

@@ -72,7 +72,9 @@ async def count_tokens(body: CountRequest, state: State, tenant: Annotated[str, 
 
 def _conversation(body: MessagesInput) -> list[Message]:
     told = conversation(body.system, body.messages)
-    if not told or told[-1].role == "assistant":
+    if not told:
+        raise bad_request("'messages': nothing is said in them", "messages")
+    if told[-1].role == "assistant":
         raise bad_request(
             "'messages': the last message must not be the assistant's, for no reply goes on where one was begun",
             "messages",
