@@ -141,7 +141,7 @@ class _Reading:
         """What is read of the stretch [start, end)."""
         if self._is_first_block(context, start, end):
             return 0, self.format.begin
-        if start == context.tail_start and self._is_talk_before(start, end):
+        if 0 < start == context.tail_start and self._is_talk_before(context, start, end):
             return self._last_question, end
         return self._whole_sentences(context, start, end)
 
@@ -149,12 +149,15 @@ class _Reading:
     def _last_question(self) -> int:
         return self.messages.last_of(QUESTION)
 
-    def _is_talk_before(self, start: int, end: int) -> bool:
+    def _is_talk_before(self, context: WorkingContext, start: int, end: int) -> bool:
         """Whether a stretch begins with other messages than the last question, which stands in it, that nobody asked
-        for."""
-        place = self.messages.place(start)
+        for or pinned."""
+        place, question = self.messages.place(start), self._last_question
         talk = place.kind != TEXT or place.inside >= 0
-        return talk and start < self._last_question < end and not self._asked_for(start, self._last_question)
+        if not (talk and start < question < end) or self._asked_for(start, question):
+            return False
+        blocks = np.arange(start // self.block_size, (question - 1) // self.block_size + 1)
+        return not context.protection.pinned(blocks).any()
 
     def _is_first_block(self, context: WorkingContext, start: int, end: int) -> bool:
         """Whether a stretch is the history's first block, which stands for no other sake than being the first."""

@@ -244,11 +244,12 @@ def test_right_after_a_cut_an_excerpt_is_that_of_what_is_left(talk: Talk, data: 
 
 
 @settings(deadline=None)
-@given(talks())
-def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk) -> None:
+@given(talks(), st.data())
+def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk, data: st.DataObject) -> None:
     """A conversation that fits is read as its template writes it."""
     wc = context_of(talk, np.ones(-(-len(talk.history) // BLOCK), bool))
-    excerpt = excerpts_of(talk).of(wc, 1 << 20, talk.sources)
+    asked = None if data.draw(st.booleans()) else np.empty(0, np.int64)
+    excerpt = excerpts_of(talk).of(wc, 1 << 20, talk.sources, asked)
     is_text = np.array(talk.kinds) == 3
     runs = int((is_text & ~np.append(False, is_text[:-1])).sum())
     assert len(excerpt.frames) == is_text.sum() + runs
