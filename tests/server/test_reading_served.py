@@ -276,6 +276,18 @@ def test_a_chat_longer_than_the_budget_is_read_in_its_own_form(server: ServerThr
     assert {entry["reason"] for entry in talk.focus()["entries"]} <= known
 
 
+def test_a_chat_that_fits_is_read_whole(server: ServerThread) -> None:
+    """Nothing of a conversation within the budget is hidden or framed: the system message, old turns, and the new."""
+    talk = Talk(server)
+    for number in range(4):
+        context = talk.ask(f"Remember {number}, the {prose(2, number)}")
+        assert (context["hidden"], context["framed"]) == (0, 0)
+        assert context["raw"] == context["tokens"]
+    ids = state_in(server).engine.read(talk.session, 0, talk.session.tokens).result()
+    tokenizer = state_in(server).bundle.tokenizer
+    assert talk.read() == tokenizer.decode(ids, skip_special_tokens=False)
+
+
 def test_completions_read_a_history_as_it_is(server: ServerThread) -> None:
     """Outside of a chat there are no frames, and nothing of what stands raw is left out."""
     talk = Talk(server)
