@@ -203,7 +203,7 @@ def test_what_nobody_asked_for_is_read_whole_or_not_at_all(talk: Talk, data: st.
         else:
             assert start == wc.tail_start
             assert end == users_turns(talk)[-1]
-    if not len(asked) and BLOCK not in raw_at and wc.tail_start >= BLOCK and whole != Excerpt():
+    if not len(asked) and BLOCK not in raw_at and wc.tail_start >= BLOCK and (whole.frames or whole.left_out):
         assert (FORMAT.begin, BLOCK) in told.left_out
 
 
@@ -254,6 +254,17 @@ def test_what_is_shown_whole_has_no_frames_but_around_texts(talk: Talk, data: st
     runs = int((is_text & ~np.append(False, is_text[:-1])).sum())
     assert len(excerpt.frames) == is_text.sum() + runs
     assert not excerpt.left_out
+
+
+def test_a_chat_within_the_tail_is_read_whole() -> None:
+    """Old talk is left out behind something that is folded away alone: a chat that all stands in the tail is whole."""
+    turns = [[OPEN, ROLES[role], LINE, CONTENT, CLOSE, LINE] for role in (1, 2, 1)]
+    history = ids(BEGIN, *(token for turn in turns for token in turn), OPEN, ROLES[2], LINE)
+    talk = Talk(history, np.zeros(len(history), int), ())
+    wc = WorkingContext(BLOCK, 1 << 20, recent_tokens=100, gist_cost=0)
+    wc.extend(len(history))
+    excerpt = excerpts_of(talk).of(wc, 1 << 20, asked=np.empty(0, np.int64))
+    assert (excerpt.frames, excerpt.left_out) == ((), ())
 
 
 def test_outside_of_a_conversation_all_is_read_as_it_is() -> None:

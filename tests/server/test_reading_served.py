@@ -279,8 +279,8 @@ def test_a_chat_longer_than_the_budget_is_read_in_its_own_form(server: ServerThr
 def test_a_chat_that_fits_is_read_whole(server: ServerThread) -> None:
     """Nothing of a conversation within the budget is hidden or framed: the system message, old turns, and the new."""
     talk = Talk(server)
-    for number in range(4):
-        context = talk.ask(f"Remember {number}, the {prose(2, number)}")
+    for text in ("Hi", "Yes", *(f"Remember {number}, the {prose(2, number)}" for number in range(3))):
+        context = talk.ask(text)
         assert (context["hidden"], context["framed"]) == (0, 0)
         assert context["raw"] == context["tokens"]
     ids = state_in(server).engine.read(talk.session, 0, talk.session.tokens).result()
