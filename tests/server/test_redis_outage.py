@@ -168,6 +168,9 @@ def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
             time.sleep(0.5)
             if http.get("/ready").status_code == 503:
                 break
+        until = time.monotonic() + 60
+        while http.get("/ready").status_code != 503 and time.monotonic() < until:
+            time.sleep(0.1)
         assert http.get("/ready").json()["status"] == "not ready"
         assert "wait to be written" in http.get("/ready").json()["reasons"][0]
         refused = http.post("/v1/sessions", json={})
