@@ -153,6 +153,7 @@ def test_a_short_outage_is_not_noticed_by_a_stream(model_dir, tmp_path, redis_se
         assert outcome[0][0] == "done"
 
 
+@pytest.mark.slow
 def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
     """Law: when no more may wait for Redis, new input gets 503 with Retry-After and /ready is 503, until it is back."""
     settings = settings_at(model_dir, tmp_path, f"{redis_server.url}?deadline=60", store_buffer_bytes=400_000)
