@@ -56,6 +56,9 @@ class Told:
         if stored is not None and stored["last"]["end"] <= session.tokens:
             window = tuple(Place(**place) if place else None for place in stored["window"])
             return cls(stored["next"], Place(**stored["last"]), window, stored["document"])
+        if not session.tokens and not session.prefixes:
+            # Nothing was ever said in it: no need to wait for a store that may be away.
+            return cls()
         return cls.behind(await newest(store, session.id, session.tenant))
 
     @classmethod

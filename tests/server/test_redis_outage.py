@@ -153,7 +153,6 @@ def test_a_short_outage_is_not_noticed_by_a_stream(model_dir, tmp_path, redis_se
         assert outcome[0][0] == "done"
 
 
-@pytest.mark.slow
 def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
     """Law: when no more may wait for Redis, new input gets 503 with Retry-After and /ready is 503, until it is back."""
     settings = settings_at(model_dir, tmp_path, f"{redis_server.url}?deadline=60", store_buffer_bytes=400_000)
@@ -169,9 +168,6 @@ def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
             time.sleep(0.5)
             if http.get("/ready").status_code == 503:
                 break
-        until = time.monotonic() + 60
-        while http.get("/ready").status_code != 503 and time.monotonic() < until:
-            time.sleep(0.1)
         assert http.get("/ready").json()["status"] == "not ready"
         assert "wait to be written" in http.get("/ready").json()["reasons"][0]
         refused = http.post("/v1/sessions", json={})

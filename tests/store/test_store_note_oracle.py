@@ -143,7 +143,7 @@ any_steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1 << 16)),
 
 
 @pytest.mark.parametrize("kind", sorted(HARNESSES))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps=any_steps)
 def test_random_notes_match_plain_lists(kind, steps):
     """Law: after any commits, rewinds, cuts, forks, deletions and restarts a store has exactly the notes it should."""
