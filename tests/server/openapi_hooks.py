@@ -36,6 +36,8 @@ RULES = [
     "a message needs content, or calls",
     "messages of the role tool have a tool_call_id, and no others",
     "only messages of the assistant hold tool_calls",
+    "only messages of the role .* hold blocks of the type",
+    "'messages': nothing is said in them",
     "the schema cannot be enforced",
     "tool_choice names .*, which is none of the tools",
     "tool_choice asks for a call, but there are no tools",

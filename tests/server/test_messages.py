@@ -131,6 +131,9 @@ def test_what_a_session_holds_is_the_same_for_all_apis(claude: anthropic.Anthrop
     assert raw.headers["x-session-id"] == first.headers["x-session-id"]
 
 
+RESULT = {"type": "tool_result", "tool_use_id": "call_1", "content": "7"}
+
+
 def test_blocks_read_as_messages() -> None:
     """Text blocks are paragraphs, thoughts and billing are left out, neighbours of one speaker are one message."""
     system: Any = [{"type": "text", "text": "x-anthropic-billing-header: cc=1"}, {"type": "text", "text": "Be brief."}]
@@ -174,6 +177,9 @@ def test_counting_tokens(claude: anthropic.Anthropic) -> None:
         ({"temperature": 3}, "temperature"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"extra": 1}, "extra"),
+        ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "hm"}]}]}, "role assistant"),
+        ({"messages": [*HI, {"role": "assistant", "content": [RESULT]}, *HI]}, "role user"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages"),
     ],
 )
 def test_what_is_not_taken_is_named(claude: anthropic.Anthropic, wrong: dict[str, Any], param: str) -> None:

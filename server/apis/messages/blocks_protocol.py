@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from server.protocol.parameters import Harmless
 from server.protocol.strict import Only, StrictModel
@@ -70,6 +70,8 @@ ContentBlock = Annotated[
     Field(discriminator="type"),
 ]
 Texts = str | list[TextBlock]
+SPEAKERS = {"tool_use": "assistant", "thinking": "assistant", "redacted_thinking": "assistant", "tool_result": "user"}
+"""Whose messages hold blocks of a type; text is everybody's."""
 
 
 class MessageParam(StrictModel):
@@ -77,6 +79,14 @@ class MessageParam(StrictModel):
 
     role: Literal["user", "assistant", "system"]
     content: str | list[ContentBlock]
+
+    @model_validator(mode="after")
+    def _belongs_to_its_role(self) -> MessageParam:
+        for block in () if isinstance(self.content, str) else self.content:
+            speaker = SPEAKERS.get(block.type, self.role)
+            if speaker != self.role:
+                raise ValueError(f"only messages of the role {speaker} hold blocks of the type {block.type}")
+        return self
 
     def plain(self) -> Iterator[Message]:
         """One message, or several where results of calls stand beside words."""
