@@ -239,7 +239,8 @@ class SessionStore(Protocol):
     after a restart or the next ``open``, unless a commit took them in. Rows of a level are written without gaps.
 
     Leases: ``open`` gives the caller a fence greater than every fence before it. Writes carry the fence and renew the
-    lease; an outdated fence is refused with FencedError. A lease lapses ``lease_seconds`` after its last renewal.
+    lease; an outdated fence is refused with FencedError. A lease lapses ``lease_seconds`` after its last renewal. Fence
+    and write are one step in the store: who was away while another owner opened the session changes nothing any more.
     """
 
     lease_seconds: float
@@ -253,8 +254,14 @@ class SessionStore(Protocol):
         until the lease lapses or is released. UnknownSessionError as for every look-up by tenant."""
         ...
 
-    def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
-        """Extends the leases {session_id: fence}; returns the ids whose lease is lost (fenced or deleted)."""
+    def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
+        """Extends the leases {session_id: fence}; returns the ids whose lease is lost (fenced or deleted). ``owner``:
+        whose they are from now on."""
+        ...
+
+    def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
+        """Says for ``lease_seconds`` that this ``life`` (from start to end) of the server that is called ``owner`` goes
+        on; ``first``: that it begins -> False if another life of that name began since, so that two servers have it."""
         ...
 
     def release(self, session_id: str, fence: int) -> Future[None]:

@@ -29,6 +29,7 @@ from server.budget import chosen_budget
 from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.live.observer import Observed
+from server.owner import name_of
 from server.quotas import Quotas
 from server.served_model import ServedModel, find_model
 from server.sessions import SessionHost
@@ -77,7 +78,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
     logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)
-    store = open_store(settings.store, max_pending=settings.store_buffer_bytes)
+    store = open_store(settings.store, lease_seconds=settings.lease_seconds, max_pending=settings.store_buffer_bytes)
     try:
         state = _assemble(settings, served, bundle, telemetry, timed_store(store, telemetry.metrics.store))
     except BaseException:
@@ -133,6 +134,7 @@ def _assemble(
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
         followers=followers,
+        name=name_of(settings),
     )
     quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
     return ServerState(

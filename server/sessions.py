@@ -36,12 +36,15 @@ from server.errors import not_found, unreadable
 from server.futures import settled
 from server.live.followers import Followers
 from server.memory import Leftovers
+from server.owner import Owner
 
 logger = logging.getLogger(__name__)
 PRUNE_SHARE = 16
 """A tenant's oldest implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
 EXPIRE_EVERY = 60.0
 """Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+HAND_OVER_EVERY = 0.1
+"""Seconds between two looks for sessions that nobody uses any more, while the server drains."""
 EXPIRE_AT_ONCE = 50
 """Sessions deleted in one call, so that others' calls need not wait long behind it."""
 
@@ -96,13 +99,14 @@ class SessionHost:
         max_implicit: int,
         implicit_ttl: float | None = None,
         followers: Followers | None = None,
+        name: str | None = None,
     ) -> None:
-        """followers: told of sessions that are deleted."""
+        """followers: told of sessions that are deleted. name: of this server, see ``Owner``."""
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._max_resident, self._max_implicit = max_resident, max_implicit
         self._implicit_ttl = implicit_ttl
         self._followers = Followers() if followers is None else followers
-        self._owner = f"server-{secrets.token_hex(8)}"
+        self._owner = Owner(store, name)
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._unpruned: Counter[str] = Counter()
         self._trimming = False
@@ -122,7 +126,7 @@ class SessionHost:
             new_id(), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
         stored = await settled(self.store.create(session.record()))
-        opened = await settled(self.store.open(session.id, tenant, self._owner))
+        opened = await settled(self.store.open(session.id, tenant, self._owner.name))
         session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated
         self._slots[tenant, session.id] = Slot(session=session)
         self._bound()
@@ -288,22 +292,33 @@ class SessionHost:
             await self._forget(slot)
         self._slots.clear()
 
+    def hand_over(self) -> None:
+        """From now on, as the server drains, give up each session as soon as nobody uses it: other servers have it."""
+        self._spawn(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        while self.resident:
+            for slot in list(self._slots.values()):
+                if slot.users == 0 and slot.session is not None:
+                    await self._drop(slot)
+            await asyncio.sleep(HAND_OVER_EVERY)
+
     async def keep_leases(self) -> None:
         """Renew the leases of all sessions in memory, until cancelled; drop those that somebody else took over."""
         while True:
-            await asyncio.sleep(self.store.lease_seconds / 3)
             held = {s.session.id: (s, s.session.fence) for s in self._slots.values() if s.session is not None}
             try:
-                lost = await settled(self.store.renew({name: fence for name, (_, fence) in held.items()}))
+                lost = await self._owner.renew({name: fence for name, (_, fence) in held.items()})
             except StoreError:
                 logger.warning("leases could not be renewed", exc_info=True)
-                continue
+                lost = ()
             for slot in (held[name][0] for name in lost):
-                if not slot.users:
+                if not slot.users and slot.session is not None:
                     await self._drop(slot)
+            await asyncio.sleep(self.store.lease_seconds / 3)
 
     async def _load(self, session_id: str, tenant: str) -> Session:
-        stored = await settled(self.store.open(session_id, tenant, self._owner))
+        stored = await settled(self.store.open(session_id, tenant, self._owner.name))
         try:
             return await asyncio.to_thread(self.factory.load, stored, self.store)
         except Exception as error:
@@ -368,7 +383,7 @@ class SessionHost:
             return
         try:
             if self.peek(session_id, tenant) is None:
-                await settled(self.store.open(session_id, tenant, self._owner))
+                await settled(self.store.open(session_id, tenant, self._owner.name))
             await self.delete(session_id, tenant)
         except (LeaseHeldError, UnknownSessionError):
             pass  # another server uses it, or was faster

@@ -78,6 +78,15 @@ class Settings(BaseSettings):
     store_buffer_bytes: int = Field(
         256 << 20, ge=1 << 16, description="writes that wait for the store; beyond that new work gets 503"
     )
+    server_name: str | None = Field(
+        None,
+        pattern=r"^[!-~]{1,200}$",
+        description="which server of a store this is, the same after a restart and no other one's: it then has its "
+        "sessions again at once; host name and port by default",
+    )
+    lease_seconds: float = Field(
+        6.0, ge=1, le=3600, description="silence after which another server may take over a server's sessions"
+    )
     hot_tokens: int = Field(
         262_144, ge=0, description="token ids a session keeps in memory; older ones stay in the store"
     )

@@ -96,11 +96,11 @@ def add_lensnet(folder: Path, dim: int = 64, **manifest: Any) -> None:
     save_networks(folder, Manifest(name="tiny", lensnet=lensnet_arguments(net), **manifest), lensnet=net)
 
 
-def small(model: Path, store: Path, **others: object) -> dict[str, object]:
-    """Settings with small limits, so that tests reach them."""
+def small(model: Path, store: Path | str, **others: object) -> dict[str, object]:
+    """Settings with small limits, so that tests reach them; ``store``: a file, or a URL."""
     chosen: dict[str, object] = {
         "model": model,
-        "store": f"sqlite:///{store}",
+        "store": store if "://" in str(store) else f"sqlite:///{store}",
         "budget": 384,
         "recent_tokens": 64,
         "max_sessions": 2,
@@ -112,7 +112,7 @@ def small(model: Path, store: Path, **others: object) -> dict[str, object]:
     return {**chosen, **others}
 
 
-def settings_for(model: Path, store: Path, **others: object) -> Settings:
+def settings_for(model: Path, store: Path | str, **others: object) -> Settings:
     """The same as an object."""
     return Settings(**small(model, store, **others))  # type: ignore[arg-type]
 
@@ -131,8 +131,9 @@ class ServerThread:
         from server.app import build_app
         from server.serve import DrainingServer
 
+        settings = settings.model_copy(update={"port": free_port()})
         app = build_app(settings)
-        config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(app, port=settings.port, log_level="warning", timeout_graceful_shutdown=5)
         self.server = DrainingServer(config, app, settings.drain_seconds)
         self.address = f"http://127.0.0.1:{config.port}"
         self.thread = threading.Thread(target=self.server.run)
@@ -168,7 +169,7 @@ def running(settings: Settings) -> Iterator[str]:
 class ServerProcess:
     """``megacontext serve`` as its own process, to be stopped and killed."""
 
-    def __init__(self, model: Path, store: Path, **others: object) -> None:
+    def __init__(self, model: Path, store: Path | str, **others: object) -> None:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         settings = small(model, store, port=self.port, **others)

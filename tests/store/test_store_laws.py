@@ -110,6 +110,16 @@ def test_a_live_lease_keeps_other_owners_out_until_it_lapses(store):
         store.commit(second.record).result()
 
 
+def test_a_renewed_lease_may_change_its_owner(store):
+    """Law: a renewal says whose the lease is from then on, if it says so: that owner may reopen, others may not."""
+    record = begin(store, owner="me")
+    assert store.renew({"s": record.fence}, "me~2").result() == ()
+    assert store.renew({"s": record.fence}).result() == ()
+    with pytest.raises(LeaseHeldError):
+        store.open("s", "alice", "me").result()
+    assert store.open("s", "alice", "me~2").result().fence > record.fence
+
+
 def test_another_tenants_session_reads_like_no_session(store):
     """Law: tenant is part of every look-up, and a refusal does not tell whether the session exists."""
     fill(store, begin(store, implicit=True), some_ids(9))

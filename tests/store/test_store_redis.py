@@ -251,6 +251,19 @@ def test_two_servers_share_a_store_and_one_takes_over(place):
     second.close()
 
 
+def test_the_newest_life_of_a_name_has_it(place):
+    """Law: a server learns when another one began under its name, and not when its own silence was long."""
+    store = place.open(lease_seconds=0.05)
+    assert store.announce("one", "a", True).result()
+    time.sleep(0.1)
+    assert store.announce("one", "a", False).result()
+    store.lease_seconds = 60
+    assert store.announce("one", "b", True).result()
+    assert [store.announce("one", life, False).result() for life in "abab"] == [False, True, False, True]
+    assert store.announce("two", "a", False).result()
+    store.close()
+
+
 def test_a_redis_that_lost_acknowledged_turns_is_noticed(place):
     """Law: if Redis comes back with less than it acknowledged, the lease is over and the session is opened anew."""
     store = place.open()

@@ -116,13 +116,26 @@ function commands.open(op, id, tenant, owner, seconds)
   return {'ok', redis.call('HGETALL', s.key)}
 end
 
-function commands.renew(seconds, ...)
+-- owner: whose the leases are from now on, or ''.
+function commands.renew(seconds, owner, ...)
   local leases, lost = {...}, {'ok'}
   for i = 1, #leases, 2 do
     local ok, s = pcall(held, leases[i], leases[i + 1], '', '')
-    if ok then renew_until(s, seconds) else lost[#lost + 1] = leases[i] end
+    if ok then
+      renew_until(s, seconds)
+      if owner ~= '' then redis.call('HSET', s.key, 'owner', owner) end
+    else lost[#lost + 1] = leases[i] end
   end
   return lost
+end
+
+-- A server of a name lives, as one life of it; 0 if another life of that name began since the first time.
+function commands.announce(owner, life, first, seconds)
+  local key = ns .. 'server:' .. owner
+  local known = redis.call('GET', key)
+  if first ~= '1' and known and known ~= life then return {'ok', 0} end
+  redis.call('SET', key, life, 'PX', math.ceil(tonumber(seconds) * 1000))
+  return {'ok', 1}
 end
 
 function commands.release(id, fence)

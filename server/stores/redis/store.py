@@ -12,6 +12,7 @@ it (the sequence went back) and opens the session again as Redis has it.
     meta               hash     counters (fence, storage, serial, note, probe) and the format; stays for good
     owners             hash     session id -> T
     writer:NAME        string   number of the last batch of one server; leaves with it
+    server:OWNER       string   the life of the server of that name that began last; goes when it is silent
     implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
     T:sessions         zset     session ids by creation
     T:sessions:KIND    zset     those that are implicit, or explicit, by creation
@@ -123,9 +124,13 @@ class RedisStore:
         command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds)
         return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience)
 
-    def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
-        command = ("renew", self.lease_seconds, *(part for lease in leases.items() for part in lease))
+    def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
+        command = ("renew", self.lease_seconds, owner or "", *(part for lease in leases.items() for part in lease))
         return self._calls.write(lambda _: command, None, lambda reply: tuple(name.decode() for name in reply))
+
+    def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
+        command = ("announce", key_part(owner), life, int(first), self.lease_seconds)
+        return self._calls.write(lambda _: command, None, lambda reply: reply[0] == 1)
 
     def release(self, session_id: str, fence: int) -> Future[None]:
         """Resolves at once while Redis is away: the lease lapses by itself, and its owner may open again anyway."""

@@ -80,11 +80,15 @@ def open_session(
     return StoredSession(load_record(connection, row, fence), fence)
 
 
-def renew(connection: sqlite3.Connection, leases: Mapping[str, int], lease_seconds: float) -> tuple[str, ...]:
-    """Extends the leases; returns those that are lost."""
-    update, lost = "UPDATE sessions SET lease_until = ? WHERE session_id = ? AND fence = ? AND fence > 0", []
+def renew(
+    connection: sqlite3.Connection, leases: Mapping[str, int], lease_seconds: float, owner: str | None = None
+) -> tuple[str, ...]:
+    """Extends the leases, as the owner's if there is one; returns those that are lost."""
+    update = """UPDATE sessions SET lease_until = ?, owner = coalesce(?, owner)
+                WHERE session_id = ? AND fence = ? AND fence > 0"""
+    lost = []
     for session_id, fence in leases.items():
-        if not connection.execute(update, (time.time() + lease_seconds, session_id, fence)).rowcount:
+        if not connection.execute(update, (time.time() + lease_seconds, owner, session_id, fence)).rowcount:
             lost.append(session_id)
     return tuple(lost)
 

@@ -78,9 +78,15 @@ class SqliteStore:
 
         return self._write(lambda: run, session_id, durable=True)
 
-    def renew(self, leases: Mapping[str, int]) -> Future[tuple[str, ...]]:
+    def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
         held = dict(leases)
-        return self._write(lambda: lambda connection: sessions.renew(connection, held, self.lease_seconds), None)
+        return self._write(lambda: lambda connection: sessions.renew(connection, held, self.lease_seconds, owner), None)
+
+    def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
+        """Nobody else has any name: the file lock sees to that."""
+        alone: Future[bool] = Future()
+        alone.set_result(True)
+        return alone
 
     def release(self, session_id: str, fence: int) -> Future[None]:
         return self._write(lambda: lambda connection: sessions.release(connection, session_id, fence), session_id)
