@@ -13,12 +13,13 @@ BENCHES ?= flat ingest recall repair telemetry
 export OMP_NUM_THREADS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help serve chat test test-slow test-page pictures lint format bench client docs clean
+.PHONY: help serve chat test test-slow test-clients test-page pictures lint format bench client docs clean
 
 help:
 	@echo "make serve      serve SmolLM2, fetched once; MODEL=tiny: the bundled model, MODEL=PATH: yours (ARGS: more options)"
 	@echo "make chat       chat with a running server in the terminal"
 	@echo "make test       all quick tests; make test-slow: the long ones"
+	@echo "make test-clients  frameworks (langchain, litellm), which are installed, call a server"
 	@echo "make test-page  the page in a real browser, which is installed if there is none; make pictures: docs/images"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
 	@echo "make bench      the benchmarks' figures"
@@ -44,6 +45,15 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Frameworks that bring much with them; make test runs the official clients.
+CLIENTS := $(VENV)/.clients
+$(CLIENTS): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,clients]'
+	@touch $@
+
+test-clients: $(CLIENTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server/test_langchain.py tests/server/test_calls_litellm.py -m '' $(ARGS)
 
 # Chromium is the system's if there is one, else Debian's (for root), else the one that playwright fetches.
 BROWSER := $(VENV)/.browser

@@ -50,8 +50,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param, code=code)
 
 
-def not_found(message: str, code: str) -> ApiError:
-    return ApiError(404, message, code=code)
+def not_found(message: str, code: str, param: str | None = None) -> ApiError:
+    return ApiError(404, message, code=code, param=param)
 
 
 def unauthorized(message: str, code: str) -> ApiError:

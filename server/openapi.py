@@ -141,6 +141,9 @@ def describe(
 def _tell_truth(operation: dict[str, Any], *, keys: bool, guarded: bool) -> None:
     # FastAPI thinks that a body that is none is answered 422.
     operation["responses"].pop("422", None)
+    if guarded:
+        # Of a query parameter that is not known.
+        operation["responses"].setdefault("400", operation["responses"]["403"] | {"description": ERRORS[400]})
     if keys and guarded:
         operation["security"] = [{"bearer": []}]
     operation["responses"].pop("403" if keys else "401", None)

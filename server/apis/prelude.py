@@ -20,7 +20,9 @@ Start = tuple[AbstractAsyncContextManager[Lease], Prepare]
 def check_model(state: ServerState, model: str) -> None:
     """ApiError 404 for a model that is not served here."""
     if model not in state.model_names:
-        raise not_found(f"the model {model!r} does not exist; this server has {state.model_name!r}", "model_not_found")
+        raise not_found(
+            f"the model {model!r} does not exist; this server has {state.model_name!r}", "model_not_found", "model"
+        )
 
 
 def check_request(state: ServerState, body: DrawingFields) -> None:

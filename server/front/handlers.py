@@ -46,6 +46,8 @@ def respond(error: BaseException, scope: Scope) -> Response:
 async def _handle(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         error = _not_allowed(request.method, request.scope)
+    elif isinstance(error, HTTPException) and error.status_code == 404 and "route" not in request.scope:
+        error = _no_such_address(request.method, request.scope)
     return respond(error, request.scope)
 
 
@@ -70,15 +72,30 @@ def _known(error: BaseException) -> ApiError:
 
 def _not_allowed(method: str, scope: Scope) -> ApiError:
     """405 with all methods of an address; a router knows those of one of its routes only."""
-    asked = {"type": "http", "path": scope["path"], "root_path": scope.get("root_path", ""), "headers": []}
-    routes = scope["app"].router.routes
-    allowed = [
-        name
-        for name in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)
-    ]
+    allowed = _methods(scope, scope["path"])
     if "GET" in allowed:
         allowed.insert(1, "HEAD")
     names = ", ".join(allowed)
     message = f"{method[:40]} is not allowed here; allowed: {names}"
     return ApiError(405, message, code="method_not_allowed", more={"Allow": names})
+
+
+def _no_such_address(method: str, scope: Scope) -> ApiError:
+    """404 that names the address; who left out /v1 is told so."""
+    path, root = scope["path"], scope["app"].state.server.settings.root_path
+    hint = f": did you mean {(root + '/v1' + path)[:200]}?" if _methods(scope, f"/v1{path}") else ";"
+    message = (
+        f"there is no {method[:40]} {(root + path)[:200]} on this server{hint} {root}/openapi.json lists its addresses"
+    )
+    return ApiError(404, message, code="http_error")
+
+
+def _methods(scope: Scope, path: str) -> list[str]:
+    """The methods that an address has."""
+    asked = {"type": "http", "path": path, "root_path": scope.get("root_path", ""), "headers": []}
+    routes = scope["app"].router.routes
+    return [
+        name
+        for name in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)
+    ]

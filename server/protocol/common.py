@@ -13,7 +13,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from mc_core.engine.requests import ContextReport, Finished
 from mc_core.models.sampler import SamplingParams
 from server.protocol.parameters import CommonParameters, StreamParameters
-from server.protocol.strict import WHOLE, Natural, Positive, StrictModel
+from server.protocol.strict import WHOLE, Natural, Positive, StrictModel, wrong
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -131,7 +131,7 @@ class SamplingFields(DrawingFields, CommonParameters):
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> SamplingFields:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed when stream is true")
+            raise wrong("stream_options", "stream_options is only allowed when stream is true")
         return self
 
     @property

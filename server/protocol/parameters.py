@@ -38,7 +38,7 @@ class ChatParameters(CommonParameters):
     functions: Annotated[Any, Only([])] = None
     modalities: Annotated[Any, Only(["text"])] = None
     moderation: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only()] = None
+    reasoning_effort: Annotated[Any, Only("none")] = None
     verbosity: Annotated[Any, Only("medium")] = None
     web_search_options: Annotated[Any, Only()] = None
 

@@ -51,6 +51,11 @@ def _or_null(field: dict[str, Any]) -> dict[str, Any]:
     return about | {"anyOf": [rest, NULL]}
 
 
+def wrong(param: str, message: str) -> PydanticCustomError:
+    """An error about fields that don't go together, for validators of a whole object. param: the one to blame."""
+    return PydanticCustomError("inconsistent", "{message}", {"param": param, "message": message})
+
+
 class Only:
     """Annotates a field of which no other values are taken than those that ask for nothing."""
 

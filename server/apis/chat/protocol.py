@@ -19,8 +19,9 @@ from server.apis.chat.tools_protocol import (
 )
 from server.protocol.answers import Answer, Context, Count, UsageTokens
 from server.protocol.common import SamplingFields
+from server.protocol.kinds import ByType
 from server.protocol.parameters import ChatParameters, MessageParameters, PartParameters
-from server.protocol.strict import WHOLE, Positive
+from server.protocol.strict import WHOLE, Positive, wrong
 from server.templates.chat_template import Message
 from server.tools.tool import MAX_TOOLS
 
@@ -38,7 +39,7 @@ class ChatMessage(MessageParameters):
     role ``tool`` answer."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Annotated[TextPart, ByType()]] | None = None
     name: str | None = Field(None, min_length=1, max_length=MAX_NAME)
     tool_calls: Annotated[list[CallInMessage], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: CallId | None = None
@@ -84,9 +85,9 @@ class ChatRequest(SamplingFields, ChatParameters):
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
+            raise wrong("top_logprobs", "top_logprobs needs logprobs to be true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("give max_tokens or max_completion_tokens, not both")
+            raise wrong("max_tokens", "give max_tokens or max_completion_tokens, not both")
         return self
 
     @property

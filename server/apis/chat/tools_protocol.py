@@ -8,6 +8,7 @@ from pydantic import Field
 
 from server.grammar.grammars import JsonForm
 from server.protocol.answers import Answer, Count
+from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
 from server.protocol.strict import StrictModel
 from server.tools.tool import MAX_TOOLS, NAME, Tool, ToolCall, ToolUse
@@ -84,9 +85,9 @@ class JsonSchemaFormat(StrictModel):
     json_schema: JsonSchemaSpec
 
 
-Choice = Literal["none", "auto", "required"] | NamedTool
-ReplyFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
-Tools = Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS)]
+Choice = Literal["none", "auto", "required"] | Annotated[NamedTool, ByType()]
+ReplyFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, ByType()]
+Tools = Annotated[list[Annotated[ToolSpec, ByType()]], Field(max_length=MAX_TOOLS)]
 
 
 def tool_use(tools: list[ToolSpec] | None, choice: Choice | None, parallel: bool | None) -> ToolUse | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
 from server.protocol.strict import Only, StrictModel
 from server.templates.messages import Message
@@ -24,6 +25,9 @@ class TextBlock(StrictModel):
     text: str
     cache_control: Harmless = None
     citations: Annotated[Any, Only([])] = None
+
+
+Texts = str | list[Annotated[TextBlock, ByType()]]
 
 
 class ToolUseBlock(StrictModel):
@@ -46,7 +50,7 @@ class ToolResultBlock(StrictModel):
 
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: str | list[TextBlock] | None = None
+    content: Texts | None = None
     is_error: bool = False
     cache_control: Harmless = None
     toolset_name: Annotated[Any, Only()] = None
@@ -65,11 +69,7 @@ class ThinkingBlock(StrictModel):
     data: Harmless = None
 
 
-ContentBlock = Annotated[
-    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock,
-    Field(discriminator="type"),
-]
-Texts = str | list[TextBlock]
+ContentBlock = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, ByType()]
 SPEAKERS = {"tool_use": "assistant", "thinking": "assistant", "redacted_thinking": "assistant", "tool_result": "user"}
 """Whose messages hold blocks of a type; text is everybody's."""
 

@@ -11,6 +11,7 @@ from mc_core.models.sampling_params import SamplingParams
 from server.apis.messages.blocks_protocol import MAX_ID, MessageParam, Texts
 from server.protocol.answers import Answer, Context, Count
 from server.protocol.common import MAX_STOPS, DrawingFields, Stop
+from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
 from server.protocol.strict import Only, Positive, StrictModel
 from server.tools.tool import MAX_TOOLS, NAME, Tool, ToolUse
@@ -22,7 +23,7 @@ MAX_DESCRIPTION = 1 << 16
 class ToolParam(StrictModel):
     """A function that the model may call. Tools that Anthropic's servers run are refused by their type."""
 
-    type: Annotated[Any, Only("custom")] = None
+    type: Literal["custom"] = "custom"
     name: Annotated[str, Field(pattern=NAME)]
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] | None = None
     input_schema: dict[str, Any]
@@ -58,7 +59,7 @@ class MessagesInput(StrictModel):
     model: str
     messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Texts | None = None
-    tools: Annotated[list[ToolParam], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Annotated[ToolParam, ByType()]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
+from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
 from server.protocol.strict import StrictModel
 from server.templates.messages import Message
@@ -28,7 +29,7 @@ class InputText(StrictModel):
     logprobs: Harmless = None
 
 
-Content = str | Annotated[list[InputText], Field(min_length=1)]
+Content = str | Annotated[list[Annotated[InputText, ByType()]], Field(min_length=1)]
 
 
 class InputMessage(StrictModel):
@@ -98,32 +99,11 @@ def text_of(content: Content) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-KINDS = {
-    "message": "InputMessage",
-    "function_call": "FunctionCallItem",
-    "function_call_output": "FunctionOutputItem",
-}
-"""Types of items, and the classes that read them."""
 PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
 """Of their ids."""
 
 
-def _kind(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    # What is no text may not be hashable.
-    return KINDS["message"] if kind is None else KINDS.get(kind) if isinstance(kind, str) else None
-
-
-InputItem = Annotated[
-    Annotated[InputMessage, Tag("InputMessage")]
-    | Annotated[FunctionCallItem, Tag("FunctionCallItem")]
-    | Annotated[FunctionOutputItem, Tag("FunctionOutputItem")],
-    Discriminator(
-        _kind,
-        custom_error_type="unsupported",
-        custom_error_message="unless its type is one of " + ", ".join(KINDS),
-    ),
-]
+InputItem = Annotated[Item, ByType()]
 
 
 def messages_of(items: str | Sequence[Item]) -> list[Message]:

@@ -13,7 +13,7 @@ from server.apis.responses.tools_protocol import Choice, TextSettings, Tools
 from server.protocol.answers import Answer, Context, Count
 from server.protocol.common import DrawingFields
 from server.protocol.parameters import Harmless
-from server.protocol.strict import WHOLE, Only, Positive, StrictModel
+from server.protocol.strict import WHOLE, Only, Positive, StrictModel, wrong
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
@@ -28,6 +28,16 @@ class ConversationName(StrictModel):
 
 class ResponseStreamOptions(StrictModel):
     include_obfuscation: Annotated[Any, Only(False)] = None
+
+
+class Reasoning(StrictModel):
+    """No model here thinks apart from its reply."""
+
+    effort: Annotated[Any, Only("none")] = None
+    summary: Annotated[Any, Only()] = None
+    generate_summary: Annotated[Any, Only()] = None
+    context: Annotated[Any, Only()] = None
+    mode: Annotated[Any, Only()] = None
 
 
 class ResponseParameters(StrictModel):
@@ -47,7 +57,7 @@ class ResponseParameters(StrictModel):
     image: Annotated[Any, Only()] = None
     moderation: Annotated[Any, Only()] = None
     prompt: Annotated[Any, Only()] = None
-    reasoning: Annotated[Any, Only({}, {"effort": "none"})] = None
+    reasoning: Reasoning | None = None
 
 
 class ResponseRequest(DrawingFields, ResponseParameters):
@@ -72,15 +82,15 @@ class ResponseRequest(DrawingFields, ResponseParameters):
     @model_validator(mode="after")
     def _consistent(self) -> ResponseRequest:
         if self.previous_response_id and (self.conversation or self.session_id):
-            raise ValueError("give previous_response_id or conversation, not both")
+            raise wrong("previous_response_id", "give previous_response_id or conversation, not both")
         if self.conversation and self.session_id and self.conversation_id != self.session_id:
-            raise ValueError("conversation and session_id name different sessions")
+            raise wrong("conversation", "conversation and session_id name different sessions")
         if self.store is False and (self.conversation or self.session_id):
-            raise ValueError("store false keeps nothing, but a conversation is kept: give one of them")
+            raise wrong("store", "store false keeps nothing, but a conversation is kept: give one of them")
         if self.store is False and self.background:
-            raise ValueError("background needs store to be true, for the response is asked for later")
+            raise wrong("background", "background needs store to be true, for the response is asked for later")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed when stream is true")
+            raise wrong("stream_options", "stream_options is only allowed when stream is true")
         try:
             orjson.dumps(self.model_dump(exclude_unset=True))
         except TypeError:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.grammar.grammars import JsonForm
+from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
 from server.protocol.strict import Only, StrictModel
 from server.tools.tool import MAX_TOOLS, NAME, Tool, ToolUse
@@ -54,7 +55,7 @@ class SchemaFormat(StrictModel):
 class TextSettings(StrictModel):
     """How the reply's text is to look."""
 
-    format: PlainTextFormat | AnyJsonFormat | SchemaFormat | None = None
+    format: Annotated[PlainTextFormat | AnyJsonFormat | SchemaFormat, ByType()] | None = None
     verbosity: Annotated[Any, Only("medium")] = None
 
     def form(self) -> JsonForm | None:
@@ -66,8 +67,8 @@ class TextSettings(StrictModel):
         return None
 
 
-Tools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
-Choice = Literal["none", "auto", "required"] | FunctionChoice
+Tools = Annotated[list[Annotated[FunctionTool, ByType()]], Field(max_length=MAX_TOOLS)]
+Choice = Literal["none", "auto", "required"] | Annotated[FunctionChoice, ByType()]
 
 
 def tool_use(tools: list[FunctionTool] | None, choice: Choice | None, parallel: bool | None) -> ToolUse | None:
