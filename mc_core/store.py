@@ -43,6 +43,10 @@ class FencedError(StoreError):
     """The caller's lease is over: another owner opened the session, or it was deleted. Nothing was changed."""
 
 
+class TurnsLostError(FencedError):
+    """The store has fewer commits of a session than it acknowledged: it fell back to a copy that had not got them."""
+
+
 class LeaseHeldError(StoreError):
     """Another owner holds the lease; ``retry_after`` seconds until it lapses unless that owner renews it."""
 

@@ -16,7 +16,7 @@ from mc_core.errors import (
     SpanMissingError,
     StoreError,
 )
-from mc_core.store import LeaseHeldError, StoreDownError, UnknownSessionError
+from mc_core.store import FencedError, LeaseHeldError, StoreDownError, TurnsLostError, UnknownSessionError
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of an answer that nobody waits for any more."""
@@ -85,6 +85,18 @@ def to_api_error(error: BaseException) -> ApiError:
             return not_found(str(error), "session_not_found")
         case LeaseHeldError():
             return ApiError(503, str(error), "server_error", "session_busy", retry_after=error.retry_after)
+        case TurnsLostError():
+            return ApiError(
+                410, f"{error}; look at its messages, and send again what is missing", "server_error", "turns_lost"
+            )
+        case FencedError():
+            return ApiError(
+                503,
+                "another server took the session over, or it was deleted; this request left no trace in it",
+                "server_error",
+                "session_taken_over",
+                retry_after=1,
+            )
         case QueueFullError():
             return ApiError(429, str(error), "rate_limit_error", "queue_full", retry_after=2)
         case PinRoomError():

@@ -30,6 +30,7 @@ from mc_core.store import (
     SessionRecord,
     SessionStore,
     StoreDownError,
+    TurnsLostError,
     UnknownSessionError,
 )
 from server.errors import not_found, unreadable
@@ -43,6 +44,8 @@ PRUNE_SHARE = 16
 """A tenant's oldest implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
 EXPIRE_EVERY = 60.0
 """Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+REMEMBERED = 16_384
+"""Sessions that left memory of which the host knows how far the store had them."""
 HAND_OVER_EVERY = 0.1
 """Seconds between two looks for sessions that nobody uses any more, while the server drains."""
 EXPIRE_AT_ONCE = 50
@@ -110,6 +113,7 @@ class SessionHost:
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._unpruned: Counter[str] = Counter()
         self._trimming = False
+        self._left: OrderedDict[str, int] = OrderedDict()
         self.leftovers = Leftovers()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -207,10 +211,12 @@ class SessionHost:
                     self._slots.move_to_end(key)
                 try:
                     yield Lease(slot.session, source, slot)
-                except (FencedError, StoreDownError):
+                except (FencedError, StoreDownError) as error:
                     # Somebody else owns it now, it is gone, or nobody knows what the store has of it; what is in
                     # memory is worth nothing.
                     await self._forget(slot)
+                    if isinstance(error, TurnsLostError):
+                        self._left.pop(session_id, None)  # this client is told
                     raise
                 finally:
                     slot.interrupt = slot.progress = None
@@ -320,13 +326,22 @@ class SessionHost:
     async def _load(self, session_id: str, tenant: str) -> Session:
         stored = await settled(self.store.open(session_id, tenant, self._owner.name))
         try:
+            self._check_whole(session_id, stored.record.sequence)
             return await asyncio.to_thread(self.factory.load, stored, self.store)
         except Exception as error:
             await settled(self.store.release(session_id, stored.fence))
-            if isinstance(error, StoreDownError):
+            if isinstance(error, StoreDownError | TurnsLostError):
                 raise
             # Whatever it is, it is not the fault of the request that asked for the session.
             raise unreadable(session_id, error) from error
+
+    def _check_whole(self, session_id: str, sequence: int) -> None:
+        """TurnsLostError, once, if the store has less of a session than it had when it left this server's memory."""
+        known = self._left.pop(session_id, 0)
+        if sequence < known:
+            raise TurnsLostError(
+                f"the store lost acknowledged commits of session {session_id!r}: it has {sequence} of {known}"
+            )
 
     async def _forget(self, slot: Slot) -> None:
         if (session := slot.session) is not None:
@@ -339,6 +354,9 @@ class SessionHost:
         session, slot.session = slot.session, None
         assert session is not None
         await settled(self.engine.release(session))
+        self._left[session.id] = session.sequence
+        while len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
         tokens = session.tokens
         del session
         await self.leftovers.passed(tokens)

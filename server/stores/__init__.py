@@ -13,7 +13,7 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
     """Opens the store at ``url``.
 
     ``sqlite:///relative/file``, ``sqlite:////absolute/file`` or a bare file path; or Redis:
-    ``redis[s]://[user:password@]host[:port][/db][?namespace=megacontext:&deadline=15&patience=5&ssl_ca_certs=ca.pem..]``
+    ``redis[s]://[user:password@]host[:port][/db][?namespace=megacontext:&deadline=15&patience=5&replicas=0&ssl_ca_certs=ca.pem..]``
     (see server.stores.redis.place). ``max_pending`` bounds the bytes of writes that wait.
 
     Raises ConfigError for another scheme or bad options, StoreError if the store can't be opened.

@@ -71,7 +71,7 @@ def wrote_meanwhile(paused: ServerProcess, address: str, session: str, before: l
     late = paused_turn(paused, session)
     wait_until(lambda: turn(address, session).status_code == 200)
     paused.process.send_signal(signal.SIGCONT)
-    assert late.ended() == "store_error"
+    assert late.ended() == "session_taken_over"
     asked = [*before, ASK["messages"][0]["content"]]
     assert questions(address, session) == asked
     assert turn(address, session).status_code == 200

@@ -12,6 +12,7 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import FencedError, LeaseHeldError, StoreDownError
+from redis_pair import Pair
 from redis_server import RedisServer
 from server.stores import open_store
 from store_harness import RedisHarness, begin, fill, lapse_soon, make_gists, make_record, some_ids
@@ -101,6 +102,7 @@ def test_tls_with_a_ca_of_ones_own(tmp_path):
         ("deadline=no", "deadline"),
         ("patience=0", "patience"),
         ("namespace=", "namespace"),
+        ("replicas=9", "replicas"),
         ("socket_timeout=x", "socket_timeout"),
         ("nonsense=1", "nonsense"),
     ],
@@ -376,3 +378,46 @@ def test_a_page_that_is_gone_is_missing_and_a_cut_one_corrupt_at_its_end(place):
     store.write_spans("s", lease.fence, 0, ids.reshape(-1, 4)).result()
     assert np.array_equal(store.read_span_range("s", 0, 2500).result().ids.ravel(), ids)
     store.close()
+
+
+def test_nothing_is_read_from_a_replica():
+    """Law: a Redis that is no primary is as one that is away, for reads too: what it has may be of the past."""
+    pair = Pair()
+    store = open_store(f"{pair.url}?patience=0.3")
+    try:
+        begin(store)
+        pair.replicated()
+        pair.address.target = pair.new.port
+        pair.old.kill()
+        with pytest.raises(StoreDownError, match="slave"):
+            store.record("s", "alice").result()
+        with pytest.raises(StoreError, match="slave"):
+            open_store(f"{pair.url}?patience=0.3")
+        pair.promote()
+        assert store.record("s", "alice").result().session_id == "s"
+    finally:
+        store.close()
+        pair.stop()
+
+
+def test_nothing_is_acknowledged_before_its_replicas_have_it():
+    """Law: with replicas=1 a commit that the replica did not get is no success; it is one when the replica has it."""
+    pair = Pair()
+    store = open_store(f"{pair.url}?replicas=1&deadline=0.5")
+    try:
+        record = begin(store, gist_dim=0)
+        assert store.commit(record).result() == 1
+        pair.new.hang()
+        with pytest.raises(StoreDownError, match="of 1 replicas that must have a write, 0 do"):
+            store.commit(record).result()
+        pair.new.hang(False)
+        record = store.open("s", "alice", "me").result().record
+        sequence = store.commit(record).result()
+        assert sequence == record.sequence + 1
+        pair.old.kill()
+        pair.promote()
+        pair.address.target = pair.new.port
+        assert store.record("s", "alice").result().sequence == sequence
+    finally:
+        store.close()
+        pair.stop()

@@ -41,7 +41,7 @@ async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]
     response_model=Focus,
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(413, 415),
+    responses=errors(410, 413, 415),
 )
 async def pin(session_id: str, body: Pins, state: State, tenant: Tenant) -> dict[str, Any]:
     """Let go of what was pinned, then keep more in full view, for good: in whole blocks, wherever it stands now."""

@@ -33,7 +33,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
     "/v1/sessions/{session_id}/ingest",
     dependencies=[Depends(accepting)],
     response_model_exclude_unset=True,
-    responses=errors(409, 413, 415),
+    responses=errors(409, 410, 413, 415),
     openapi_extra=text_or(IngestText),
 )
 async def ingest(

@@ -53,7 +53,7 @@ async def messages(
     )
 
 
-@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 413, 415))
+@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 410, 413, 415))
 async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) -> Rewound:
     """Cut the history back to ``position`` tokens, or to what it was with the message ``message_id`` as its last."""
     if (body.position is None) == (body.message_id is None):
@@ -63,7 +63,7 @@ async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) ->
         return Rewound(tokens=await history.cut(await history.at(body.position, body.message_id)))
 
 
-@router.post("/{session_id}/undo", dependencies=[Depends(accepting)], responses=errors(404, 409))
+@router.post("/{session_id}/undo", dependencies=[Depends(accepting)], responses=errors(404, 409, 410))
 async def undo(session_id: str, state: State, tenant: Tenant) -> Rewound:
     """Take the last message of a user back, and all behind it."""
     async with state.host.use(session_id, tenant) as lease:
@@ -76,7 +76,7 @@ async def undo(session_id: str, state: State, tenant: Tenant) -> Rewound:
     status_code=201,
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(404, 413, 415),
+    responses=errors(404, 410, 413, 415),
 )
 async def fork(session_id: str, body: Fork, state: State, tenant: Tenant) -> SessionObject:
     """A new session that begins as this one, up to a position or a message, and then lives alone; nothing is copied but

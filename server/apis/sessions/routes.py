@@ -87,7 +87,7 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
     "/{session_id}",
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(404, 413, 415),
+    responses=errors(404, 410, 413, 415),
 )
 async def update(session_id: str, body: UpdateSession, state: State, tenant: Tenant) -> SessionObject:
     """Replace the metadata."""

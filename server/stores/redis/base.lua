@@ -46,12 +46,12 @@ end
 local function held(id, fence, lease, known)
   if redis.call('HEXISTS', ns .. 'owners', id) == 0 then fail('fenced', "session '" .. id .. "' was deleted") end
   local s = find(id, '')
+  if known ~= '' and s.sequence < tonumber(known) then
+    fail('lost', string.format("Redis lost acknowledged commits of session '%s': it has %d of %s",
+      id, s.sequence, known))
+  end
   if s.fence == 0 or s.fence ~= tonumber(fence) or (lease ~= '' and lease ~= s.lease) then
     fail('fenced', string.format("session '%s' was opened by another owner (lease %d, not %s)", id, s.fence, fence))
-  end
-  if known ~= '' and s.sequence < tonumber(known) then
-    fail('fenced', string.format("Redis lost acknowledged commits of session '%s': it has %d of %s; open it again",
-      id, s.sequence, known))
   end
   return s
 end

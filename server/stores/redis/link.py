@@ -13,11 +13,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -35,6 +37,10 @@ SCRIPT = "".join(
 SHA = hashlib.sha1(SCRIPT.encode()).hexdigest()
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 """What sending raises while Redis is away; it may come back."""
+WRONG_NODE = (ReadOnlyError, ClusterDownError, AskError, TryAgainError)
+"""Replies of a Redis that is not, or not yet, the one that takes writes: its address may lead to another one by now."""
+REPLICATION = 2000
+"""Milliseconds in which replicas must have a write; after that it is sent again."""
 
 Command = Sequence[Any]
 Reply = list[Any]
@@ -59,10 +65,10 @@ class Link:
         began, meta = time.monotonic(), f"{self.place.namespace}meta"
 
         async def greet() -> Any:
-            async with self._client.pipeline(transaction=False) as pipe:
-                pipe.hsetnx(meta, "format", str(FORMAT))
-                pipe.hget(meta, "format")
-                return (await pipe.execute())[1]
+            _, found = await self._exchange([("HSETNX", meta, "format", str(FORMAT)), ("HGET", meta, "format")])
+            if isinstance(found, Exception):
+                raise found
+            return found
 
         async def failed(error: Exception) -> None:
             if isinstance(error, AuthenticationError) or time.monotonic() - began > self.place.patience:
@@ -81,20 +87,37 @@ class Link:
                 f"{self.place.shown} has store format {found}; this server knows up to {FORMAT}: upgrade the server"
             )
 
-    async def send(self, commands: Sequence[Command]) -> list[Reply | ResponseError]:
-        """Runs commands in this order, in one round trip -> the reply of each. Raises one of AWAY."""
-        async with self._client.pipeline(transaction=False) as pipe:
-            # A Redis that restarted has forgotten the script.
-            pipe.execute_command("SCRIPT LOAD", SCRIPT)
-            for command in commands:
-                pipe.evalsha(SHA, 0, self.place.namespace, *command)
-            replies = (await pipe.execute(raise_on_error=False))[1:]
-        for reply in replies:
-            if isinstance(reply, (*AWAY, ReadOnlyError, ClusterDownError)):
-                raise RedisConnectionError(str(reply))
+    async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Reply | ResponseError]:
+        """Runs commands in this order, in one round trip -> the reply of each. Raises one of AWAY.
+
+        durable: not before as many replicas have what they did as the URL asks for.
+        """
+        # A Redis that restarted has forgotten the script.
+        calls: list[Command] = [("EVALSHA", SHA, 0, self.place.namespace, *command) for command in commands]
+        wait: list[Command] = [("WAIT", self.place.replicas, REPLICATION)] if durable and self.place.replicas else []
+        replies = (await self._exchange([("SCRIPT LOAD", SCRIPT), *calls, *wait]))[1:]
+        if wait and not _enough(count := replies.pop(), self.place.replicas):
+            raise RedisConnectionError(f"of {self.place.replicas} replicas that must have a write, {count} do")
         if self.down_since is not None:
             logger.warning("Redis is back after %.1f s", time.monotonic() - self.down_since)
             self.down_since = None
+        return replies
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Commands and their replies, errors among them. Raises one of AWAY, also where this is the wrong Redis."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            # A replica would answer reads, of a past that nobody may go on from.
+            pipe.execute_command("ROLE")
+            for command in commands:
+                pipe.execute_command(*command)
+            role, *replies = await pipe.execute(raise_on_error=False)
+        wrong = next((str(reply) for reply in replies if _is_wrong_node(reply)), None)
+        if isinstance(role, list) and role[0] != b"master":
+            wrong = f"this Redis is a {role[0].decode()}, and not the primary"
+        if wrong is not None:
+            # After a failover the address leads elsewhere; the connections that there are would never learn of it.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise RedisConnectionError(wrong)
         return replies
 
     async def failed(self, error: Exception) -> None:
@@ -117,3 +140,14 @@ class Link:
                 pass  # it expires by itself
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
+
+
+def _enough(count: Any, wanted: int) -> bool:
+    return isinstance(count, int) and count >= wanted
+
+
+def _is_wrong_node(reply: Any) -> bool:
+    # A primary that was cut off from its replicas may have a successor already.
+    return isinstance(reply, (*AWAY, *WRONG_NODE)) or (
+        isinstance(reply, ResponseError) and str(reply).startswith("NOREPLICAS")
+    )

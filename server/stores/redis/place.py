@@ -11,18 +11,21 @@ from redis.backoff import NoBackoff
 
 from mc_core.errors import ConfigError
 
-DEFAULTS = {"namespace": "megacontext:", "deadline": "15", "patience": "5"}
+DEFAULTS = {"namespace": "megacontext:", "deadline": "15", "patience": "5", "replicas": "0"}
 CONNECTIONS = 8
+MAX_REPLICAS = 8
 
 
 @dataclass(frozen=True)
 class Place:
-    """A store URL, taken apart. ``deadline``: seconds that a write waits for Redis; ``patience``: a read, an open."""
+    """A store URL, taken apart. ``deadline``: seconds that a write waits for Redis; ``patience``: a read, an open.
+    ``replicas``: how many must have what is acknowledged."""
 
     url: str = field(repr=False)
     namespace: str
     deadline: float
     patience: float
+    replicas: int
     shown: str
 
     @classmethod
@@ -44,11 +47,19 @@ class Place:
                 seconds[name] = 0.0
             if not 0 < seconds[name] < 3600:
                 raise ConfigError(f"store: {name} must be seconds above 0 and below 3600, got {own[name][:40]!r}")
+        if own["replicas"] not in map(str, range(MAX_REPLICAS + 1)):
+            raise ConfigError(f"store: replicas must be 0 to {MAX_REPLICAS}, got {own['replicas'][:40]!r}")
         try:
             shown = f"{parts.scheme}://{parts.hostname or 'localhost'}:{parts.port or 6379}"
         except ValueError as error:
             raise ConfigError(f"store: {error}") from None
-        return cls(urlunsplit(parts._replace(query=urlencode(query))), own["namespace"], **seconds, shown=shown)
+        return cls(
+            urlunsplit(parts._replace(query=urlencode(query))),
+            own["namespace"],
+            **seconds,
+            replicas=int(own["replicas"]),
+            shown=shown,
+        )
 
     def pool(self) -> BlockingConnectionPool:
         """Connections with time-outs; what fails is retried by us, who know what may be sent twice. ConfigError."""

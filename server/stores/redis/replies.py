@@ -16,6 +16,7 @@ from mc_core.store import (
     LeaseHeldError,
     SessionInfo,
     SessionRecord,
+    TurnsLostError,
     UnknownSessionError,
 )
 from server.stores.arguments import INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
@@ -38,6 +39,8 @@ def value_of(reply: Any, session_id: str) -> Reply:
             raise UnknownSessionError(text)
         case b"fenced":
             raise FencedError(text)
+        case b"lost":
+            raise TurnsLostError(text)
         case b"held":
             raise LeaseHeldError(session_id, float(text))
         case b"config":

@@ -116,11 +116,11 @@ function commands.open(op, id, tenant, owner, seconds)
   return {'ok', redis.call('HGETALL', s.key)}
 end
 
--- owner: whose the leases are from now on, or ''.
+-- owner: whose the leases are from now on, or ''. Then id, fence and the newest acknowledged sequence of each.
 function commands.renew(seconds, owner, ...)
   local leases, lost = {...}, {'ok'}
-  for i = 1, #leases, 2 do
-    local ok, s = pcall(held, leases[i], leases[i + 1], '', '')
+  for i = 1, #leases, 3 do
+    local ok, s = pcall(held, leases[i], leases[i + 1], '', leases[i + 2])
     if ok then
       renew_until(s, seconds)
       if owner ~= '' then redis.call('HSET', s.key, 'owner', owner) end

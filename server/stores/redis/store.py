@@ -4,8 +4,9 @@
 with ``appendfsync always`` the reply comes after the append-only file is on disk, so that nothing acknowledged is lost;
 with ``appendfsync everysec`` (the usual one) a kill of the process loses nothing, a crash of the machine up to about a
 second of acknowledged turns, always the newest ones, since every turn is one step in the file; without an append-only
-file everything since the last snapshot is lost. A server that meets a Redis that lost what it had acknowledged notices
-it (the sequence went back) and opens the session again as Redis has it.
+file everything since the last snapshot is lost. With ``replicas=N`` in the URL acknowledged means that N replicas have
+it too (WAIT), so that a failover to one of them loses nothing. A server that meets a Redis that lost what it had
+acknowledged notices it (the sequence went back, TurnsLostError); opened again the session is as Redis has it.
 
 **Keys**, each beginning with the namespace (``megacontext:``); T is the tenant and M the model, percent-encoded::
 
@@ -125,8 +126,14 @@ class RedisStore:
         return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience)
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
-        command = ("renew", self.lease_seconds, owner or "", *(part for lease in leases.items() for part in lease))
-        return self._calls.write(lambda _: command, None, lambda reply: tuple(name.decode() for name in reply))
+        asked = dict(leases)
+
+        def command(_: Sending) -> Sequence[Any]:
+            known = [(name, fence, self._calls.leases.get(name, fence)) for name, fence in asked.items()]
+            parts = [part for name, fence, own in known for part in (name, fence, own.sequence if own else "")]
+            return ("renew", self.lease_seconds, owner or "", *parts)
+
+        return self._calls.write(command, None, lambda reply: tuple(name.decode() for name in reply))
 
     def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
         command = ("announce", key_part(owner), life, int(first), self.lease_seconds)

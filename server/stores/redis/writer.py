@@ -109,7 +109,7 @@ class Writer:
         sent = [(command[0], *header, *command[1:]) for command in commands]
         for write in self._batch:
             write.sent = True
-        begun, *replies = await self._link.send([begin, *sent])
+        begun, *replies = await self._link.send([begin, *sent], durable=any(write.durable for write in self._batch))
         if isinstance(begun, Exception):
             replies = [begun] * len(replies)  # then none of them ran
         answered = list(zip(self._batch, replies, strict=True))
