@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from jsonschema import Draft202012Validator
 
+from agent_tools import CHOICES, SCHEMAS, result_of
 from support import running, settings_for, write_model
 from tool_shapes import TOOL_SHAPES
 
@@ -28,40 +28,19 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield address
 
 
-def tool(name: str, properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-    return {"type": "function", "function": {"name": name, "description": name, "parameters": schema, "strict": True}}
-
-
-PLACES = {"enum": ["harbour", "tower", "größe"]}
 TOOLS: list[Any] = [
-    tool("look", {"place": PLACES, "far": {"type": "boolean"}}),
-    tool("add", {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": [1, 2.5]}}),
-    tool("note", {"text": {"type": "string", "maxLength": 4}}),
+    {"type": "function", "function": {"name": name, "description": name, "parameters": schema, "strict": True}}
+    for name, schema in SCHEMAS.items()
 ]
-SCHEMAS = {one["function"]["name"]: one["function"]["parameters"] for one in TOOLS}
-ANSWERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "look": lambda given: f"{given['place']} <|im_end|> is {'far' if given['far'] else 'near'}",
-    "add": lambda given: str(given["a"] + given["b"]),
-    "note": lambda given: "[TOOL] noted",
-}
-CHOICES: list[Any] = [
-    {"type": "function", "function": {"name": "look"}},
-    "required",
-    {"type": "function", "function": {"name": "add"}},
+NAMED: list[Any] = [
+    choice if choice == "required" else {"type": "function", "function": {"name": choice}} for choice in CHOICES
 ]
 
 
 def answered(call: Any) -> dict[str, Any]:
     """The tool's message for a call whose arguments fulfil their schema."""
-    given = json.loads(call.function.arguments)
-    Draft202012Validator(SCHEMAS[call.function.name]).validate(given)
-    return {"role": "tool", "tool_call_id": call.id, "content": ANSWERS[call.function.name](given)}
+    content = result_of(call.function.name, call.function.arguments)
+    return {"role": "tool", "tool_call_id": call.id, "content": content}
 
 
 def test_ten_turns_with_tools(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -76,7 +55,7 @@ def test_ten_turns_with_tools(client: openai.OpenAI, http: httpx.Client) -> None
             model=MODEL,
             messages=messages,
             tools=TOOLS,
-            tool_choice=CHOICES[turn % 3],
+            tool_choice=NAMED[turn % 3],
             parallel_tool_calls=False,
             temperature=1,
             seed=turn,
@@ -142,7 +121,7 @@ def test_the_helper_of_the_client_accumulates_calls(client: openai.OpenAI) -> No
         model=MODEL,
         messages=[{"role": "user", "content": "Look."}],
         tools=TOOLS,
-        tool_choice=CHOICES[0],
+        tool_choice=NAMED[0],
         seed=3,
         max_tokens=300,
     ) as stream:
