@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,15 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def not_found(message: str, code: str, param: str | None = None) -> ApiError:
     return ApiError(404, message, code=code, param=param)
+
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """What is called here finds a fault of its own with one field of the request, and does not know its name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise bad_request(str(error), param) from error
 
 
 def unauthorized(message: str, code: str) -> ApiError:

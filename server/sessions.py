@@ -41,7 +41,7 @@ from server.owner import Owner
 
 logger = logging.getLogger(__name__)
 PRUNE_SHARE = 16
-"""A tenant's oldest implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
+"""A tenant's implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
 EXPIRE_EVERY = 60.0
 """Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
 REMEMBERED = 16_384
@@ -123,11 +123,17 @@ class SessionHost:
         return sum(slot.session is not None for slot in self._slots.values())
 
     async def create(
-        self, tenant: str, *, metadata: dict[str, Any], budget: int | None = None, implicit: bool = False
+        self,
+        tenant: str,
+        *,
+        metadata: dict[str, Any],
+        budget: int | None = None,
+        implicit: bool = False,
+        kind: str = "sess",
     ) -> Session:
-        """A new session, stored and empty."""
+        """A new session, stored and empty; ``kind`` is what its id begins with."""
         session = self.factory.create(
-            new_id(), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
+            new_id(kind), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
         stored = await settled(self.store.create(session.record()))
         opened = await settled(self.store.open(session.id, tenant, self._owner.name))
@@ -385,15 +391,15 @@ class SessionHost:
                 await self._forget(slot)
 
     async def _prune(self, tenant: str) -> None:
-        """Delete the oldest implicit sessions beyond the limit: they are a cache of what their clients hold."""
-        kept, after = 0, None
+        """Delete those implicit sessions beyond the limit that were not used for longest."""
+        found, after = list[tuple[float, str]](), None
         while True:
             page = await self.list(tenant, MAX_LIST, after, implicit=True)
-            for info in page.sessions[max(0, self._max_implicit - kept) :]:
-                await self._delete_idle(info.session_id, tenant)
-            kept, after = kept + len(page.sessions), page.next
-            if after is None:
-                return
+            found += [(info.updated, info.session_id) for info in page.sessions]
+            if (after := page.next) is None:
+                break
+        for _, session_id in sorted(found, reverse=True)[self._max_implicit :]:
+            await self._delete_idle(session_id, tenant)
 
     async def _delete_idle(self, session_id: str, tenant: str) -> None:
         """Delete a session unless it is in use, here or at another server."""
@@ -442,6 +448,6 @@ class SessionHost:
             logger.error("keeping sessions within bounds failed", exc_info=task.exception())
 
 
-def new_id() -> str:
+def new_id(kind: str = "sess") -> str:
     """Of a session, never given out before."""
-    return f"sess_{secrets.token_hex(12)}"
+    return f"{kind}_{secrets.token_hex(12)}"

@@ -156,6 +156,18 @@ class Engine:
         """
         return self._submit_job(jobs.ingest(self.core, session, ids, about), session)
 
+    def append(
+        self,
+        session: Session,
+        ids: np.ndarray,
+        cut: int | None = None,
+        pins: Sequence[Range] = (),
+        then: Callable[[], None] = lambda: None,
+    ) -> Future[int]:
+        """What a turn does beside its reply: cut the history, pin ``pins``, append ``ids``, do ``then``, and commit, as
+        one -> tokens of history. No base model runs."""
+        return self._submit_job(jobs.append(self.core, session, ids, cut, pins, then), session)
+
     def commit(self, session: Session, notes: Sequence[Note] = ()) -> Future[None]:
         """Acknowledge all of the session's history, and notes with it -> None once it is stored."""
         return self._submit_job(jobs.commit(self.core, session, notes), session)

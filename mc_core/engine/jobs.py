@@ -34,11 +34,28 @@ def ingest(
     for at in range(0, len(ids), step):
         part = ids[at : at + step]
         session.append(part)
-        yield from stage(core, session)
-        evict(core, session)
+        if session.cut_end is None:
+            yield from stage(core, session)
+            evict(core, session)
         core.moved(session, "ingest")
         yield Pause(len(part))
     session.tell(UNTITLED)
+    return session.tokens
+
+
+def append(
+    core: EngineCore,
+    session: Session,
+    ids: NDArray[np.int32],
+    cut: int | None,
+    pins: Sequence[Range],
+    then: Callable[[], None],
+) -> Generator[Work, Any, int]:
+    """What a turn does beside its reply: cut the history, pin, append, do what is left to do, and store it as one."""
+    yield from _begin(core, session, cut, pins)
+    yield from ingest(core, session, ids)
+    then()
+    yield from commit(core, session)
     return session.tokens
 
 
@@ -84,11 +101,15 @@ def _write(
 
 def begin(core: EngineCore, session: Session, turn: Turn) -> Generator[Work, Any, None]:
     """Cut the history where the turn says, and pin what it wants pinned; a failed turn takes both back."""
-    if turn.cut is not None:
-        yield from _fetch(core, session, _blocks(session, turn.cut, session.tokens))
-        yield from _fetch(core, session, session.blocks_to_rewind(turn.cut))
-        session.cut(turn.cut)
-    for start, end in turn.pins:
+    yield from _begin(core, session, turn.cut, turn.pins)
+
+
+def _begin(core: EngineCore, session: Session, cut: int | None, pins: Sequence[Range]) -> Generator[Work, Any, None]:
+    if cut is not None:
+        yield from _fetch(core, session, _blocks(session, cut, session.tokens))
+        yield from _fetch(core, session, session.blocks_to_rewind(cut))
+        session.cut(cut)
+    for start, end in pins:
         session.pin(start, end)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.apis.api import Api
 from server.apis.chat.routes import API as CHAT
 from server.apis.completions.routes import API as COMPLETIONS
+from server.apis.conversations.routes import API as CONVERSATIONS
 from server.apis.focus.routes import API as FOCUS
 from server.apis.ingest.routes import API as INGEST
 from server.apis.messages.routes import API as MESSAGES
@@ -14,4 +15,16 @@ from server.apis.page.routes import API as PAGE
 from server.apis.responses.routes import API as RESPONSES
 from server.apis.sessions.routes import API as SESSIONS
 
-APIS: tuple[Api, ...] = (CHAT, COMPLETIONS, MESSAGES, RESPONSES, MODELS, SESSIONS, FOCUS, INGEST, OPERATIONS, PAGE)
+APIS: tuple[Api, ...] = (
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    RESPONSES,
+    CONVERSATIONS,
+    MODELS,
+    SESSIONS,
+    FOCUS,
+    INGEST,
+    OPERATIONS,
+    PAGE,
+)

@@ -142,11 +142,13 @@ def system_of(session: Session, new: Sequence[Message]) -> Message | None:
     return new[0] if not session.prefixes and new[0].role == "system" else None
 
 
-def render(template: ChatTemplate, window: Window, new: Sequence[Message], system: Message | None) -> Ids:
-    """The ids of the window and the new messages, with the reply opened."""
+def render(
+    template: ChatTemplate, window: Window, new: Sequence[Message], system: Message | None, *, reply: bool = True
+) -> Ids:
+    """The ids of the window and the new messages, with the reply opened, or not."""
     listed = [*window.messages, *new]
     told = None if window.first or system in listed else system
-    return template.ids(listed, first=window.first, reply=True, system=told)
+    return template.ids(listed, first=window.first, reply=reply, system=told)
 
 
 def reading(
@@ -190,18 +192,19 @@ def remember(
     session: Session,
     before: Sequence[tuple[str, int]],
     new: Sequence[Message],
-    answer: Message,
+    answer: Message | None,
     went: Reading,
     use: ToolUse | None = None,
 ) -> None:
-    """Note what a turn added to the conversation. before: the hashes at its start. use: the tools it told of."""
-    told = [*new, answer]
+    """Note what a turn added to the conversation. before: the hashes at its start. answer: None while there is none.
+    use: the tools it told of."""
+    told = [*new, *([] if answer is None else [answer])]
     last = before[-1][0] if before else seed_of(use) if session.implicit else ""
     hashes = all_hashes(told, last) if session.implicit else hash_chain(told, last)
     # What was written anew ends somewhere behind the cut, at the latest here.
     old = [(digest, at if at <= went.keep else session.tokens) for digest, at in before]
     session.prefixes = bounded([*old, *((digest, session.tokens) for digest in hashes)])
-    window = (*went.window.messages, told[-1])
+    window = (*went.window.messages, *told[len(new) :])
     known = "" if went.window.first else ChatState.of(session).tools
     session.chat = ChatState(
         system=None if went.system is None else went.system.content,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from mc_core.engine.engine import Engine
 from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
@@ -16,8 +18,10 @@ from server.futures import settled
 from server.sessions import SessionHost, new_id
 from server.templates.messages import Message
 from server.turns.conversation import ChatState, begin_with
-from server.turns.message_notes import Listed, Told, find_message, listed_messages
+from server.turns.message_notes import Listed, Told, drop_from, find_message, listed_messages
 from server.turns.prefixes import bounded
+
+NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,21 @@ class History:
         session = self._session
         async for listed in listed_messages(self._host.store, session.id, session.tenant, newest_first=True):
             if listed.role == "user":
-                return await self._spot(listed.place.start, listed.number)
+                return await self.before(listed)
         raise ApiError(409, f"session {session.id} lists no message of a user", code="nothing_to_undo")
+
+    async def before(self, message: Listed) -> Spot:
+        """Where a message of the list begins."""
+        return await self._spot(message.place.start, message.number)
+
+    async def take_back(self, last: Listed) -> None:
+        """Cut the history in front of the last message of its list."""
+        session, spot = self._session, await self.before(last)
+        await self.cut(spot)
+        if last.place.end == spot.position:
+            # A message that waits to be written with the next one: there is nothing to cut.
+            await settled(self._engine.append(session, NOTHING, then=partial(go_on_from, session, spot)))
+            await drop_from(self._host.store, session, last.number)
 
     async def cut(self, spot: Spot) -> int:
         """Cut the history there -> tokens of history."""

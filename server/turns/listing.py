@@ -14,6 +14,7 @@ from mc_core.store import SessionStore
 from server.templates.chat_template import ChatTemplate, Message
 from server.turns.conversation import Reading, Window
 from server.turns.message_notes import Listed, Place, Told, drop_from, listed_messages
+from server.turns.parts import Named, Parts
 from server.turns.places import message_ends
 from server.turns.prefixes import hash_chain
 
@@ -57,25 +58,44 @@ class Listing:
         ]
         self._ends = [window.start + end for end in message_ends(template, ids, self._messages, known)]
 
-    def note(self, went: Reading, reply: Message, before: str) -> None:
+    def note(self, went: Reading, reply: Message | None, before: str, named: Named | None = None) -> None:
         """Note what the turn adds, with its session's conversation; on the engine's thread, when all of it is there.
 
-        before: digest of all messages before the new ones.
+        reply: None for messages that wait for one. before: digest of all messages before the new ones. named: how those
+        who see items call what is new.
         """
-        session, places = self._session, [self._before]
-        messages, ends = [*self._messages, reply], [*self._ends, session.tokens]
-        digests = [""] * (len(self._messages) - self._new) + hash_chain(messages[-self._new - 1 :], before)
-        for i, (message, old) in enumerate(zip(messages, [*self._places, None], strict=True)):
+        session, places, told = self._session, [self._before], [] if reply is None else [reply]
+        messages, ends = [*self._messages, *told], [*self._ends[: len(self._messages) - 1 + len(told)], session.tokens]
+        known = len(self._messages) - self._new
+        digests = [""] * known + hash_chain(messages[known:], before)
+        parts = self._parts(named, len(told))
+        for i, (message, old) in enumerate(zip(messages, [*self._places, *[None] * len(told)], strict=True)):
             if old is None or not _stays(old, went.keep):
                 start = places[-1].end if i else max(places[-1].end, self._start)
                 whole = places[-1].whole and places[-1].end == start
                 place = Place(start, max(start, ends[i]), whole, old.digest if old else digests[i])
                 number = self._number + i
-                old = replace(place, id=old.id, created=old.created) if old else place.with_id(number)
+                if old is not None:
+                    old = replace(place, id=old.id, created=old.created, parts=old.parts)
+                else:
+                    old = replace(place.with_id(number), parts=parts[i])
                 session.note(Listed.of(number, old, message).note())
             places.append(old)
-        window = _aligned([*went.window.messages, reply], messages, places[1:])
+        window = _aligned([*went.window.messages, *told], messages, places[1:])
         Told(self._number + len(messages), places[-1], window).keep(session)
+        if named is not None:
+            # Later turns may write the messages that are open now once more, but nothing in front of them.
+            first = max(known, sum(place is not None for place in self._places))
+            position = min(places[first + 1].start, session.chat["start"])
+            for note in named.notes(self._number + first, position):
+                session.note(note)
+
+    def _parts(self, named: Named | None, replies: int) -> list[Parts]:
+        """Of each message, those of a reply at the end; () for one that nobody named."""
+        if named is None:
+            return [()] * (len(self._messages) + replies)
+        given = named.given[-self._new :]
+        return [*[()] * (len(self._messages) - len(given)), *given, *[named.told()] * replies]
 
 
 def _aligned(

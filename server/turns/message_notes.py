@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from mc_core.context.sources import About
 from mc_core.notes import MAX_NOTE, Note
@@ -15,16 +15,20 @@ from mc_core.session.session import Session
 from mc_core.store import SessionStore
 from server.futures import settled
 from server.templates.messages import Message
+from server.tools.tool import ToolCall
+from server.turns.parts import Part, Parts
 from server.turns.prefixes import hash_chain
 
 PREFIX = "msg:"
 READ_AT_ONCE = 256
+READ_BY_NUMBER = 16
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a listed message stands: tokens [start, end) of the history. digest: of all messages up to this one, ""
-    if that is not known. whole: whether the list tells all of the history up to here."""
+    if that is not known. whole: whether the list tells all of the history up to here. parts: the items that it is told
+    as where items are listed; () where nobody gave them names."""
 
     start: int
     end: int
@@ -32,6 +36,17 @@ class Place:
     digest: str = ""
     id: str = ""
     created: int = 0
+    parts: Parts = ()
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Place:
+        """As JSON has it."""
+        return cls(**{**stored, "parts": tuple(Part(*part) for part in stored.get("parts", ()))})
+
+    def json(self) -> dict[str, Any]:
+        fields = dict(vars(self))
+        parts = fields.pop("parts")
+        return fields | {"parts": [[part.id, part.size, part.cut] for part in parts]} if parts else fields
 
     def with_id(self, number: int) -> Place:
         """The same with an id of its own."""
@@ -54,8 +69,8 @@ class Told:
         """As the session knows it, or else as its store does: after a rewind or a fork, or before there were lists."""
         stored = session.chat.get("told")
         if stored is not None and stored["last"]["end"] <= session.tokens:
-            window = tuple(Place(**place) if place else None for place in stored["window"])
-            return cls(stored["next"], Place(**stored["last"]), window, stored["document"])
+            window = tuple(Place.of(place) if place else None for place in stored["window"])
+            return cls(stored["next"], Place.of(stored["last"]), window, stored["document"])
         if not session.tokens and not session.prefixes:
             # Nothing was ever said in it: no need to wait for a store that may be away.
             return cls()
@@ -68,8 +83,8 @@ class Told:
 
     def keep(self, session: Session) -> None:
         """To be stored with the session; on the engine's thread."""
-        window = [vars(place) if place else None for place in self.window]
-        told = {"next": self.next, "last": vars(self.last), "window": window, "document": self.document}
+        window = [place.json() if place else None for place in self.window]
+        told = {"next": self.next, "last": self.last.json(), "window": window, "document": self.document}
         session.chat = {**session.chat, "told": told}
 
 
@@ -106,16 +121,22 @@ class Listed:
 
     def note(self) -> Note:
         """For the store."""
-        fields = {**vars(self), "place": vars(self.place)}
+        fields = {**vars(self), "place": self.place.json()}
         value = json.dumps(fields).encode()
         if len(value) > MAX_NOTE:
             value = json.dumps({**fields, "content": None}).encode()
         return Note(_key(self.number), self.place.end, value)
 
+    def message(self) -> Message:
+        """As it was given or written; without its words, where these are too long for a note."""
+        called = ((call["id"], call["function"]) for call in self.tool_calls)
+        calls = tuple(ToolCall(id, function["name"], function["arguments"]) for id, function in called)
+        return Message(self.role, self.content or "", self.name, calls, self.tool_call_id)
+
     @classmethod
     def read(cls, note: Note) -> Listed:
         fields = json.loads(note.value)
-        fields["place"], fields["tool_calls"] = Place(**fields["place"]), tuple(fields["tool_calls"])
+        fields["place"], fields["tool_calls"] = Place.of(fields["place"]), tuple(fields["tool_calls"])
         return cls(**fields)
 
 
@@ -167,6 +188,21 @@ async def listed_messages(
         after = page.next
         if after is None:
             return
+
+
+async def listed_from(
+    store: SessionStore, session_id: str, tenant: str, number: int, step: Literal[1, -1] = 1
+) -> AsyncIterator[Listed]:
+    """Those of a list from this number on, or down to the first one."""
+    while number >= 0:
+        end = max(number + step * READ_BY_NUMBER, -1)
+        reads = [store.note(session_id, tenant, _key(at)) for at in range(number, end, step)]
+        for note in [await settled(one) for one in reads]:
+            if note is not None:
+                yield Listed.read(note)
+            elif step == 1:
+                return
+        number = end
 
 
 async def find_message(store: SessionStore, session_id: str, tenant: str, message_id: str) -> Listed | None:

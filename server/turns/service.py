@@ -49,6 +49,7 @@ from server.turns.conversation import (
 from server.turns.listing import Listing
 from server.turns.matching import MatchedLease
 from server.turns.message_notes import list_system
+from server.turns.parts import Named
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class TurnService:
         spent: Callable[[str, int], None] = lambda tenant, tokens: None,
     ) -> None:
         """spent: told how many tokens were read or generated for a tenant."""
-        self.host, self.engine, self.template, self.spans, self._spent = host, engine, template, spans, spent
+        self.host, self.engine, self.template, self.spans, self.spent = host, engine, template, spans, spent
         self._running: dict[asyncio.Task[None], TurnStream] = {}
 
     @property
@@ -183,7 +184,7 @@ class TurnService:
                 stream.stops_with(self.engine.submit(turn).cancel)
                 stream.started.set()
                 end = await stream.over()
-                self._spent(
+                self.spent(
                     held.session.tenant,
                     stream.generated + (end.usage.prompt_tokens if isinstance(end, Finished) else 0),
                 )
@@ -263,27 +264,28 @@ class TurnService:
         known: Sequence[Message] = (),
         wanted: Ids | None = None,
         instructions: str | None = None,
+        named: Named | None = None,
     ) -> Prompt:
         """known: the session's messages, from a client that sends them all. wanted: the ids of all messages, if the
-        history is nothing but a beginning of them."""
+        history is nothing but a beginning of them. named: what is new, as items."""
         assert self.template is not None
         template, whole = self.template.with_tools(shape.use), wanted is not None
         before, system, told = session.prefixes, system_of(session, new), new
         if wanted is None:
-            window, held = await self._window(session, known)
+            window, held = await self.window(session, known)
             told = await asyncio.to_thread(with_news, template, session, window, new)
         else:
             window, held = Window((), 0, True), wanted[: session.tokens]
         went = await asyncio.to_thread(
             self._reading, template, session, window, told, system, wanted, held, instructions
         )
-        listing = await self._listing(session, window, new, held, went, whole)
+        listing = await self.listing(session, window, new, held, went, whole)
 
         def commit(reply: str, finished: Finished) -> None:
             answer = _answer(shape, reply)
             remember(session, before, new, answer, went, shape.use)
             if listing is not None:
-                listing.note(went, answer, before[-1][0] if before else "")
+                listing.note(went, answer, before[-1][0] if before else "", named)
 
         return Prompt(
             went.ids,
@@ -320,7 +322,7 @@ class TurnService:
         pins = pins_of(session, span, went.keep, taken)
         return aside.left_out(replace(went, pins=(*went.pins, *pins)), len(window.messages) + len(new))
 
-    async def _listing(
+    async def listing(
         self, session: Session, window: Window, new: Sequence[Message], held: Ids, went: Reading, whole: bool
     ) -> Listing | None:
         """What the turn adds to the list of messages; nothing where nobody could ask for it."""
@@ -331,7 +333,7 @@ class TurnService:
         await asyncio.to_thread(listing.find, self.template, window, held, went)
         return listing
 
-    async def _window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
+    async def window(self, session: Session, known: Sequence[Message]) -> tuple[Window, Ids]:
         """The messages that are still open, and the ids that the history holds of them."""
         window = ChatState.of(session).window(session, known)
         try:

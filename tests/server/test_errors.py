@@ -86,6 +86,13 @@ def test_bodies_that_are_no_request(http, body):
     refused(http.post("/v1/chat/completions", content=body, headers=headers), 400)
 
 
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/sessions/ID/messages", "/v1/conversations/ID/items"])
+def test_a_place_in_a_list_that_is_none_is_refused_by_name(http, session, path):
+    """Law: whatever list it is, an ``after`` that it does not know is named."""
+    refused = http.get(path.replace("ID", session), params={"after": "nowhere"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "after")
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/sessions"])
 @pytest.mark.parametrize(
     ("body", "kind"),

@@ -126,6 +126,51 @@ def test_a_response_that_is_not_to_be_stored_leaves_nothing(
     assert session_of(ask(previous_response_id=before.id)) == session_of(before)
 
 
+def test_events_behind_the_last_one_are_refused(ask: Any, client: openai.OpenAI) -> None:
+    """Nothing comes behind the last event of a response that has ended; what would begin behind that is an error."""
+    told = events(ask(stream=True))
+    id, last = told[0]["response"]["id"], told[-1]["sequence_number"]
+    assert events(client.responses.retrieve(id, stream=True, starting_after=last)) == []
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.retrieve(id, stream=True, starting_after=last + 1)
+    assert refused.value.param == "starting_after"
+
+
+def test_a_response_lives_as_long_as_it_is_gone_on_from(model_dir: Any, tmp_path: Any) -> None:
+    """Of the sessions that responses make by themselves those go that were not used for longest, with their responses:
+    a chain that goes on keeps all of its own, however many others come; one that went is told so by either way."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", max_implicit_sessions=6, max_queue=8)
+    with running(settings) as address, openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
+
+        def made(said: str, before: str | None = None) -> str:
+            follows: Any = {} if before is None else {"previous_response_id": before}
+            return str(client.responses.create(input=said, **{**SMALL, "max_output_tokens": 1}, **follows).id)
+
+        chain, others = [made("Hello")], []
+        for number in range(14):
+            others.append(made(f"{number} is another"))
+            if number % 3 == 0:
+                chain.append(made("Go on", chain[-1]))
+        wait_until(lambda: len(httpx.get(f"{address}/v1/sessions?implicit=true").json()["data"]) <= 6)
+        for id in chain:
+            assert client.responses.retrieve(id).id == id
+        made("And?", chain[1])
+        with pytest.raises(openai.NotFoundError, match="was not used for long"):
+            client.responses.retrieve(others[0])
+        with pytest.raises(openai.BadRequestError, match="was not used for long") as refused:
+            made("And?", others[0])
+        assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
+
+
+def test_outputs_of_calls_are_read_whatever_they_name(ask: Any) -> None:
+    """The history may hold the call or not, under its id or another: what a call gave is read as it is sent."""
+    output = {"type": "function_call_output", "call_id": "call_of_nobody", "output": "Rain"}
+    asked = {"role": "user", "content": "So?"}
+    assert ask([output, asked]).usage.input_tokens > ask([asked]).usage.input_tokens
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    assert ask([asked, call, output]).status == "incomplete"
+
+
 # -- one after the other ---------------------------------------------------------------------------------------------
 
 

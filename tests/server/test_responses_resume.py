@@ -76,11 +76,15 @@ def test_two_hundred_interrupted_streams_tell_the_same_text(model_dir: Path, tmp
 
 def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
     """After kill -9 every acknowledged id goes on: an ended one is as it was and is followed, one under way is begun
-    anew, and its stream goes on behind the last event that had been told before."""
+    anew, and its stream goes on behind the last event that had been told before; a conversation has its items."""
     store = tmp_path / "s.sqlite"
     long: dict[str, Any] = {**GREEDY, "max_output_tokens": 300}
     with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
         ended = client.responses.create(input="Hello", max_output_tokens=5, **GREEDY)
+        talk = client.conversations.create(items=[{"role": "user", "content": "Hi"}]).id
+        client.responses.create(conversation=talk, input="Hello", max_output_tokens=5, **GREEDY)
+        items = client.conversations.items.list(talk).data
+        assert len(items) == 3
         plain = client.responses.create(input="Go on", previous_response_id=ended.id, store=False, **long)
         stream = client.responses.create(
             input="Go on", previous_response_id=ended.id, background=True, stream=True, **long
@@ -89,6 +93,7 @@ def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
         server.stop(signal.SIGKILL)
     with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
         assert client.responses.retrieve(ended.id).to_dict() == ended.to_dict()
+        assert client.conversations.items.list(talk).data == items
         whole = told_in_parts(client, random.Random(4), told)
         assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
         text = "".join(event["delta"] for event in whole if event["type"] == "response.output_text.delta")

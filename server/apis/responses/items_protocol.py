@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import orjson
+from pydantic import BaseModel, Field
 
 from server.protocol.kinds import ByType
 from server.protocol.parameters import Harmless
@@ -44,12 +45,8 @@ class InputMessage(StrictModel):
 
     def listed(self, id: str) -> dict[str, Any]:
         """As a list of items shows it."""
-        kind, more = "input_text", dict[str, Any]()
-        if self.role == "assistant":
-            kind, more = "output_text", {"annotations": [], "logprobs": []}
         texts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
-        content = [{"type": kind, "text": text, **more} for text in texts]
-        return {"id": id, "type": "message", "role": self.role, "status": "completed", "content": content}
+        return message_item(id, self.role, texts)
 
 
 class FunctionCallItem(StrictModel):
@@ -63,14 +60,7 @@ class FunctionCallItem(StrictModel):
     status: Status | None = None
 
     def listed(self, id: str) -> dict[str, Any]:
-        return {
-            "id": id,
-            "type": "function_call",
-            "call_id": self.call_id,
-            "name": self.name,
-            "arguments": self.arguments,
-            "status": "completed",
-        }
+        return call_item(id, self.call_id, self.name, self.arguments)
 
 
 class FunctionOutputItem(StrictModel):
@@ -83,13 +73,26 @@ class FunctionOutputItem(StrictModel):
     status: Status | None = None
 
     def listed(self, id: str) -> dict[str, Any]:
-        return {
-            "id": id,
-            "type": "function_call_output",
-            "call_id": self.call_id,
-            "output": text_of(self.output),
-            "status": "completed",
-        }
+        return output_item(id, self.call_id, text_of(self.output))
+
+
+def message_item(id: str, role: str, texts: Sequence[str], status: Status = "completed") -> dict[str, Any]:
+    """A message as lists show it."""
+    kind, more = "input_text", dict[str, Any]()
+    if role == "assistant":
+        kind, more = "output_text", {"annotations": [], "logprobs": []}
+    content = [{"type": kind, "text": text, **more} for text in texts]
+    return {"id": id, "type": "message", "role": role, "status": status, "content": content}
+
+
+def call_item(id: str, call_id: str, name: str, arguments: str, status: Status = "completed") -> dict[str, Any]:
+    told = {"call_id": call_id, "name": name, "arguments": arguments}
+    return {"id": id, "type": "function_call", **told, "status": status}
+
+
+def output_item(id: str, call_id: str, output: str | list[Any]) -> dict[str, Any]:
+    told = {"call_id": call_id, "output": output}
+    return {"id": id, "type": "function_call_output", **told, "status": "completed"}
 
 
 Item = InputMessage | FunctionCallItem | FunctionOutputItem
@@ -104,6 +107,14 @@ PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fc
 
 
 InputItem = Annotated[Item, ByType()]
+
+
+def check_storable(body: BaseModel) -> None:
+    """ValueError for a body that holds what cannot be written as JSON again."""
+    try:
+        orjson.dumps(body.model_dump(exclude_unset=True))
+    except TypeError:
+        raise ValueError("a text cannot be stored: it holds half of a surrogate pair, or a number too large") from None
 
 
 def messages_of(items: str | Sequence[Item]) -> list[Message]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from server.apis.responses.protocol import ItemList
-from server.errors import bad_request
+from server.apis.responses.lists_protocol import ItemList
+from server.errors import ApiError, bad_request
 
 Order = Literal["asc", "desc"]
 
@@ -17,8 +17,16 @@ def page(items: Sequence[dict[str, Any]], limit: int, order: Order, after: str |
     if after is not None:
         place = next((i for i, item in enumerate(told) if item["id"] == after), None)
         if place is None:
-            raise bad_request("after names no item of this list", "after")
+            raise no_such_place()
         told = told[place + 1 :]
-    shown = told[:limit]
-    first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
-    return ItemList(data=shown, first_id=first, last_id=last, has_more=len(told) > limit)
+    return shown(told[:limit], has_more=len(told) > limit)
+
+
+def shown(items: Sequence[dict[str, Any]], *, has_more: bool) -> ItemList:
+    """These items as a page."""
+    first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
+    return ItemList(data=list(items), first_id=first, last_id=last, has_more=has_more)  # type: ignore[arg-type]
+
+
+def no_such_place() -> ApiError:
+    return bad_request("after names no item of this list", "after")

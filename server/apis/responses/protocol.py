@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import Field, model_validator
 
 from mc_core.models.sampler import SamplingParams
-from server.apis.responses.items_protocol import MAX_ID, MAX_ITEMS, Id, InputItem, Status
+from server.apis.responses.items_protocol import MAX_ID, MAX_ITEMS, Id, InputItem, Status, check_storable
 from server.apis.responses.tools_protocol import Choice, TextSettings, Tools
 from server.protocol.answers import Answer, Context, Count
 from server.protocol.common import DrawingFields
@@ -91,12 +90,7 @@ class ResponseRequest(DrawingFields, ResponseParameters):
             raise wrong("background", "background needs store to be true, for the response is asked for later")
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options", "stream_options is only allowed when stream is true")
-        try:
-            orjson.dumps(self.model_dump(exclude_unset=True))
-        except TypeError:
-            raise ValueError(
-                "a text cannot be stored: it holds half of a surrogate pair, or a number too large"
-            ) from None
+        check_storable(self)
         return self
 
     @property
@@ -230,16 +224,6 @@ class ResponseEvent(Answer):
     name: str | None = None
     arguments: str | None = None
     logprobs: list[OutputLogprob] | None = None
-
-
-class ItemList(Answer):
-    """``first_id`` and ``last_id``: of this page; ``last_id`` is ``after`` of the next one."""
-
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class DeletedResponse(Answer):

@@ -11,10 +11,12 @@ from mc_core.models.tokenizer import Tokenizer
 from mc_core.session.session import Session
 from server.apis.responses.ending import Clock, ending
 from server.apis.responses.format import ResponseFormat, logprobs_of
+from server.apis.responses.parts import parts_given, parts_told
 from server.apis.responses.stored import Place, Stored, Told, Unread
 from server.futures import settled
 from server.streaming.pieces import TextPiece
 from server.tools.shape import Shape
+from server.turns.parts import Named
 from server.turns.service import Prompt
 
 
@@ -29,6 +31,7 @@ class Recording:
     clock: Clock = field(default_factory=Clock)
     told: list[Told] = field(default_factory=list)
     is_begun: bool = False
+    is_cut: bool = False
 
     def __post_init__(self) -> None:
         self.reader = self.shape.reader()
@@ -41,6 +44,11 @@ class Recording:
             logprobs = logprobs_of(event.logprobs, self.tokenizer)
             pieces = self.reader.feed(event.text) or ([TextPiece("")] if logprobs else [])
             self.told += [(piece, () if number else logprobs) for number, piece in enumerate(pieces)]
+
+    def named(self) -> Named:
+        """How its items are called in the list of its conversation: as here."""
+        stem = self.head["id"].removeprefix("resp_")
+        return Named(stem, parts_given(self.input), lambda: parts_told(self.told, stem, cut=self.is_cut))
 
     def stored(self, ended: dict[str, Any]) -> Stored:
         return Stored(self.head, self.input, self.told, ended)
@@ -56,8 +64,9 @@ class Recording:
 
         def commit(reply: str, finished: Finished) -> None:
             assert prompt.commit is not None
-            prompt.commit(reply, finished)
             self.told += [(piece, ()) for piece in self.reader.end()]
+            self.is_cut = finished.reason == "length"
+            prompt.commit(reply, finished)
             place = Place(dict(session.chat), session.tokens)
             stored = replace(self.stored(ending(finished, session.id, self.clock)), place=place)
             # Later turns may write the messages that are open now once more, but nothing in front of them.

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from server.apis.api import Api
 from server.apis.responses.lists import Order, page
+from server.apis.responses.lists_protocol import ItemList
 from server.apis.responses.protocol import (
     DeletedResponse,
     Include,
-    ItemList,
     ResponseEvent,
     ResponseObject,
     ResponseRequest,

@@ -20,7 +20,7 @@ from server.apis.responses.items_protocol import listed, messages_of
 from server.apis.responses.protocol import ResponseRequest
 from server.apis.responses.recording import Recording
 from server.apis.responses.start import AfterResponse, Behind, Matched, Start, Unfinished
-from server.apis.responses.stored import Stored, Unread, find
+from server.apis.responses.stored import GONE, Stored, Unread, find
 from server.apis.responses.tools_protocol import tool_use
 from server.errors import bad_request, not_found, to_api_error
 from server.futures import settled
@@ -101,7 +101,13 @@ class Responses:
                 )
                 await recording.begun(state.engine, held.session, unread)
             prompt = await state.turns.read(
-                held.session, reads.new, recording.shape, reads.known, reads.wanted, body.instructions
+                held.session,
+                reads.new,
+                recording.shape,
+                reads.known,
+                reads.wanted,
+                body.instructions,
+                recording.named() if keep else None,
             )
             return recording.with_turn(prompt, held.session) if keep else prompt
 
@@ -160,6 +166,11 @@ class Responses:
             session_id, stored = await self.find(id)
             if stored.ended is not None:
                 frames, whole = self._written(stored)
+                if first > len(frames):
+                    raise bad_request(
+                        f"starting_after {after} lies beyond the last event of this response, {len(frames) - 1}",
+                        "starting_after",
+                    )
                 return FramesResponse(once(frames[first:]), b"") if stream else json(whole)
             run = await self._revive(session_id, stored)
         if stream:
@@ -192,7 +203,7 @@ class Responses:
         """(session, response); ApiError 404 if there is none."""
         found = await find(self.state.store, self.tenant, id)
         if found is None:
-            raise not_found(f"response {id[:200]!r} does not exist", "response_not_found")
+            raise not_found(f"response {id[:200]!r} does not exist: {GONE}", "response_not_found")
         return found
 
     async def _revive(self, session_id: str, stored: Stored) -> Run:

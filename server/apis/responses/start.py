@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from mc_core.store import LeaseHeldError, UnknownSessionError
-from server.apis.responses.stored import Place, Unread, find
+from server.apis.responses.stored import GONE, Place, Unread, find
 from server.errors import bad_request
 from server.futures import settled
 from server.sessions import Lease
@@ -179,7 +179,7 @@ async def place_of(state: ServerState, tenant: str, previous: str) -> tuple[str,
     """(session, where in it the response ends); ApiError 400 for one that is not there, or is not whole."""
     found = await find(state.store, tenant, previous)
     if found is None:
-        message = f"previous response {previous!r} does not exist"
+        message = f"previous response {previous!r} does not exist: {GONE}"
         raise bad_request(message, "previous_response_id", "previous_response_not_found")
     session_id, stored = found
     if stored.place is None:

@@ -22,6 +22,7 @@ PIECES: dict[str, type[TextPiece | CallStart | CallArguments | CallEnd]] = {
     "a": CallArguments,
     "e": CallEnd,
 }
+GONE = "it was not stored, was deleted, or went with its session, as one does that was not used for long"
 Told = tuple[Piece, Sequence[dict[str, Any]]]
 """A piece of a reply, and the logprobs that came with it."""
 

@@ -15,7 +15,7 @@ from server.apis.sessions.protocol import (
     SessionMessages,
     SessionObject,
 )
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request, naming
 from server.futures import settled
 from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -38,9 +38,10 @@ async def messages(
 ) -> SessionMessages:
     """The session's messages, as its turns brought them; pass ``next`` as ``after`` for the next page."""
     newest_first = order == "desc"
-    page = await settled(
-        state.store.notes(session_id, tenant, prefix=PREFIX, after=after, limit=limit, newest_first=newest_first)
-    )
+    with naming("after"):
+        page = await settled(
+            state.store.notes(session_id, tenant, prefix=PREFIX, after=after, limit=limit, newest_first=newest_first)
+        )
     if page.corrupt:
         raise ApiError(500, f"{len(page.corrupt)} messages of this page can't be read", "server_error", "store_corrupt")
     last, info = await newest(state.store, session_id, tenant), await state.host.info(session_id, tenant)

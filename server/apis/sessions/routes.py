@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from server.apis.api import Api
 from server.apis.sessions.format import describe, summarize
 from server.apis.sessions.history_routes import router as history_router
+from server.apis.sessions.metadata import replace_metadata
 from server.apis.sessions.protocol import (
     CreateSession,
     DeletedSession,
@@ -17,8 +18,7 @@ from server.apis.sessions.protocol import (
     SessionObject,
     UpdateSession,
 )
-from server.errors import bad_request
-from server.futures import settled
+from server.errors import bad_request, naming
 from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.templates.chat_template import Message
@@ -62,7 +62,8 @@ async def list_sessions(
 
     ``implicit``: false leaves out those that requests without a session id made, true lists these alone.
     """
-    page = await state.host.list(tenant, limit, after, implicit)
+    with naming("after"):
+        page = await state.host.list(tenant, limit, after, implicit)
     sessions = [summarize(info) for info in page.sessions]
     return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
 
@@ -91,15 +92,7 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
 )
 async def update(session_id: str, body: UpdateSession, state: State, tenant: Tenant) -> SessionObject:
     """Replace the metadata."""
-    async with state.host.use(session_id, tenant) as lease:
-        session = lease.session
-
-        def change() -> None:
-            session.metadata = body.metadata
-
-        await settled(state.engine.call(change))
-        await settled(state.engine.commit(session))
-        return describe(session)
+    return describe(await replace_metadata(state, tenant, session_id, body.metadata))
 
 
 def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:

@@ -1,0 +1,1 @@
+"""/v1/conversations: sessions, as OpenAI's clients see them: lists of items."""

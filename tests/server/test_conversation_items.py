@@ -1,0 +1,311 @@
+"""/v1/conversations through the official client: a session as a list of items, whoever brings them."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from redis_server import shared_redis
+from support import ServerProcess, running, settings_for, write_model
+from test_conversation import FORGETFUL, MOVED, TEXTS
+from test_responses import WRITING
+from test_responses_tools import CALLING
+
+MODEL = "tiny"
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+REPLY: dict[str, Any] = {"model": MODEL, "max_output_tokens": 6, "temperature": 0, "extra_body": WRITING}
+SAID: list[Any] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "input_text", "text": "What is"}, {"type": "input_text", "text": " it?"}]},
+    {"role": "assistant", "content": "Let me look."},
+    {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": '{"at":1}'},
+    {"type": "function_call_output", "call_id": "call_1", "output": "42"},
+]
+
+
+@contextmanager
+def client_of(address: str, key: str = "none") -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=8, timeout=120) as client:
+        yield client
+
+
+def listed(client: openai.OpenAI, id: str, **options: Any) -> list[dict[str, Any]]:
+    """All items, oldest first, read page by page in either order."""
+    order = options.setdefault("order", "asc")
+    items: list[Any] = [item.to_dict() for item in client.conversations.items.list(id, **options)]
+    return items if order == "asc" else items[::-1]
+
+
+def said(item: dict[str, Any]) -> tuple[Any, ...]:
+    """What an item says, as it is sent or as it is listed."""
+    if item.get("type", "message") == "function_call":
+        return ("call", item["call_id"], item["name"], item["arguments"])
+    if item.get("type") == "function_call_output":
+        return ("output", item["call_id"], item["output"])
+    content = item["content"]
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    return ("system" if item["role"] == "developer" else item["role"], text)
+
+
+def test_a_conversation_is_a_session(client: openai.OpenAI, http: httpx.Client) -> None:
+    """What is made with one API is found, changed, gone on with, forked and deleted with the other."""
+    made = client.conversations.create(metadata={"topic": "it"}, items=SAID)
+    assert made.id.startswith("conv_")
+    assert client.conversations.retrieve(made.id) == made
+    assert client.conversations.update(made.id, metadata={"topic": "that"}).metadata == {"topic": "that"}
+    session = http.get(f"/v1/sessions/{made.id}").json()
+    assert (session["id"], session["metadata"], session["created"]) == (made.id, {"topic": "that"}, made.created_at)
+    assert session["tokens"] == http.get(f"/v1/sessions/{made.id}/focus").json()["tokens"] > 0
+    messages = http.get(f"/v1/sessions/{made.id}/messages").json()
+    assert [one["role"] for one in messages["data"]] == ["system", "user", "assistant", "tool"]
+    assert messages["complete"] is True
+    branch = http.post(f"/v1/sessions/{made.id}/fork", json={}).json()["id"]
+    assert listed(client, branch) == listed(client, made.id)
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "And?"}], "max_tokens": 3}
+    reply = http.post("/v1/chat/completions", json=chat, headers={"X-Session-ID": branch}).json()
+    last = listed(client, branch)[-2:]
+    assert [said(item) for item in last] == [
+        ("user", "And?"),
+        ("assistant", reply["choices"][0]["message"]["content"]),
+    ]
+    for item in last:
+        assert client.conversations.items.retrieve(item["id"], conversation_id=branch).to_dict() == item
+    assert client.conversations.delete(made.id).deleted
+    for gone in (client.conversations.retrieve, client.conversations.items.list, client.conversations.delete):
+        with pytest.raises(openai.NotFoundError):
+            gone(made.id)
+    assert listed(client, branch)[-2:] == last
+
+
+def test_items_are_told_as_they_were_given(client: openai.OpenAI) -> None:
+    """Each is one item of the list, under the id that its creation told, and is retrieved by that."""
+    id = client.conversations.create().id
+    assert listed(client, id) == []
+    added = client.conversations.items.create(id, items=SAID)
+    assert [said(item.to_dict()) for item in added.data] == [said(item) for item in SAID]
+    assert (added.first_id, added.last_id, added.has_more) == (added.data[0].id, added.data[-1].id, False)
+    assert listed(client, id) == [item.to_dict() for item in added.data]
+    for item in added.data:
+        assert client.conversations.items.retrieve(item.id, conversation_id=id) == item
+
+
+def test_a_response_leaves_its_items_under_their_own_ids(client: openai.OpenAI) -> None:
+    """What a response in a conversation read and wrote is listed there as the response lists it."""
+    client = client.with_options(max_retries=8)
+    id = client.conversations.create(items=SAID[:1]).id
+    given = [{"role": "user", "content": "One"}, *SAID[2:], {"role": "user", "content": "Two"}]
+    response = client.responses.create(conversation=id, input=given, **REPLY)
+    assert response.conversation is not None
+    assert response.conversation.id == id
+    read = [item.to_dict() for item in client.responses.input_items.list(response.id, order="asc")]
+    assert listed(client, id)[1:] == [*read, *(item.to_dict() for item in response.output)]
+
+
+def test_calls_of_a_response_are_items(roomy: str) -> None:
+    """A reply that calls a function is listed call by call, and is answered by an item of the output."""
+    with client_of(roomy) as client:
+        id = client.conversations.create().id
+        response = client.responses.create(conversation=id, input="What is the weather?", **CALLING)
+        (call,) = [item for item in response.output if item.type == "function_call"]
+        assert listed(client, id)[1:] == [item.to_dict() for item in response.output]
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Rain"}
+        client.conversations.items.create(id, items=[output])
+        after = client.responses.create(conversation=id, input="So?", tools=CALLING["tools"], **REPLY)
+        kinds = [said(item)[0] for item in listed(client, id)]
+        assert kinds == ["user", "call", "output", "user", "assistant"]
+        assert after.usage is not None
+        # The tools that its beginning tells of stand as they stood.
+        read: Any = response.to_dict()["x_megacontext"]
+        assert after.usage.input_tokens_details.cached_tokens > read["tokens"]
+
+
+@contextmanager
+def life(model: Path, store: Path) -> Iterator[openai.OpenAI]:
+    with running(settings_for(model, store, max_queue=8)) as address, client_of(address) as client:
+        yield client
+
+
+class Wanderer:
+    """A client that does to a conversation whatever may be done, and to a plain list the same."""
+
+    def __init__(self, rng: random.Random, calls: bool) -> None:
+        self.rng, self.calls = rng, calls
+        self.items: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+
+    def some(self) -> list[Any]:
+        """Items to send. A call follows its own message, or one of somebody else."""
+        rng, items = self.rng, list[Any]()
+        if not self.items and rng.random() < 0.5:
+            items.append({"role": "system", "content": "You keep the lighthouse."})
+        for _ in range(rng.randint(1, 3)):
+            roles = ["user", "assistant", *(["call", "output", "system"] if self.calls else [])]
+            role, text = rng.choice(roles), rng.choice(TEXTS)
+            if role in ("call", "output"):
+                number = f"call_{rng.randrange(9)}"
+                if role == "output":
+                    items.append({"type": "function_call_output", "call_id": number, "output": text})
+                elif items or not self.items or said(self.items[-1])[0] not in ("assistant", "call"):
+                    items.append({"type": "function_call", "call_id": number, "name": "f", "arguments": "{}"})
+            else:
+                items.append({"role": role, "content": text})
+        return items or [{"role": "user", "content": "Hm"}]
+
+    def act(self, client: openai.OpenAI, id: str) -> None:
+        rng = self.rng
+        match rng.choice(["add", "add", "respond", "respond", "chat", "delete", "delete", "refused"]):
+            case "add":
+                new = self.some()
+                added = client.conversations.items.create(id, items=new)
+                self.items += new
+                self.ids += [item.id for item in added.data]
+            case "respond":
+                new = [*self.some(), {"role": "user", "content": rng.choice(TEXTS)}]
+                response = client.responses.create(conversation=id, input=new, **REPLY)
+                self.items += [*new, *(item.to_dict() for item in response.output)]
+                read: Any = client.responses.input_items.list(response.id, order="asc")
+                self.ids += [*(item.id for item in read), *(item.id for item in response.output)]
+            case "chat":
+                message: Any = {"role": "user", "content": f"{rng.random()}?"}
+                chat = client.chat.completions.create(
+                    model=MODEL, messages=[message], max_tokens=4, extra_body={**WRITING, "session_id": id}
+                )
+                self.items += [message, {"role": "assistant", "content": chat.choices[0].message.content}]
+                self.ids += [item["id"] for item in listed(client, id)[-2:]]
+            case "delete" if self.items:
+                client.conversations.items.delete(self.ids.pop(), conversation_id=id)
+                self.items.pop()
+            case "refused" if len(self.items) > 1:
+                with pytest.raises(openai.BadRequestError) as refused:
+                    client.conversations.items.delete(rng.choice(self.ids[:-1]), conversation_id=id)
+                assert (refused.value.code, refused.value.param) == ("item_not_last", "item_id")
+
+    def check(self, client: openai.OpenAI, id: str) -> None:
+        """The law: the items are those of the plain list, under the ids that they had from the first."""
+        found = listed(client, id, limit=self.rng.randint(1, 7), order=self.rng.choice(["asc", "desc"]))
+        assert [said(item) for item in found] == [said(item) for item in self.items]
+        assert [item["id"] for item in found] == self.ids
+        if found:
+            one = self.rng.choice(found)
+            assert client.conversations.items.retrieve(one["id"], conversation_id=id).to_dict() == one
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("template", ["chatml", "forgetful", "moved"])
+def test_a_conversation_is_a_plain_list(
+    model_dir: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, template: str, seed: int
+) -> None:
+    """Adding, answering, chatting, deleting from the end and a restart do to a conversation what they do to a list."""
+    others = {"forgetful": FORGETFUL, "moved": MOVED}
+    model = model_dir if template == "chatml" else write_model(tmp_path / MODEL, template=others[template])
+    wanderer = Wanderer(random.Random(seed), calls=template == "chatml")
+    with life(model, tmp_path / "s.sqlite") as client:
+        id = client.conversations.create().id
+        for _ in range(12):
+            wanderer.act(client, id)
+            wanderer.check(client, id)
+    with life(model, tmp_path / "s.sqlite") as client:
+        for _ in range(6):
+            wanderer.check(client, id)
+            wanderer.act(client, id)
+        if template == "chatml":
+            asked: Any = [{"role": "user", "content": "Who are you?"}]
+            there = client.responses.create(conversation=id, input=asked, **REPLY)
+            whole: Any = [*wanderer.items, *asked]
+            alone = client.responses.create(input=whole, store=False, **REPLY)
+            assert there.usage is not None
+            assert alone.usage is not None
+            assert (there.output_text, there.usage.input_tokens) == (alone.output_text, alone.usage.input_tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_items_outlive_kill_nine(model_dir: Path, tmp_path: Path, kind: str) -> None:
+    """After kill -9 a conversation has the items that were acknowledged, each under its id, and goes on."""
+    store: Path | str = tmp_path / "s.sqlite"
+    if kind == "redis":
+        store = f"{shared_redis().url}?namespace={tmp_path.name}:"
+    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        id = client.conversations.create(metadata={"a": "b"}, items=SAID).id
+        client.responses.create(conversation=id, input="Hello", **REPLY)
+        client.conversations.items.create(id, items=SAID[1:2])
+        before = listed(client, id)
+        assert len(before) == 8
+        server.stop(signal.SIGKILL)
+    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        assert client.conversations.retrieve(id).metadata == {"a": "b"}
+        assert listed(client, id) == before
+        for item in before:
+            assert client.conversations.items.retrieve(item["id"], conversation_id=id).to_dict() == item
+        response = client.responses.create(conversation=id, input="Go on", **REPLY)
+        assert [item["id"] for item in listed(client, id)[-1:]] == [response.output[0].id]
+
+
+def test_tenants_see_their_own_conversations_alone(model_dir: Path, tmp_path: Path) -> None:
+    """Another key's conversation is none, whatever is done to it."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", api_key=["ann-key-1", "bob-key-2"])
+    with running(settings) as address, client_of(address, "ann-key-1") as ann, client_of(address, "bob-key-2") as bob:
+        made = ann.conversations.create(items=SAID)
+        item = listed(ann, made.id)[-1]["id"]
+        for call in (
+            lambda: bob.conversations.retrieve(made.id),
+            lambda: bob.conversations.update(made.id, metadata={}),
+            lambda: bob.conversations.delete(made.id),
+            lambda: bob.conversations.items.create(made.id, items=SAID),
+            lambda: bob.conversations.items.list(made.id),
+            lambda: bob.conversations.items.retrieve(item, conversation_id=made.id),
+            lambda: bob.conversations.items.delete(item, conversation_id=made.id),
+            lambda: bob.responses.create(conversation=made.id, input="Hi", **REPLY),
+        ):
+            with pytest.raises(openai.NotFoundError) as refused:
+                call()
+            assert refused.value.code == "session_not_found"
+        assert len(listed(ann, made.id)) == len(SAID)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "", {"items": [{"role": "user", "content": "a"}] * 21}, "items"),
+        ("POST", "", {"items": [{"type": "item_reference", "id": "msg_1"}]}, "items.0"),
+        ("POST", "", {"metadata": {"k": 1}}, "metadata.k"),
+        ("POST", "", {"name": "x"}, "name"),
+        ("POST", "/ID", {}, "metadata"),
+        ("POST", "/ID/items", {"items": []}, "items"),
+        ("POST", "/ID/items", {"items": [{"role": "user", "content": "\\ud800"}]}, None),
+        ("POST", "/ID/items", {"items": [{"role": "system", "content": "It rained. " * 400}]}, "items"),
+        ("GET", "/ID/items?limit=101", None, "limit"),
+        ("GET", "/ID/items?after=msg_of_nobody", None, "after"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    http: httpx.Client, session: str, method: str, path: str, body: Any, param: str | None
+) -> None:
+    """400, and the field at fault; nothing is added."""
+    address = "/v1/conversations" + path.replace("ID", session)
+    content = None if body is None else str(httpx.Request("POST", "http://x", json=body).content, "ascii")
+    text = None if content is None else content.replace("\\\\ud800", "\\ud800")
+    refused = http.request(method, address, content=text, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400, refused.text
+    assert param is None or refused.json()["error"]["param"].startswith(param)
+    assert http.get(f"/v1/conversations/{session}/items").json()["data"] == []
+
+
+def test_an_item_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
+    """Ids of other conversations, of deleted items and of nothing: 404, to retrieve or to delete."""
+    ids = [client.conversations.create(items=SAID).id for _ in range(2)]
+    other = listed(client, ids[1])[-1]["id"]
+    client.conversations.items.delete(other, conversation_id=ids[1])
+    for id, item in ((ids[0], other), (ids[1], other), (ids[0], "msg_1"), (ids[0], "msg_00000000" + "0" * 16)):
+        for call in (client.conversations.items.retrieve, client.conversations.items.delete):
+            with pytest.raises(openai.NotFoundError) as refused:
+                call(item, conversation_id=id)
+            assert refused.value.code == "item_not_found"
