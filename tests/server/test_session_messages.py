@@ -330,7 +330,7 @@ def test_a_cancelled_turn_is_told_so_and_leaves_nothing(tmp_path, tmp_path_facto
         ("POST", "undo", None, 409, None),
         ("PATCH", "", {}, 400, "metadata"),
         ("PATCH", "", {"metadata": {"x": "y" * 20_000}}, 400, "metadata"),
-        ("GET", "messages?after=x", None, 400, None),
+        ("GET", "messages?after=x", None, 400, "after"),
         ("GET", "messages?limit=0", None, 400, "limit"),
         ("GET", "messages?order=up", None, 400, "order"),
     ],
