@@ -26,6 +26,7 @@ from mc_core.session.factory import SessionFactory
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
+from server.embedder import Embedder
 from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.live.observer import Observed
@@ -96,6 +97,8 @@ async def close_state(state: ServerState) -> None:
     await state.runs.join()
     await state.host.close()
     await asyncio.to_thread(state.engine.stop)
+    if state.embedder is not None:
+        await asyncio.to_thread(state.embedder.close)
     await asyncio.to_thread(state.store.close)
     await asyncio.to_thread(state.telemetry.close)
 
@@ -153,6 +156,7 @@ def _assemble(
         quotas=quotas,
         telemetry=telemetry,
         followers=followers,
+        embedder=Embedder.of(settings, placement(settings)[0], (name, *settings.alias)),
     )
 
 

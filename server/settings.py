@@ -41,6 +41,14 @@ class Settings(BaseSettings):
     )
     model_cache: Path | None = Field(None, description="folder of fetched models; the user's cache by default")
     chat_template: Path | None = Field(None, description="file whose chat template takes the place of the model's own")
+    encoder: str | None = Field(
+        None,
+        min_length=1,
+        description="sentence encoder of /v1/embeddings: a Hugging Face folder, or minilm (of the extra encoder)",
+    )
+    encoder_name: str | None = Field(
+        None, min_length=1, description="what requests call the encoder; its folder's name by default"
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:0, ... or auto")
     weights: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
@@ -157,7 +165,7 @@ class Settings(BaseSettings):
     keep_alive_seconds: float = Field(10.0, gt=0, description="silence after which a stream gets a comment")
     drain_seconds: float = Field(30.0, ge=0, description="how long running turns may go on after SIGTERM")
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "encoder", mode="before")
     @classmethod
     def _path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value

@@ -12,6 +12,7 @@ from mc_core.engine.engine import Engine
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.store import SessionStore
 from server.auth import Keys
+from server.embedder import Embedder
 from server.errors import draining, store_down
 from server.grammar.shaper import Shaper
 from server.live.followers import Followers
@@ -44,6 +45,7 @@ class ServerState:
     quotas: Quotas
     telemetry: Telemetry
     followers: Followers
+    embedder: Embedder | None = None
     runs: Runs = field(default_factory=Runs)
 
     @property

@@ -6,6 +6,7 @@ from server.apis.api import Api
 from server.apis.chat.routes import API as CHAT
 from server.apis.completions.routes import API as COMPLETIONS
 from server.apis.conversations.routes import API as CONVERSATIONS
+from server.apis.embeddings.routes import API as EMBEDDINGS
 from server.apis.focus.routes import API as FOCUS
 from server.apis.ingest.routes import API as INGEST
 from server.apis.messages.routes import API as MESSAGES
@@ -21,6 +22,7 @@ APIS: tuple[Api, ...] = (
     MESSAGES,
     RESPONSES,
     CONVERSATIONS,
+    EMBEDDINGS,
     MODELS,
     SESSIONS,
     FOCUS,

@@ -31,10 +31,9 @@ MEDIA = {
 def explain(errors: Sequence[Any]) -> ApiError:
     """The error that goes deepest, as one sentence; input values are not repeated, but for the names of types.
 
-    A field that may be several things has an error for each; the deepest is about what the caller meant. Of two on one
-    level, what says its type goes first, and what is there and wrong before what is missing.
+    A field that may be several things has an error for each; the deepest is about what the caller meant.
     """
-    error = max(errors, key=lambda one: (len(_place(one)), one["type"] == UNKNOWN_KIND, one["type"] != "missing"))
+    error = max(errors, key=_weight)
     context = error.get("ctx", {})
     field = ".".join([*_place(error), *([str(context["param"])] if "param" in context else [])]) or None
     if field is not None:
@@ -59,6 +58,13 @@ def explain(errors: Sequence[Any]) -> ApiError:
     return bad_request(
         message if field is None or "param" in context else f"'{field}': {message}", field, "invalid_value"
     )
+
+
+def _weight(error: Any) -> tuple[int, bool, bool, bool]:
+    """Of two on one level, what says its ``type`` goes first, then what is of the right JSON type and wrong within it,
+    and what is there before what is missing."""
+    kind = error["type"]
+    return len(_place(error)), kind == UNKNOWN_KIND, not kind.endswith("_type"), kind != "missing"
 
 
 def _place(error: Any) -> list[str]:

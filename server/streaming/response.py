@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +17,7 @@ from server.streaming.frames import Frame
 from server.streaming.reply import Reply
 from server.streaming.turn_group import TurnGroup
 
+T = TypeVar("T")
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -113,16 +114,23 @@ async def told(
 async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] | None:
     """The turns as one body; None when the client went away. Raises a turn's error."""
     group = TurnGroup([choice.stream for choice in choices])
-    gone = asyncio.create_task(disconnected(receive))
-    reading = asyncio.create_task(collected(choices, group))
     try:
-        await asyncio.wait({gone, reading}, return_when=asyncio.FIRST_COMPLETED)
-        return reading.result() if reading.done() else None
+        return await unless_gone(collected(choices, group), receive)
     finally:
         group.cancel()
-        for task in (gone, reading):
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """What ``work`` comes to; it is cancelled when the client goes away, and None. The body must have been read."""
+    gone = asyncio.create_task(disconnected(receive))
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (gone, working):
             task.cancel()
-        await asyncio.gather(gone, reading, return_exceptions=True)
+        await asyncio.gather(gone, working, return_exceptions=True)
 
 
 async def collected(choices: Sequence[Choice], group: TurnGroup) -> dict[str, Any]:

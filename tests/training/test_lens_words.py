@@ -18,6 +18,7 @@ from mc_core.lab.training.lens.export import export_lens
 from mc_core.lab.training.lens.lens_training import LensShape, LensTrainConfig
 from mc_core.lab.training.lens.trainer import open_run, train_lens
 from mc_core.lab.training.lens.words import fit_words, word_targets
+from mc_core.models import sentence_encoder
 from mc_core.models.decoder import Decoder
 from mc_core.models.loading import save_decoder
 from mc_core.nets.lens_words import WordNet
@@ -138,6 +139,6 @@ def test_the_teacher_reads_each_word_alone(corpus: Corpus) -> None:
 def test_without_its_package_the_teacher_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra to install."""
     monkeypatch.undo()
-    monkeypatch.setattr(teacher, "PACKAGE", "no_such_package")
-    with pytest.raises(ConfigError, match="train-lens"):
+    monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package")
+    with pytest.raises(ConfigError, match="megacontext\\[encoder\\]"):
         teacher.load_teacher()

@@ -39,7 +39,14 @@ class AboutModel(Answer):
     sampling: Sampling
 
 
-class Model(Answer):
+class AboutEncoder(Answer):
+    """Of a sentence encoder: how many numbers a vector has, and how many tokens one text may have."""
+
+    dimensions: Count
+    max_input_tokens: Count
+
+
+class ListedModel(Answer):
     """``root``: the model that this name stands for; its own name, but for aliases."""
 
     id: str
@@ -47,9 +54,18 @@ class Model(Answer):
     created: Count
     owned_by: str
     root: str
+
+
+class Model(ListedModel):
     x_megacontext: AboutModel
+
+
+class Encoder(ListedModel):
+    """Makes embeddings, and nothing else."""
+
+    x_megacontext: AboutEncoder
 
 
 class ModelList(Answer):
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[Model | Encoder]
