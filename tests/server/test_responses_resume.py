@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,77 @@ def test_two_hundred_interrupted_streams_tell_the_same_text(model_dir: Path, tmp
     """The same law, two hundred times."""
     with running(settings_for(model_dir, tmp_path / "s.sqlite", max_queue=8)) as address, client_of(address) as client:
         interrupted(client, 200)
+
+
+class Lives:
+    """A server that is killed with -9 now and then, while it streams, and started again on what it left."""
+
+    def __init__(self, model: Path, store: Path) -> None:
+        self._model, self._store, self.kills, self.under_way = model, store, 0, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._server = ServerProcess(self._model, self._store, max_queue=8).__enter__()
+        self.client = client_of(self._server.address)
+
+    def broken_off(self, stream: Any, count: int, kill: bool) -> list[dict[str, Any]]:
+        """What a client has of a stream that breaks off behind some events, as it leaves or as the server is killed."""
+        if not kill:
+            return taken(stream, count)
+        told: list[dict[str, Any]] = []
+        with suppress(Exception), stream:  # the client's own words for a connection that broke
+            for event in stream:
+                told.append(event.to_dict())
+                if len(told) == count:
+                    self._server.stop(signal.SIGKILL)
+        if len(told) < count:
+            self._server.stop(signal.SIGKILL)
+        self.end()
+        self._begin()
+        self.kills += 1
+        return told
+
+    def end(self) -> None:
+        self.client.close()
+        self._server.__exit__()
+
+
+@pytest.mark.slow
+def test_two_hundred_interruptions_with_kills_among_them_tell_the_same_text(model_dir: Path, tmp_path: Path) -> None:
+    """Streams that break off two hundred times, each tenth time by kill -9 of the server, and go on behind the last
+    event that came, tell the text of an uninterrupted response, byte for byte, and each event once."""
+    rng, wholes, interruptions, responses = random.Random(5), dict[str, str](), 0, 0
+    lives = Lives(model_dir, tmp_path / "s.sqlite")
+    long: dict[str, Any] = {**GREEDY, "max_output_tokens": 120}
+    try:
+        while interruptions < 200:
+            asked = f"Tell me of tower {responses % 5}"
+            if asked not in wholes:
+                wholes[asked] = lives.client.responses.create(input=asked, **long).output_text
+            stream = lives.client.responses.create(input=asked, background=True, stream=True, **long)
+            told, id = list[dict[str, Any]](), ""
+            while not told or told[-1]["type"] != "response.incomplete":
+                if told:
+                    after = told[-1]["sequence_number"]
+                    stream = lives.client.responses.retrieve(id, stream=True, starting_after=after)
+                interruptions += 1
+                kill = interruptions % 10 == 0
+                told += lives.broken_off(stream, rng.randint(1, 25), kill)
+                id = told[0]["response"]["id"]
+                if kill:
+                    lives.under_way += lives.client.responses.retrieve(id).status != "incomplete"
+            responses += 1
+            assert [event["sequence_number"] for event in told] == list(range(len(told)))
+            text = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+            assert text.encode() == wholes[asked].encode()
+            assert told[-1]["response"] == lives.client.responses.retrieve(id).to_dict()
+        print(
+            f"{interruptions} interruptions of {responses} responses, {lives.kills} kills, {lives.under_way} under way"
+        )
+        assert lives.kills >= 20
+        assert lives.under_way >= 5
+    finally:
+        lives.end()
 
 
 def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
