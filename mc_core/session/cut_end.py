@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 CUT_OFF = "cut_off"
-"""In the state of a record at a cut: ``ids``, ``prefixes`` and ``sources`` that stood there before, for a turn that
-never ends."""
+"""In the state of a record at a cut: ``ids``, ``prefixes``, ``sources`` and pins that stood there before, for a turn
+that never ends."""
 
 
 @dataclass(frozen=True, eq=False)

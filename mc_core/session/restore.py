@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.context.plan import Edit, Plan
-from mc_core.context.protection import without
+from mc_core.context.protection import merged, without
 from mc_core.context.sources import Sources
 from mc_core.errors import StoreError
 from mc_core.session.cut_end import CUT_OFF
@@ -121,7 +121,11 @@ class Restoring:
         if end is None:
             return
         session = self.session
+        for start, stop in end.get("pins", ()):
+            session.pin(start, stop)
         session.append(np.array(end["ids"], np.int32))
+        if chosen := [(int(start), int(stop)) for start, stop in end.get("chosen", ())]:
+            session.choose(merged([*session.wc.protection.chosen, *chosen]))
         session.prefixes = [(str(digest), int(at)) for digest, at in end["prefixes"]]
         session.sources = Sources.of_json(end.get("sources", ()))
         futures, session.staged = write_rows(session, self.store)

@@ -263,12 +263,18 @@ class Session:
         their messages again.
         """
         ids, staged = self.tree.ids(position, self.committed_tokens), dict(self.staged)
-        prefixes, sources, before = self.prefixes, self.sources, self.acknowledged
+        prefixes, sources, before, kept = self.prefixes, self.sources, self.acknowledged, self.wc.protection
         self.rewind(position)
         self.prefixes = [(digest, min(at, position)) for digest, at in prefixes]
         self.acknowledge()
         at_cut = self.record()
-        cut_off = {"ids": ids.tolist(), "prefixes": [list(prefix) for prefix in prefixes], "sources": sources.json()}
+        cut_off = {
+            "ids": ids.tolist(),
+            "prefixes": [list(prefix) for prefix in prefixes],
+            "sources": sources.json(),
+            "pins": [list(pin) for pin in kept.pins if pin[1] > position],
+            "chosen": [list(pin) for pin in kept.chosen if pin[1] > position],
+        }
         at_cut = replace(at_cut, state={**at_cut.state, CUT_OFF: cut_off})
         self.cut_end = CutEnd(ids, staged, at_cut, self.acknowledged)
         self.acknowledged = before
