@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mc_core.context.sources import About
+from mc_core.models.tokenizer import without_surrogates
 from mc_core.notes import MAX_NOTE, Note
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
@@ -109,7 +110,8 @@ class Listed:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         )
-        return cls(number, place, message.role, message.content, message.name, calls, message.tool_call_id)
+        told = _sound([message.content, message.name, calls, message.tool_call_id])
+        return cls(number, place, message.role, *told)
 
     @classmethod
     def document(cls, number: int, place: Place, about: About) -> Listed:
@@ -135,9 +137,21 @@ class Listed:
 
     @classmethod
     def read(cls, note: Note) -> Listed:
-        fields = json.loads(note.value)
+        fields = _sound(json.loads(note.value))
         fields["place"], fields["tool_calls"] = Place.of(fields["place"]), tuple(fields["tool_calls"])
         return cls(**fields)
+
+
+def _sound(value: Any) -> Any:
+    """The same as the model reads it: half a surrogate pair, which no answer can hold, is U+FFFD."""
+    match value:
+        case str():
+            return without_surrogates(value)
+        case dict():
+            return {name: _sound(one) for name, one in value.items()}
+        case list() | tuple():
+            return type(value)(map(_sound, value))
+    return value
 
 
 def list_system(session: Session, system: Message, tokens: int) -> None:

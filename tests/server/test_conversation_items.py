@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from test_responses import WRITING
 from test_responses_tools import CALLING
 
 MODEL = "tiny"
+JSON = {"Content-Type": "application/json"}
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 REPLY: dict[str, Any] = {"model": MODEL, "max_output_tokens": 6, "temperature": 0, "extra_body": WRITING}
 SAID: list[Any] = [
@@ -280,7 +282,7 @@ def test_tenants_see_their_own_conversations_alone(model_dir: Path, tmp_path: Pa
         ("POST", "", {"name": "x"}, "name"),
         ("POST", "/ID", {}, "metadata"),
         ("POST", "/ID/items", {"items": []}, "items"),
-        ("POST", "/ID/items", {"items": [{"role": "user", "content": "\\ud800"}]}, None),
+        ("POST", "/ID/items", {"items": [{"role": "user", "content": "\ud800"}]}, None),
         ("POST", "/ID/items", {"items": [{"role": "system", "content": "It rained. " * 400}]}, "items"),
         ("GET", "/ID/items?limit=101", None, "limit"),
         ("GET", "/ID/items?after=msg_of_nobody", None, "after"),
@@ -291,9 +293,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 ) -> None:
     """400, and the field at fault; nothing is added."""
     address = "/v1/conversations" + path.replace("ID", session)
-    content = None if body is None else str(httpx.Request("POST", "http://x", json=body).content, "ascii")
-    text = None if content is None else content.replace("\\\\ud800", "\\ud800")
-    refused = http.request(method, address, content=text, headers={"Content-Type": "application/json"})
+    refused = http.request(method, address, content=None if body is None else json.dumps(body), headers=JSON)
     assert refused.status_code == 400, refused.text
     assert param is None or refused.json()["error"]["param"].startswith(param)
     assert http.get(f"/v1/conversations/{session}/items").json()["data"] == []
@@ -309,3 +309,58 @@ def test_an_item_that_is_not_there_is_not_found(client: openai.OpenAI) -> None:
             with pytest.raises(openai.NotFoundError) as refused:
                 call(item, conversation_id=id)
             assert refused.value.code == "item_not_found"
+
+
+def test_an_ingested_text_is_no_item_and_stays(client: openai.OpenAI, http: httpx.Client) -> None:
+    """It stands behind the last item, which then cannot be deleted, until further items can."""
+    id = client.conversations.create(items=SAID[:2]).id
+    before = listed(client, id)
+    http.post(f"/v1/sessions/{id}/ingest", content="It rained. " * 9)
+    assert listed(client, id) == before
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.conversations.items.delete(before[-1]["id"], conversation_id=id)
+    assert refused.value.code == "item_not_last"
+    behind = client.conversations.items.create(id, items=SAID[1:2])
+    client.conversations.items.delete(behind.last_id, conversation_id=id)
+    assert listed(client, id) == before
+    assert [one["role"] for one in http.get(f"/v1/sessions/{id}/messages").json()["data"]][-1] == "document"
+
+
+def test_half_a_character_spoils_no_list(http: httpx.Client, session: str) -> None:
+    """A chat may say half of a surrogate pair: lists show what the model read in its place."""
+    said: Any = {"role": "user", "content": "a\ud800b"}
+    body = {"model": MODEL, "session_id": session, "max_tokens": 2, "messages": [said]}
+    asked = http.post("/v1/chat/completions", content=json.dumps(body), headers=JSON)
+    assert asked.status_code == 200, asked.text
+    assert http.get(f"/v1/sessions/{session}/messages").json()["data"][0]["content"] == "a\ufffdb"
+    items = http.get(f"/v1/conversations/{session}/items?order=asc").json()["data"]
+    assert items[0]["content"][0]["text"] == "a\ufffdb"
+
+
+@pytest.mark.parametrize("limit", [1 << 18, 100])
+def test_what_is_retrieved_can_be_gone_on_from(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """A response whose items are deleted from its conversation, which then goes on otherwise, is followed as it was, or
+    is gone: also one whose messages are too long to be kept beside the history."""
+    monkeypatch.setattr("server.turns.conversation.MAX_WINDOW", limit)
+    client = client.with_options(max_retries=8)
+    id = client.conversations.create(items=[{"role": "user", "content": "Before"}]).id
+    response = client.responses.create(conversation=id, input="x " * 100, **REPLY)
+    for item in listed(client, id)[:0:-1]:
+        client.conversations.items.delete(item["id"], conversation_id=id)
+    client.conversations.items.create(id, items=[{"role": "user", "content": "y " * 150}])
+    go_on: Any = {"input": "Go on", "previous_response_id": response.id, **REPLY}
+    if limit == 100:
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(response.id)
+        with pytest.raises(openai.BadRequestError):
+            client.responses.create(**go_on)
+        return
+    assert client.responses.retrieve(response.id).output_text == response.output_text
+    said_so_far: list[Any] = [("user", "Before"), ("user", "x " * 100), ("assistant", response.output_text)]
+    whole: list[Any] = [{"role": role, "content": text} for role, text in [*said_so_far, ("user", "Go on")]]
+    there, alone = client.responses.create(**go_on), client.responses.create(input=whole, store=False, **REPLY)
+    assert there.usage is not None
+    assert alone.usage is not None
+    assert (there.output_text, there.usage.input_tokens) == (alone.output_text, alone.usage.input_tokens)

@@ -69,7 +69,9 @@ class Recording:
             prompt.commit(reply, finished)
             place = Place(dict(session.chat), session.tokens)
             stored = replace(self.stored(ending(finished, session.id, self.clock)), place=place)
-            # Later turns may write the messages that are open now once more, but nothing in front of them.
-            session.note(stored.note(session.chat["start"]))
+            # Later turns may write the messages that are open now once more, but nothing in front of them. Where they
+            # are too long to be kept, what follows shares them as they stand.
+            kept = session.chat["messages"] is not None
+            session.note(stored.note(session.chat["start"] if kept else session.tokens))
 
         return replace(prompt, commit=commit)
