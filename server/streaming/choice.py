@@ -30,6 +30,6 @@ class Choice:
                 if not found and logprobs:
                     found = [TextPiece("")]
             case Finished():
-                logprobs, found = (), self.stream.pieces.end()
+                logprobs, found = (), self.stream.pieces.end(cut=event.reason == "length")
         for number, piece in enumerate(found):
             yield piece, () if number else logprobs

@@ -47,8 +47,9 @@ class PieceReader(Protocol):
         """What further text of the model turns out to be; what may yet become a call is held back."""
         ...
 
-    def end(self) -> list[Piece]:
-        """What was held back, when the reply is over."""
+    def end(self, *, cut: bool = False) -> list[Piece]:
+        """What was held back, when the reply is over. cut: it could have gone on, so what may be the beginning of a
+        call is no text; nobody shall see half of its markup."""
         ...
 
 
@@ -58,5 +59,5 @@ class PlainReader:
     def feed(self, text: str) -> list[Piece]:
         return [TextPiece(text)] if text else []
 
-    def end(self) -> list[Piece]:
+    def end(self, *, cut: bool = False) -> list[Piece]:
         return []

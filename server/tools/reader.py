@@ -26,16 +26,23 @@ class CallReader:
     """
 
     def __init__(
-        self, syntax: CallSyntax, names: Collection[str], id_of: Callable[[int], str], more_tags: Sequence[str] = ()
+        self,
+        syntax: CallSyntax,
+        names: Collection[str],
+        id_of: Callable[[int], str],
+        more_tags: Sequence[str] = (),
+        *,
+        demanded: bool = False,
     ) -> None:
-        """more_tags: what may open a call beside the syntax's own tag. id_of: the id of a reply's n-th call."""
+        """more_tags: what may open a call beside the syntax's own tag. id_of: the id of a reply's n-th call. demanded:
+        the reply's grammar is that of calls, so that there is no text."""
         self._syntax, self._names, self._id_of = syntax, frozenset(names), id_of
         self._tags = [tag for tag in (syntax.tag, *more_tags) if tag]
         self._bare = not syntax.tag
         self._buffer = ""
         self._lead = ""  # what opened the call that is being read
         self._pieces: list[Piece] = []
-        self._count = 0
+        self._count, self._demanded = 0, demanded
         self._after_call = False
         self._scan, self._scanned = ObjectScan(), 0
         self._step: Callable[[], bool] = self._begin if self._bare else self._text
@@ -45,7 +52,9 @@ class CallReader:
         self._read()
         return self._told()
 
-    def end(self) -> list[Piece]:
+    def end(self, *, cut: bool = False) -> list[Piece]:
+        if cut and self._may_begin_call():
+            self._buffer = self._lead = ""
         # A broken call gives its text back, in which further ones may stand.
         while self._step in (self._open, self._call) and self._buffer + self._lead:
             self._broken()
@@ -60,6 +69,13 @@ class CallReader:
     def _read(self) -> None:
         while self._buffer and self._step():
             pass
+
+    def _may_begin_call(self) -> bool:
+        """Whether what is held back is the beginning of a call, if the reply was cut there. Of bare JSON that begins a
+        reply, or of half a tag behind words, one cannot tell: it is text."""
+        if self._step in (self._open, self._call) and self._lead.strip():
+            return True
+        return self._after_call or self._demanded
 
     # -- steps: True if there may be more to read ----------------------------------------------------------------
 

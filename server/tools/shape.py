@@ -31,12 +31,15 @@ class Shape:
         if self.use is None or self.syntax is None or not self.use.callable:
             return PlainReader()
         names = [tool.name for tool in self.use.callable]
-        return CallReader(self.syntax, names, lambda index: f"call_{self.key}{index:02}", self.tags)
+        return CallReader(self.syntax, names, self._call_id, self.tags, demanded=self.use.demanded)
 
-    def parts(self, reply: str) -> tuple[str, tuple[ToolCall, ...]]:
-        """The text and the calls of a whole reply, as its reader tells them."""
+    def _call_id(self, index: int) -> str:
+        return f"call_{self.key}{index:02}"
+
+    def parts(self, reply: str, *, cut: bool = False) -> tuple[str, tuple[ToolCall, ...]]:
+        """The text and the calls of a whole reply, or of one that was cut, as its reader tells them."""
         reader = self.reader()
-        return joined([*reader.feed(reply), *reader.end()])
+        return joined([*reader.feed(reply), *reader.end(cut=cut)])
 
 
 PLAIN = Shape()

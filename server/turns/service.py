@@ -282,7 +282,7 @@ class TurnService:
         listing = await self.listing(session, window, new, held, went, whole)
 
         def commit(reply: str, finished: Finished) -> None:
-            answer = _answer(shape, reply)
+            answer = _answer(shape, reply, cut=finished.reason == "length")
             remember(session, before, new, answer, went, shape.use)
             if listing is not None:
                 listing.note(went, answer, before[-1][0] if before else "", named)
@@ -343,7 +343,7 @@ class TurnService:
             return Window((), session.tokens, False), np.empty(0, np.int32)
 
 
-def _answer(shape: Shape, reply: str) -> Message:
+def _answer(shape: Shape, reply: str, *, cut: bool) -> Message:
     """A reply as its client will send it back."""
-    text, calls = shape.parts(reply)
+    text, calls = shape.parts(reply, cut=cut)
     return Message("assistant", text, tool_calls=calls)

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from agent_tools import CHOICES, SCHEMAS, result_of
-from support import running, settings_for, write_model
+from support import EOS, running, settings_for, write_model
 from tool_shapes import TOOL_SHAPES
 
 MODEL = "tiny"
@@ -131,6 +131,31 @@ def test_the_helper_of_the_client_accumulates_calls(client: openai.OpenAI) -> No
     assert call.function.name == "look"
     assert call.function.parsed_arguments == json.loads(done[0].arguments)
     assert final.choices[0].message.content is None
+
+
+@pytest.mark.parametrize("limit", [8, 50, 58, 66, 120])
+def test_no_half_of_a_call_is_told(client: openai.OpenAI, limit: int) -> None:
+    """Law: wherever the limit cuts a reply of calls, its content has nothing of their markup, whole and streamed alike;
+    and the conversation goes on from it."""
+    none = {"type": "function", "function": {"name": "f", "strict": True}}
+    messages: list[Any] = [{"role": "user", "content": f"Go on, up to {limit}."}]
+    asked: dict[str, Any] = {"model": MODEL, "tools": [none], "temperature": 0}
+    # No end token: another call follows each.
+    cut: dict[str, Any] = {**asked, "tool_choice": "required", "max_tokens": limit, "logit_bias": {str(EOS): -100}}
+    whole = client.chat.completions.create(**cut, messages=messages)
+    (choice,) = whole.choices
+    assert (choice.finish_reason, choice.message.content or "") == ("length", "")
+    with client.chat.completions.create(**cut, messages=messages, stream=True, store=False) as stream:
+        deltas = [chunk.choices[0].delta for chunk in stream]
+    assert "".join(delta.content or "" for delta in deltas) == ""
+    begun = [call.function.name for delta in deltas for call in delta.tool_calls or [] if call.function.name]
+    assert begun == [call.function.name for call in choice.message.tool_calls or []]
+    whole_calls = [call for call in choice.message.tool_calls or [] if call.function.arguments == "{}"]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in whole_calls]
+    if len(results) == len(begun):
+        messages += [choice.message, *results, {"role": "user", "content": "And?"}]
+        after = client.chat.completions.create(**asked, messages=messages, tool_choice="none", max_tokens=2)
+        assert after.model_extra["x_megacontext"]["session_id"] == whole.model_extra["x_megacontext"]["session_id"]
 
 
 def test_a_session_is_told_of_tools_later(client: openai.OpenAI, session: str) -> None:

@@ -24,10 +24,10 @@ def reader(kind: str) -> CallReader:
     return CallReader(SYNTAXES[kind], NAMES, "call_{}".format, ["<|python_tag|>"] if kind == "llama" else [])
 
 
-def read(kind: str, parts: list[str]) -> tuple[list[str | Call], list[Piece]]:
+def read(kind: str, parts: list[str], *, cut: bool = False) -> tuple[list[str | Call], list[Piece]]:
     """(texts and calls in order, as one would join the pieces; the pieces)."""
     one = reader(kind)
-    pieces = [piece for part in parts for piece in one.feed(part)] + one.end()
+    pieces = [piece for part in parts for piece in one.feed(part)] + one.end(cut=cut)
     joined: list[str | Call] = []
     open_call: tuple[int, str, str] | None = None
     for piece in pieces:
@@ -94,6 +94,41 @@ CASES: list[tuple[str, str, list[str | Call]]] = [
 def test_what_a_text_holds(kind: str, text: str, wanted: list[str | Call]) -> None:
     """Calls of known tools are told as such, with the text around them; anything else stays text, whole."""
     assert read(kind, [text])[0] == wanted
+
+
+CUT: list[tuple[str, str, list[str | Call]]] = [
+    ("hermes", "<tool", ["<tool"]),
+    ("hermes", "Well <tool_call>", ["Well"]),
+    ("hermes", '<tool_call>\n{"na', []),
+    (
+        "hermes",
+        '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "lo',
+        [("look", "{}")],
+    ),
+    ("hermes", '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>\n<too', [("look", "{}")]),
+    ("hermes", '<tool_call>\n{"name": "look", "arguments": {}}\n</too', [("look", "{}")]),
+    ("hermes", '<tool_call>\n{"name": "look", "arguments": {"a": "cut', [("look", '{"a": "cut')]),
+    ("hermes", "a < b and so", ["a < b and so"]),
+    ("llama", '{"name": "look", "parameters": {}}; {"na', [("look", "{}")]),
+    ("llama", '<|python_tag|>{"name": "l', []),
+    ("llama", '{"name": "Ad', ['{"name": "Ad']),
+    ("mistral", '[TOOL_CALLS] [{"name": "look", "arguments": {}, "id": "abcdefghi"}, {"name": "ad', [("look", "{}")]),
+    ("mistral", "[TOOL_CALLS]", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "text", "wanted"), CUT)
+def test_of_a_reply_that_was_cut_no_half_of_a_call_is_text(kind: str, text: str, wanted: list[str | Call]) -> None:
+    """Law: where a reply is cut in front of a call's arguments, its markup is told to nobody, however it came; text
+    that only looks like a beginning stays."""
+    assert read(kind, [text], cut=True)[0] == wanted
+    assert read(kind, list(text), cut=True)[0] == wanted
+
+
+def test_of_a_reply_that_must_call_half_a_tag_is_no_text() -> None:
+    """Where nothing but calls may be written, whatever was cut is the beginning of one."""
+    one = CallReader(HERMES, NAMES, "call_{}".format, demanded=True)
+    assert [*one.feed("<tool_ca"), *one.end(cut=True)] == []
 
 
 MARKS = [

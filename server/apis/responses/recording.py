@@ -64,8 +64,8 @@ class Recording:
 
         def commit(reply: str, finished: Finished) -> None:
             assert prompt.commit is not None
-            self.told += [(piece, ()) for piece in self.reader.end()]
             self.is_cut = finished.reason == "length"
+            self.told += [(piece, ()) for piece in self.reader.end(cut=self.is_cut)]
             prompt.commit(reply, finished)
             place = Place(dict(session.chat), session.tokens)
             stored = replace(self.stored(ending(finished, session.id, self.clock)), place=place)
