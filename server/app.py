@@ -19,11 +19,12 @@ from server.front.hosts import Hosts
 from server.front.known_query import known_query
 from server.front.limits import BodyLimit
 from server.front.quota_gate import HEADERS, QuotaGate
+from server.once.kept import REPLAYED
 from server.settings import Settings
 from server.state import ServerState
 from server.telemetry.telemetry import Telemetry
 
-EXPOSED = ["X-Request-ID", "Request-ID", "X-Session-ID", "Retry-After", *HEADERS]
+EXPOSED = [REPLAYED, "X-Request-ID", "Request-ID", "X-Session-ID", "Retry-After", *HEADERS]
 """Headers of ours that pages of other origins may read."""
 
 

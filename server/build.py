@@ -30,6 +30,7 @@ from server.embedder import Embedder
 from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.live.observer import Observed
+from server.once.book import Book
 from server.owner import name_of
 from server.quotas import Quotas
 from server.served_model import ServedModel, find_model
@@ -95,6 +96,7 @@ async def close_state(state: ServerState) -> None:
     await asyncio.to_thread(state.engine.drain, state.settings.drain_seconds)
     await state.turns.join()
     await state.runs.join()
+    await state.book.join()
     await state.host.close()
     await asyncio.to_thread(state.engine.stop)
     if state.embedder is not None:
@@ -156,6 +158,7 @@ def _assemble(
         quotas=quotas,
         telemetry=telemetry,
         followers=followers,
+        book=Book(store, settings.idempotency_keys, settings.idempotency_seconds),
         embedder=Embedder.of(settings, placement(settings)[0], (name, *settings.alias)),
     )
 

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         description="seconds after which stored sessions without an id, if unused, are deleted; never by default",
     )
 
+    idempotency_keys: int = Field(
+        100, ge=1, le=10_000, description="answers a session keeps for requests with an Idempotency-Key"
+    )
+    idempotency_seconds: float = Field(86_400.0, gt=0, description="how long such an answer is kept")
+
     block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
     budget: Annotated[int, Field(ge=64)] | Literal["auto"] = Field(
         "auto",

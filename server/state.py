@@ -16,6 +16,7 @@ from server.embedder import Embedder
 from server.errors import draining, store_down
 from server.grammar.shaper import Shaper
 from server.live.followers import Followers
+from server.once.book import Book
 from server.quotas import Quotas
 from server.sessions import SessionHost
 from server.settings import Settings
@@ -45,6 +46,7 @@ class ServerState:
     quotas: Quotas
     telemetry: Telemetry
     followers: Followers
+    book: Book
     embedder: Embedder | None = None
     runs: Runs = field(default_factory=Runs)
 

@@ -169,8 +169,8 @@ def running(settings: Settings) -> Iterator[str]:
 class ServerProcess:
     """``megacontext serve`` as its own process, to be stopped and killed."""
 
-    def __init__(self, model: Path, store: Path | str, **others: object) -> None:
-        self.port = free_port()
+    def __init__(self, model: Path, store: Path | str, use_port: int | None = None, **others: object) -> None:
+        self.port = use_port or free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         settings = small(model, store, port=self.port, **others)
         flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.sources import UNTITLED, About
+from mc_core.notes import Note
 from mc_core.session.session import IngestCut
 from server.errors import ApiError
 from server.futures import settled
@@ -51,17 +52,23 @@ class Ingest:
         """Tokens that count by now."""
         return self.session.committed_tokens - self._before
 
+    @property
+    def taken_in(self) -> int:
+        """Tokens that the history has of it, whether they count or not."""
+        return max(0, self.session.tokens - self._before)
+
     def progress(self) -> dict[str, Any]:
         """How far it is: ``tokens`` and ``bytes`` taken in, and the ``offset`` from which it could go on for good."""
         return {
             "active": True,
-            "tokens": max(0, self.session.tokens - self._before),
+            "tokens": self.taken_in,
             "bytes": self._bytes,
             "offset": self.session.ingest_offset,
         }
 
-    async def take_in(self, texts: AsyncIterator[str]) -> None:
-        """Take in all of the text. Whatever stops it, the session is then as it was committed last."""
+    async def take_in(self, texts: AsyncIterator[str], notes: Callable[[], Sequence[Note]] = lambda: ()) -> None:
+        """Take in all of the text; ``notes`` are stored with its end. Whatever stops it, the session is then as it was
+        committed last."""
         self._lease.shows(self.progress)
         self._told = await Told.of(self._store, self.session)
         self._listed = self._start > 0 and self._told.document and self._told.last.end == self._before
@@ -73,7 +80,7 @@ class Ingest:
                     if self._in_parts:
                         await self._commit_part()
             await settled(self._engine.call(self._list))
-            await settled(self._engine.commit(self.session))
+            await settled(self._engine.commit(self.session, notes()))
         except BaseException:
             await settled(self._engine.rollback(self.session))
             raise

@@ -15,11 +15,18 @@ READ_AHEAD = 16 << 20
 class Upload:
     """Reads a body in a task of its own, from ``async with`` to its end; calls ``gone`` if the client goes meanwhile.
 
-    ``chunks`` is for one reader.
+    ``chunks`` is for one reader. ``digest``: told of what it reads.
     """
 
-    def __init__(self, receive: Receive, gone: Callable[[], None], read_ahead: int = READ_AHEAD) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        gone: Callable[[], None],
+        read_ahead: int = READ_AHEAD,
+        digest: Callable[[bytes], object] = lambda chunk: None,
+    ) -> None:
         self._receive, self._gone, self._read_ahead = receive, gone, read_ahead
+        self._digest = digest
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._whole = False
@@ -41,6 +48,7 @@ class Upload:
                 chunk = self._waiting.popleft()
                 self._size -= len(chunk)
                 self._space.set()
+                self._digest(chunk)
                 yield chunk
             if self._error is not None:
                 raise self._error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mc_core.engine.requests import Delta, Event, Finished, TokenLogprob
 from server.streaming.format import Format
-from server.streaming.pieces import Piece, TextPiece
+from server.streaming.pieces import Piece, PieceReader, TextPiece
 from server.streaming.turn_stream import TurnStream
 
 Observe = Callable[[Event, float], None]
@@ -23,13 +23,18 @@ class Choice:
     observe: Observe
 
     def pieces(self, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:
-        """What an event turns out to be; logprobs go with its first piece."""
-        match event:
-            case Delta(text, _, logprobs):
-                found = self.stream.pieces.feed(text)
-                if not found and logprobs:
-                    found = [TextPiece("")]
-            case Finished():
-                logprobs, found = (), self.stream.pieces.end(cut=event.reason == "length")
-        for number, piece in enumerate(found):
-            yield piece, () if number else logprobs
+        """What an event turns out to be."""
+        return pieces_of(self.stream.pieces, event)
+
+
+def pieces_of(reader: PieceReader, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:
+    """What an event turns out to be for a reader; logprobs go with its first piece."""
+    match event:
+        case Delta(text, _, logprobs):
+            found = reader.feed(text)
+            if not found and logprobs:
+                found = [TextPiece("")]
+        case Finished():
+            logprobs, found = (), reader.end(cut=event.reason == "length")
+    for number, piece in enumerate(found):
+        yield piece, () if number else logprobs

@@ -9,6 +9,7 @@ import schemathesis
 from schemathesis import Case, HookContext, Response
 
 RULES = [
+    "an Idempotency-Key needs a request that is kept",
     "after must be a cursor from an earlier page",
     "after names no item of this list",
     "background needs store to be true",

@@ -11,8 +11,10 @@ from server.apis.api import Api
 from server.apis.chat.format import ChatFormat
 from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk, ChatRequest
 from server.apis.chat.tools_protocol import json_form, tool_use
+from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import by_messages, check_chat, check_request, named_session
 from server.errors import bad_request
+from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.common import new_id, now
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -31,29 +33,47 @@ async def chat_completions(
     state: Annotated[ServerState, Depends(state_of)],
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
+
+    async def turn(call: Call) -> Response:
+        return await _turn(body, request, state, tenant, x_session_id, call)
+
+    return await once(state, request, tenant, idempotency_key, turn)
+
+
+async def _turn(
+    body: ChatRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+) -> Response:
+    call.needs_kept(body.store is not False)
     check_request(state, body)
     check_chat(state)
     messages = [message.plain() for message in body.messages]
     if messages[-1].role == "assistant":
         raise bad_request("the last message must not be the assistant's", "messages")
     sampling = body.params(state.sampling)
-    session_id = await named_session(state, body, x_session_id, tenant)
+    session_id = await named_session(state, body, header, tenant)
     use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
     shape = await state.shaper.shape(use, json_form(body.response_format))
     lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False, shape=shape)
-    completion_id = new_id("chatcmpl")
-    stream = state.turns.start(lease, prepare, sampling, completion_id, "chat", sources=body.sources, shape=shape)
-    form = ChatFormat(
-        completion_id,
-        now(),
-        state.model_name,
-        state.bundle.tokenizer,
-        include_usage=body.include_usage,
-        may_call=bool(use and use.callable),
+    completion_id, created = new_id("chatcmpl"), now()
+
+    def form() -> ChatFormat:
+        return ChatFormat(
+            completion_id,
+            created,
+            state.model_name,
+            state.bundle.tokenizer,
+            include_usage=body.include_usage,
+            may_call=bool(use and use.callable),
+        )
+
+    prepare = call.prepares(prepare, form, shape.reader(), stream=body.stream)
+    call.stream = state.turns.start(
+        lease, prepare, sampling, completion_id, "chat", call.watch, sources=body.sources, shape=shape
     )
-    return await answer(state, request, [(stream, form)], stream=body.stream)
+    return await answer(state, request, [(call.stream, form())], stream=body.stream)
 
 
 API = Api(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -14,13 +15,16 @@ from server.apis.answer import answer
 from server.apis.api import Api
 from server.apis.completions.format import CompletionFormat
 from server.apis.completions.protocol import CompletionRequest, TextCompletion
+from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import check_request, named_session
 from server.errors import bad_request
+from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.common import new_id, now
 from server.sessions import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.streaming.format import Format
+from server.streaming.pieces import PlainReader
 from server.streaming.turn_stream import TurnStream
 from server.turns.service import Prepare, Prompt
 
@@ -30,7 +34,7 @@ router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 @router.post(
     "/v1/completions",
     response_model=TextCompletion,
-    responses={**errors(*TURN_ERRORS), **streamed(TextCompletion)},
+    responses={**errors(409, *TURN_ERRORS), **streamed(TextCompletion)},
 )
 async def completions(
     body: CompletionRequest,
@@ -38,10 +42,22 @@ async def completions(
     state: Annotated[ServerState, Depends(state_of)],
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
+
+    async def turns(call: Call) -> Response:
+        return await _turns(body, request, state, tenant, x_session_id, call)
+
+    return await once(state, request, tenant, idempotency_key, turns)
+
+
+async def _turns(
+    body: CompletionRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+) -> Response:
     check_request(state, body)
-    session_id = await named_session(state, body, x_session_id, tenant)
+    session_id = await named_session(state, body, header, tenant)
+    call.needs_kept(session_id is not None)
     _check_number(state, len(body.prompts), session_id)
     for prompt in body.prompts:
         _check_prompt(state, prompt)
@@ -53,9 +69,8 @@ async def completions(
         lease = state.host.use(session_id, tenant) if session_id is not None else state.host.passing(tenant)
         # Traces tell turns apart by their ids.
         turn_id = completion_id if len(body.prompts) == 1 else f"{completion_id}-{index}"
-        reads = _reads(state.bundle.tokenizer, prompt)
-        stream = state.turns.start(lease, reads, sampling, turn_id, "text_completion", sources=body.sources)
-        form = CompletionFormat(
+        form = partial(
+            CompletionFormat,
             completion_id,
             created,
             state.model_name,
@@ -63,7 +78,11 @@ async def completions(
             index,
             include_usage=body.include_usage,
         )
-        turns.append((stream, form))
+        reads = call.prepares(_reads(state.bundle.tokenizer, prompt), form, PlainReader(), stream=body.stream)
+        call.stream = state.turns.start(
+            lease, reads, sampling, turn_id, "text_completion", call.watch, sources=body.sources
+        )
+        turns.append((call.stream, form()))
     return await answer(state, request, turns, stream=body.stream)
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator
-from typing import Annotated
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from mc_core.context.sources import About
+from mc_core.notes import Note
+from mc_core.session.session import Session
 from server.apis.api import Api
+from server.apis.once import IdempotencyKey, address
 from server.apis.sessions.protocol import Ingested, IngestProgress, IngestText, Kind, Title
 from server.errors import ApiError, bad_request
 from server.front.content import is_json, media_type
@@ -21,6 +27,8 @@ from server.ingest.ingest import Ingest
 from server.ingest.interrupt import Interrupt
 from server.ingest.text_pieces import PIECE
 from server.ingest.upload import Upload
+from server.once.call import Call
+from server.once.kept import Asked, digest_of
 from server.openapi import errors, text_or
 from server.state import ServerState, accepting, state_of, tenant_of
 
@@ -32,7 +40,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
 @router.post(
     "/v1/sessions/{session_id}/ingest",
     dependencies=[Depends(accepting)],
-    response_model_exclude_unset=True,
+    response_model=Ingested,
     responses=errors(409, 410, 413, 415),
     openapi_extra=text_or(IngestText),
 )
@@ -45,7 +53,8 @@ async def ingest(
     offset: Annotated[int, Query(ge=0)] = 0,
     title: Annotated[Title | None, Query()] = None,
     kind: Annotated[Kind | None, Query()] = None,
-) -> Ingested:
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8.
 
     partial: what was taken in counts all the same, and the rest may follow, from byte ``offset`` of the text on.
@@ -55,11 +64,53 @@ async def ingest(
     if is_json(_content_type(request)) and (title or kind):
         raise bad_request("with application/json, title and kind are fields of the body", "title" if title else "kind")
     await state.host.known(session_id, tenant)
-    interrupt = Interrupt()
-    async with Upload(request.receive, lambda: interrupt.stop(ClientDisconnect())) as upload:
+    asked = None if idempotency_key is None else Asked.of(idempotency_key)
+    interrupt, call, read = Interrupt(), Call(state.book, tenant, asked), hashlib.sha256()
+    digest: Callable[[bytes], object] = (lambda chunk: None) if asked is None else read.update
+    async with Upload(request.receive, lambda: interrupt.stop(ClientDisconnect()), digest=digest) as upload:
         about = About(title, kind or "document")
-        work = _ingest(session_id, tenant, state, request, upload, interrupt, about, partial, offset)
-        return await interrupt.run(work)
+
+        def kept(session: Session, answer: Ingested) -> list[Note]:
+            """The answer, now that all of the body was read."""
+            return [call.ingested(session, _digest(request, read.digest()), _body(answer))] if asked else []
+
+        work = _ingest(session_id, tenant, state, request, upload, interrupt, about, partial, offset, call, kept)
+        if asked is None:
+            return _json(await interrupt.run(work))
+        return await interrupt.run(_once(call, asked, work, upload, lambda: _digest(request, read.digest())))
+
+
+async def _once(
+    call: Call, asked: Asked, work: Coroutine[Any, Any, Ingested], upload: Upload, digest: Callable[[], str]
+) -> Response:
+    """What the ingest answers, or, once its body is known to be the same, answered before."""
+    try:
+        found = await call.book.begin(call.tenant, asked)
+        if found is None:
+            try:
+                answer = await work
+                call.count()
+                return _json(answer)
+            finally:
+                call.over()
+        async for _ in upload.chunks():
+            pass
+        replace(asked, digest=digest()).check(found.digest)
+        return found.answer()
+    finally:
+        work.close()
+
+
+def _digest(request: Request, body: bytes) -> str:
+    return digest_of(*address(request), media_type(_content_type(request)).encode(), body)
+
+
+def _body(answer: Ingested) -> dict[str, Any]:
+    return answer.model_dump(mode="json", exclude_unset=True)
+
+
+def _json(answer: Ingested) -> Response:
+    return JSONResponse(_body(answer))
 
 
 @router.get("/v1/sessions/{session_id}/ingest")
@@ -85,24 +136,32 @@ async def _ingest(
     about: About,
     partial: bool,
     offset: int,
+    call: Call,
+    kept: Callable[[Session, Ingested], Sequence[Note]],
 ) -> Ingested:
     with state.telemetry.spans.ingest() as span:
         async with state.host.use(session_id, tenant) as lease:
             span.set_attribute("gen_ai.conversation.id", lease.session.id)
             lease.on_stop(interrupt.stop)
+            await call.check_new()
             texts = _plain_text(upload, offset)
             if is_json(_content_type(request)):
                 texts, about = await _json_text(upload)
             work = Ingest(state, lease, about, in_parts=partial, offset=offset)
+
+            def told() -> Ingested:
+                answer = Ingested(tokens_added=work.taken_in, tokens=work.session.tokens)
+                return answer.model_copy(update={"offset": work.session.ingest_offset}) if partial else answer
+
             try:
-                await work.take_in(texts)
+                await work.take_in(texts, lambda: kept(work.session, told()))
             finally:
                 span.set_attribute("mc.tokens_added", work.added)
                 state.metrics.ingested.inc(work.added)
                 state.quotas.spend(tenant, work.added)
-            answer = Ingested(tokens_added=work.added, tokens=lease.session.committed_tokens)
+            answer = told()
     await state.host.leftovers.passed(work.added)
-    return answer.model_copy(update={"offset": work.session.ingest_offset}) if partial else answer
+    return answer
 
 
 def _content_type(request: Request) -> str:

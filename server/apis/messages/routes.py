@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -21,9 +22,11 @@ from server.apis.messages.protocol import (
     MessagesInput,
     MessagesRequest,
 )
+from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import by_messages, check_chat, check_model, check_request, named_session
 from server.errors import bad_request
 from server.grammar.grammars import JsonForm
+from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, typed_events
 from server.protocol.common import new_id
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -46,19 +49,35 @@ async def create_message(
     state: State,
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
+
+    async def turn(call: Call) -> Response:
+        return await _turn(body, request, state, tenant, x_session_id, call)
+
+    return await once(state, request, tenant, idempotency_key, turn)
+
+
+async def _turn(
+    body: MessagesRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+) -> Response:
+    call.needs_kept(body.store is not False)
     check_request(state, body)
     check_chat(state)
     told, sampling = _conversation(body), body.params(state.sampling)
-    session_id = await named_session(state, body, x_session_id, tenant)
+    session_id = await named_session(state, body, header, tenant)
     shape = await _shape(state, body)
     lease, prepare = by_messages(state, tenant, told, session_id, store=body.store is not False, shape=shape)
     if session_id is not None:
         prepare = in_named(state, told, shape)
     message_id = new_id("msg")
-    stream = state.turns.start(lease, prepare, sampling, message_id, "chat", shape=shape, sources=body.sources)
-    return await answer(state, request, [(stream, MessageFormat(message_id, state.model_name))], stream=body.stream)
+    form = partial(MessageFormat, message_id, state.model_name)
+    prepare = call.prepares(prepare, form, shape.reader(), stream=body.stream)
+    call.stream = state.turns.start(
+        lease, prepare, sampling, message_id, "chat", call.watch, shape=shape, sources=body.sources
+    )
+    return await answer(state, request, [(call.stream, form())], stream=body.stream)
 
 
 @router.post("/v1/messages/count_tokens", responses=errors(*TURN_ERRORS, model=MessagesError))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Delta, Event, Finished
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.notes import Note
 from mc_core.session.session import Session
 from server.apis.responses.ending import Clock, ending
 from server.apis.responses.format import ResponseFormat, logprobs_of
@@ -36,6 +38,11 @@ class Recording:
     def __post_init__(self) -> None:
         self.reader = self.shape.reader()
 
+    @property
+    def id(self) -> str:
+        """The response's."""
+        return str(self.head["id"])
+
     def form(self) -> ResponseFormat:
         return ResponseFormat(self.head, self.tokenizer, self.clock)
 
@@ -53,10 +60,10 @@ class Recording:
     def stored(self, ended: dict[str, Any]) -> Stored:
         return Stored(self.head, self.input, self.told, ended)
 
-    async def begun(self, engine: Engine, session: Session, unread: Unread) -> None:
-        """Store that this response is under way."""
+    async def begun(self, engine: Engine, session: Session, unread: Unread, notes: Sequence[Note] = ()) -> None:
+        """Store that this response is under way, and notes with that."""
         stored = Stored(self.head, self.input, unread=unread)
-        await settled(engine.commit(session, [stored.note(session.tokens)]))
+        await settled(engine.commit(session, [stored.note(session.tokens), *notes]))
         self.is_begun = True
 
     def with_turn(self, prompt: Prompt, session: Session) -> Prompt:

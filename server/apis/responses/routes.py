@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from server.apis.api import Api
+from server.apis.once import IdempotencyKey, once
 from server.apis.responses.lists import Order, page
 from server.apis.responses.lists_protocol import ItemList
 from server.apis.responses.protocol import (
@@ -18,6 +19,7 @@ from server.apis.responses.protocol import (
 )
 from server.apis.responses.service import Responses
 from server.errors import bad_request
+from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
 from server.state import ServerState, accepting, state_of, tenant_of
 
@@ -45,9 +47,17 @@ async def create_response(
     request: Request,
     service: Service,
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """A turn: behind an earlier response, in a conversation, or in the session whose history the input continues."""
-    return await service.create(request, body, x_session_id)
+
+    async def turn(call: Call) -> Response:
+        return await service.create(request, body, x_session_id, call)
+
+    async def again(id: str) -> Response:
+        return await service.show(id, stream=body.stream, after=None)
+
+    return await once(service.state, request, service.tenant, idempotency_key, turn, again)
 
 
 @router.get(

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from mc_core.engine.requests import Event
 from mc_core.errors import CancelledTurnError, MegaContextError
 from server.apis.answer import answer
 from server.apis.prelude import check_chat, check_request, named_session
@@ -24,6 +25,7 @@ from server.apis.responses.stored import GONE, Stored, Unread, find
 from server.apis.responses.tools_protocol import tool_use
 from server.errors import bad_request, not_found, to_api_error
 from server.futures import settled
+from server.once.call import Call
 from server.sessions import Lease
 from server.state import ServerState
 from server.streaming.choice import Choice
@@ -44,9 +46,10 @@ class Responses:
 
     # -- begin -----------------------------------------------------------------------------------------------
 
-    async def create(self, request: Request, body: ResponseRequest, header: str | None) -> Response:
+    async def create(self, request: Request, body: ResponseRequest, header: str | None, call: Call) -> Response:
         """Answer a new response: whole, streamed, or in the background."""
         state = self.state
+        call.needs_kept(body.store is not False)
         check_request(state, body)
         check_chat(state, "it cannot answer here")
         messages = messages_of(body.input)
@@ -60,8 +63,8 @@ class Responses:
         if body.background:
             # So that a server that begins it anew writes the same.
             body.seed = secrets.randbits(62) if body.seed is None else body.seed
-            return await self._detached(body, start, recording)
-        stream = self._turn(body, start, recording)
+            return await self._detached(body, start, recording, call)
+        stream = self._turn(body, start, recording, call)
         return await answer(state, request, [(stream, recording.form())], stream=body.stream)
 
     async def _shape(self, body: ResponseRequest, id: str) -> Shape:
@@ -87,7 +90,7 @@ class Responses:
             return Behind(host.use(session_id, self.tenant), messages, repeated=True)
         return Matched.of(state, self.tenant, messages, shape) if keep else Behind(host.passing(self.tenant), messages)
 
-    def _turn(self, body: ResponseRequest, start: Start, recording: Recording) -> TurnStream:
+    def _turn(self, body: ResponseRequest, start: Start, recording: Recording, call: Call) -> TurnStream:
         state = self.state
 
         async def prepare(held: Lease) -> Prompt:
@@ -99,7 +102,7 @@ class Responses:
                     reads.wanted is not None,
                     body.seed,
                 )
-                await recording.begun(state.engine, held.session, unread)
+                await recording.begun(state.engine, held.session, unread, await call.begun(held.session, recording.id))
             prompt = await state.turns.read(
                 held.session,
                 reads.new,
@@ -111,28 +114,36 @@ class Responses:
             )
             return recording.with_turn(prompt, held.session) if keep else prompt
 
-        sampling = body.params(state.sampling)
-        return state.turns.start(
-            start.lease, prepare, sampling, recording.head["id"], "chat", recording.watch, body.sources, recording.shape
+        def watch(event: Event) -> None:
+            recording.watch(event)
+            call.watch(event)
+
+        sampling, reader = body.params(state.sampling), recording.shape.reader()
+        told = prepare if body.background else call.prepares(prepare, recording.form, reader, stream=body.stream)
+        call.stream = state.turns.start(
+            start.lease, told, sampling, recording.id, "chat", watch, body.sources, recording.shape
         )
+        return call.stream
 
     # -- in the background -----------------------------------------------------------------------------------
 
-    async def _detached(self, body: ResponseRequest, start: Start, recording: Recording) -> Response:
+    async def _detached(self, body: ResponseRequest, start: Start, recording: Recording, call: Call) -> Response:
         """Begin a turn that goes on without its client; answer once the store has that it is under way."""
-        run = self._run(body, start, recording)
+        run = self._run(body, start, recording, call)
         await run.choice.stream.started.wait()
+        call.stream = None  # its answer is stored
+        call.count()
         if not recording.is_begun and (error := run.choice.stream.failure()) is not None:
             raise error
         if body.stream:
             return self._streamed(run, 0)
         return json(self._now(run) | {"status": "queued"})
 
-    def _run(self, body: ResponseRequest, start: Start, recording: Recording) -> Run:
-        stream = self._turn(body, start, recording)
+    def _run(self, body: ResponseRequest, start: Start, recording: Recording, call: Call | None = None) -> Run:
+        stream = self._turn(body, start, recording, call or Call(self.state.book, self.tenant, None))
         choice = Choice(stream, recording.form(), self.state.metrics.watch_turn())
         run = Run(choice, lambda error: self._settle(run, recording, error))
-        self.state.runs.begin(self.tenant, recording.head["id"], run)
+        self.state.runs.begin(self.tenant, recording.id, run)
         return run
 
     async def _settle(self, run: Run, recording: Recording, error: Exception) -> bool:

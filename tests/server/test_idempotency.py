@@ -1,0 +1,248 @@
+"""Requests with an Idempotency-Key: carried out once, however often they are sent."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from redis_server import shared_redis
+from support import ServerProcess, ServerThread, free_port, running, settings_for, state_in, wait_until
+
+KEY = {"Idempotency-Key": "first"}
+ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Tell me of the lighthouse"}], "max_tokens": 8}
+RESPONSE = {"model": "tiny", "input": "Tell me of the lighthouse", "max_output_tokens": 8}
+TURNS = [
+    ("/v1/chat/completions", ASK),
+    ("/v1/completions", {"model": "tiny", "prompt": "It was", "max_tokens": 8}),
+    ("/v1/messages", ASK),
+    ("/v1/responses", RESPONSE),
+]
+
+
+@pytest.fixture
+def http(model_dir: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    with running(settings_for(model_dir, tmp_path / "s.sqlite")) as address:
+        yield httpx.Client(base_url=address, timeout=60)
+
+
+def new_session(http: httpx.Client) -> str:
+    return http.post("/v1/sessions", json={}).json()["id"]
+
+
+def tokens_of(http: httpx.Client, session: str) -> int:
+    return http.get(f"/v1/sessions/{session}").json()["tokens"]
+
+
+def told(answer: httpx.Response) -> list[str]:
+    """What an answer says: its body, or the events of its stream without comments."""
+    assert answer.status_code == 200, answer.text
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return [answer.text]
+    return [line for line in answer.text.splitlines() if line and not line.startswith(":") and line != "event: ping"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), TURNS, ids=[path for path, _ in TURNS])
+def test_a_repetition_gets_the_same_answer(http, path, body, stream):
+    """Law: a turn of any API that is sent again with its key gets the very same answer, whole or as events, and the
+    history grows once; another body, session or address under that key is 409, and a new key is a new turn."""
+    session = new_session(http)
+    ask = {**body, "stream": stream}
+    named = {**KEY, "X-Session-ID": session}
+    first = http.post(path, json=ask, headers=named)
+    tokens = tokens_of(http, session)
+    again = http.post(path, json=ask, headers=named)
+    quiet = [line for line in told(again) if line != 'data: {"type":"ping"}']
+    assert quiet == [line for line in told(first) if line != 'data: {"type":"ping"}']
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    assert again.headers["X-Session-ID"] == session
+    assert tokens_of(http, session) == tokens
+    for other in ({**ask, "temperature": 0.5}, ask):
+        headers = {**named, "X-Session-ID": new_session(http)} if other == ask else named
+        refused = http.post(path, json=other, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    told(http.post(path, json=ask, headers={**named, "Idempotency-Key": "second"}))
+    assert tokens_of(http, session) > tokens
+
+
+def test_a_chat_without_a_session_is_found_by_its_key(http):
+    """Law: a chat that names no session is not branched by its repetition."""
+    first, again = (http.post("/v1/chat/completions", json=ASK, headers=KEY) for _ in range(2))
+    assert told(first) == told(again)
+    assert first.headers["X-Session-ID"] == again.headers["X-Session-ID"]
+    assert len(http.get("/v1/sessions").json()["data"]) == 1
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json"])
+def test_an_ingest_is_taken_in_once(http, kind):
+    """Law: an ingest that is sent again with its key gets the same answer and adds nothing; another text is 409."""
+    session = new_session(http)
+    headers = {**KEY, "Content-Type": kind}
+    texts = ["It was the best of times. " * 50, "It was the worst of times. " * 50]
+    bodies = texts if kind == "text/plain" else [json.dumps({"text": text}) for text in texts]
+    first, again, other = (
+        http.post(f"/v1/sessions/{session}/ingest", content=body, headers=headers)
+        for body in (bodies[0], bodies[0], bodies[1])
+    )
+    assert told(first) == told(again)
+    assert tokens_of(http, session) == first.json()["tokens"] == first.json()["tokens_added"]
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+
+
+def test_a_response_in_the_background_is_begun_once(http):
+    """Law: a response in the background that is created again with its key is the same response, as it is now."""
+    body = {**RESPONSE, "background": True}
+    first = http.post("/v1/responses", json=body, headers=KEY).json()
+    wait_until(lambda: http.get(f"/v1/responses/{first['id']}").json()["status"] != "in_progress")
+    again = http.post("/v1/responses", json=body, headers=KEY).json()
+    assert (again["id"], again["status"]) == (first["id"], "incomplete")
+    assert len(http.get("/v1/sessions").json()["data"]) == 1
+
+
+def test_a_repetition_waits_for_the_first(http):
+    """Law: of requests of one key that come together one is carried out, and all get its answer."""
+    session = new_session(http)
+    body = {**ASK, "session_id": session, "max_tokens": 200, "ignore_eos": True}
+    answers: list[httpx.Response] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(http.post("/v1/chat/completions", json=body, headers=KEY)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({answer.text for answer in answers}) == 1
+    assert sorted(answer.headers.get("Idempotent-Replayed", "") for answer in answers) == ["", "true", "true", "true"]
+    assert len(http.get(f"/v1/sessions/{session}/messages").json()["data"]) == 2
+
+
+def test_a_failed_request_is_carried_out_when_it_is_repeated(http):
+    """Law: only what was carried out is kept: a refused request and one whose client left leave the key free."""
+    session = new_session(http)
+    body = {**ASK, "session_id": session, "stream": True, "max_tokens": 400, "ignore_eos": True}
+    assert http.post("/v1/chat/completions", json={**body, "top_p": 7}, headers=KEY).status_code == 400
+    with http.stream("POST", "/v1/chat/completions", json=body, headers=KEY) as answer:
+        next(line for line in answer.iter_lines() if line.startswith("data: "))
+    first, second = (http.post("/v1/chat/completions", json=body, headers=KEY) for _ in range(2))
+    assert "Idempotent-Replayed" not in first.headers
+    assert told(first) == told(second)
+    assert len(http.get(f"/v1/sessions/{session}/messages").json()["data"]) == 2
+
+
+def test_a_rewind_does_not_free_a_key(http):
+    """Law: what was taken back is not done again by a late repetition."""
+    session = new_session(http)
+    body = {**ASK, "session_id": session}
+    first = http.post("/v1/chat/completions", json=body, headers=KEY)
+    http.post(f"/v1/sessions/{session}/undo")
+    assert told(http.post("/v1/chat/completions", json=body, headers=KEY)) == told(first)
+    assert tokens_of(http, session) < first.json()["x_megacontext"]["tokens"]
+
+
+def test_a_key_is_its_tenants_and_needs_what_is_kept(model_dir, tmp_path):
+    """Law: keys of two tenants never meet; where nothing is kept a key is refused, as is one that is no key."""
+    with running(settings_for(model_dir, tmp_path / "s.sqlite", api_key=["alice", "bob"])) as address:
+        answers = []
+        for name in ("alice", "bob"):
+            headers = {**KEY, "Authorization": f"Bearer {name}"}
+            answers.append(httpx.post(f"{address}/v1/chat/completions", json=ASK, headers=headers))
+            assert "Idempotent-Replayed" not in answers[-1].headers
+        assert told(answers[0]) != told(answers[1])
+        unkept = [("/v1/chat/completions", {**ASK, "store": False}), TURNS[1]]
+        for path, body in unkept:
+            refused = httpx.post(f"{address}{path}", json=body, headers={**headers, "Idempotency-Key": "x"})
+            assert refused.status_code == 400
+            assert "Idempotency-Key needs a request that is kept" in refused.json()["error"]["message"]
+        for bad in ("", "a b", "x" * 256):
+            refused = httpx.post(
+                f"{address}/v1/chat/completions", json=ASK, headers={**headers, "Idempotency-Key": bad}
+            )
+            assert refused.status_code == 400, bad
+
+
+def test_answers_are_bounded_in_number_and_age(model_dir, tmp_path):
+    """Law: a session keeps so many answers, the newest, and none beyond its age; a key that is forgotten is new."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", idempotency_keys=2, idempotency_seconds=600)
+    with ServerThread(settings) as server, httpx.Client(base_url=server.address, timeout=60) as http:
+        session, book = new_session(http), state_in(server).book
+        body = {**ASK, "session_id": session, "max_tokens": 1}
+
+        def replayed(key: str) -> bool:
+            answer = http.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": key})
+            wait_until(lambda: not book._chores)
+            return "Idempotent-Replayed" in answer.headers
+
+        assert [replayed(key) for key in "abcd"] == [False] * 4
+        assert [replayed(key) for key in "dc"] == [True, True]
+        assert not replayed("a")
+        book._seconds = 0.0
+        assert not replayed("a")
+
+
+def stores(tmp_path: Path) -> dict[str, str]:
+    return {
+        "sqlite": str(tmp_path / "s.sqlite"),
+        "redis": f"{shared_redis().url}?namespace=once-{free_port()}:",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [
+        ("sqlite", 1),
+        pytest.param("sqlite", 10, marks=pytest.mark.slow),
+        pytest.param("redis", 10, marks=pytest.mark.slow),
+    ],
+)
+def test_a_client_that_repeats_through_kill_nine_gets_one_turn(model_dir, tmp_path, kind, kills):
+    """Law: a client that sends a turn again until it has the answer, through kill -9 at any moment and restarts, finds
+    each of its turns in the history exactly once."""
+    store = stores(tmp_path)[kind]
+    asked: list[str] = []
+    statuses: set[int] = set()
+    stop = threading.Event()
+    port, name = free_port(), {"server_name": "one"}
+    session = ""
+
+    def talk() -> None:
+        while not stop.is_set():
+            question = f"question-{len(asked)}"
+            body = {**ASK, "session_id": session, "messages": [{"role": "user", "content": question}]}
+            asked.append(question)
+            while True:
+                try:
+                    answer = httpx.post(
+                        f"http://127.0.0.1:{port}/v1/chat/completions",
+                        json=body,
+                        headers={"Idempotency-Key": question},
+                        timeout=60,
+                    )
+                except httpx.TransportError:
+                    time.sleep(0.02)
+                    continue
+                statuses.add(answer.status_code)
+                if answer.status_code == 200:
+                    break
+
+    talker = threading.Thread(target=talk, daemon=True)
+    for number in range(kills + 1):
+        with ServerProcess(model_dir, store, use_port=port, **name) as server:
+            if not session:
+                session = httpx.post(f"{server.address}/v1/sessions", json={}).json()["id"]
+                talker.start()
+            before = len(asked)
+            wait_until(lambda before=before: len(asked) > before + 3)
+            if number < kills:
+                server.stop(signal.SIGKILL)
+                continue
+            stop.set()
+            talker.join()
+            found = httpx.get(f"{server.address}/v1/sessions/{session}/messages?limit=1000").json()["data"]
+            assert [message["content"] for message in found if message["role"] == "user"] == asked
+            assert statuses <= {200, 503}
