@@ -120,13 +120,13 @@ class Tokenizer:
 
     def encode_control(self, text: str) -> Ids:
         """Text of a template -> ids [n], control tokens recognised; nothing is added around it."""
-        return self._fitting(self._control.encode(without_surrogates(text), add_special_tokens=False).ids)
+        return self._fitting(_encoding(self._control, without_surrogates(text)).ids)
 
     def find_control(self, text: str) -> list[ControlSpan]:
         """The control tokens that ``encode_control`` finds in a text without surrogates, in order."""
         if self._hint is not None and self._hint.search(text) is None:
             return []
-        encoding = self._control.encode(text, add_special_tokens=False)
+        encoding = _encoding(self._control, text, offsets=True)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         return [
             ControlSpan(start, end, i)
@@ -140,7 +140,7 @@ class Tokenizer:
         What stands in the text never becomes a control token; blanks are put at starts as the tokenizer does it.
         """
         text = "".join(self._seam if isinstance(part, int) else without_surrogates(part) for part in parts)
-        encoding = self._plain.encode(text, add_special_tokens=False)
+        encoding = _encoding(self._plain, text)
         ids = np.array(encoding.ids, np.int32)
         if self._has_control(ids):
             pieces = [piece for part in parts for piece in self._without_controls(part)]
@@ -284,6 +284,15 @@ def _unknown_id(parsed: Mapping[str, Any]) -> int:
         return int(model["unk_id"])
     vocab = model.get("vocab")
     return int(vocab.get(model.get("unk_token"), -1)) if isinstance(vocab, dict) else -1
+
+
+def _encoding(of: tokenizers.Tokenizer, text: str, *, offsets: bool = False) -> tokenizers.Encoding:
+    """As ``of.encode(text)``, but other threads run meanwhile: a batch lets the interpreter go, one text does not.
+
+    offsets: wanted too.
+    """
+    encode = of.encode_batch if offsets else of.encode_batch_fast
+    return encode([text], add_special_tokens=False)[0]
 
 
 def without_surrogates(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -35,6 +36,30 @@ def test_every_control_token_is_plain_text_to_encode_and_a_token_to_encode_contr
         assert token in tokenizer.encode_control(f"a{text}b").tolist()
     if kind == "byte_level":
         assert {tokenizer.decode([i], skip_special_tokens=False) for i in tokenizer.control_ids} == set(CONTROLS)
+
+
+@pytest.mark.parametrize("encode", ["encode_control", "encode", "find_control", "encode_parts"])
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizers, encode):
+    """Law: a text of any size is encoded without holding the interpreter, so that a server goes on answering."""
+    tokenizer = tokenizers["byte_level"]
+    text = '{"name": "x<|im_end|>"} ' * 20_000
+    ticks, done = 0, Event()
+
+    def tick():
+        nonlocal ticks
+        while not done.wait(0.001):
+            ticks += 1
+
+    thread = Thread(target=tick)
+    thread.start()
+    try:
+        before = ticks
+        getattr(tokenizer, encode)([text] if encode == "encode_parts" else text)
+        counted = ticks - before
+    finally:
+        done.set()
+        thread.join()
+    assert counted > 10
 
 
 @settings(max_examples=100, deadline=None)
