@@ -83,12 +83,11 @@ class Listing:
             places.append(old)
         window = _aligned([*went.window.messages, *told], messages, places[1:])
         Told(self._number + len(messages), places[-1], window).keep(session)
-        if named is not None:
+        own = [] if named is None else [i for i, place in enumerate(places[1:]) if named.owns(place.parts)]
+        if named is not None and own:
             # Later turns may write the messages that are open now once more, but nothing in front of them.
-            first = max(known, sum(place is not None for place in self._places))
-            position = min(places[first + 1].start, session.chat["start"])
-            for note in named.notes(self._number + first, position):
-                session.note(note)
+            position = min(places[own[0] + 1].start, session.chat["start"])
+            session.note(named.note(self._number + own[0], position))
 
     def _parts(self, named: Named | None, replies: int) -> list[Parts]:
         """Of each message, those of a reply at the end; () for one that nobody named."""

@@ -89,6 +89,13 @@ class Told:
         session.chat = {**session.chat, "told": told}
 
 
+def parts_open(chat: Mapping[str, Any]) -> list[Parts]:
+    """What the open messages of a conversation, as its session stores it, are called as items."""
+    count, places = len(chat.get("messages") or ()), (chat.get("told") or {}).get("window", ())
+    known = [Place.of(place).parts if place else () for place in places][-count:] if count else []
+    return [()] * (count - len(known)) + known
+
+
 @dataclass(frozen=True)
 class Listed:
     """A message of the list. content: None for an ingested text, and where it is too long for a note: ``/text`` has it.

@@ -31,9 +31,14 @@ class Named:
     given: Sequence[Parts]
     told: Callable[[], Parts] = tuple
 
-    def notes(self, number: int, position: int) -> list[Note]:
+    def owns(self, parts: Parts) -> bool:
+        """Whether a message was given or told here, and not before."""
+        return self.stem is not None and any(self.stem in part.id for part in parts)
+
+    def note(self, number: int, position: int) -> Note:
         """Which message of the list they begin at, for who looks for one of them."""
-        return [] if self.stem is None else [Note(stem_key(self.stem), position, str(number).encode())]
+        assert self.stem is not None
+        return Note(stem_key(self.stem), position, str(number).encode())
 
 
 def stem_key(stem: str) -> str:

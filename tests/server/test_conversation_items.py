@@ -111,6 +111,23 @@ def test_a_response_leaves_its_items_under_their_own_ids(client: openai.OpenAI) 
     assert listed(client, id)[1:] == [*read, *(item.to_dict() for item in response.output)]
 
 
+def test_a_branch_has_the_items_that_it_shares(client: openai.OpenAI) -> None:
+    """Behind an earlier response, what came before is listed under the ids that it had, and found by them."""
+    client = client.with_options(max_retries=8)
+    id = client.conversations.create(items=SAID).id
+    one = client.responses.create(conversation=id, input="Hello", **REPLY)
+    shared = listed(client, id)
+    client.responses.create(conversation=id, input="And then?", **REPLY)
+    other = client.responses.create(previous_response_id=one.id, input="And now?", **REPLY)
+    told: Any = other.to_dict()["x_megacontext"]
+    branch = listed(client, told["session_id"])
+    assert branch[: len(shared)] == shared
+    assert [said(item)[0] for item in branch[len(shared) :]] == ["user", "assistant"]
+    for item in branch:
+        assert client.conversations.items.retrieve(item["id"], conversation_id=told["session_id"]).to_dict() == item
+    assert listed(client, id)[: len(shared)] == shared
+
+
 def test_calls_of_a_response_are_items(roomy: str) -> None:
     """A reply that calls a function is listed call by call, and is answered by an item of the output."""
     with client_of(roomy) as client:
@@ -364,3 +381,25 @@ def test_what_is_retrieved_can_be_gone_on_from(
     assert there.usage is not None
     assert alone.usage is not None
     assert (there.output_text, there.usage.input_tokens) == (alone.output_text, alone.usage.input_tokens)
+
+
+def test_a_list_that_is_sent_again_keeps_its_items(client: openai.OpenAI) -> None:
+    """Of a conversation that is sent whole each time, also with another end, what was there keeps its ids, and what is
+    new is found by those that its response tells."""
+    client = client.with_options(max_retries=8)
+    messages: list[Any] = [{"role": "user", "content": "Who keeps the lighthouse, and since when? " * 4}]
+    one = client.responses.create(input=messages, **REPLY)
+    messages += [{"role": "assistant", "content": one.output_text}, {"role": "user", "content": "Why?"}]
+    before: list[dict[str, Any]] = []
+    for ending in ([], ["Ann."], ["Ben."]):
+        end: list[Any] = [{"role": "user", "content": text} for text in ending]
+        response = client.responses.create(input=[*messages, *end], **REPLY)
+        told: Any = response.to_dict()["x_megacontext"]
+        items = listed(client, told["session_id"])
+        assert [said(item) for item in items[:-1]] == [said(item) for item in [*messages, *end]]
+        assert items[-1] == response.output[0].to_dict()
+        assert items[: len(before)] == before
+        before = items[:1]
+        for item in items:
+            found = client.conversations.items.retrieve(item["id"], conversation_id=told["session_id"])
+            assert found.to_dict() == item

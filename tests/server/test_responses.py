@@ -162,13 +162,21 @@ def test_a_response_lives_as_long_as_it_is_gone_on_from(model_dir: Any, tmp_path
         assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
 
 
-def test_outputs_of_calls_are_read_whatever_they_name(ask: Any) -> None:
-    """The history may hold the call or not, under its id or another: what a call gave is read as it is sent."""
+def test_outputs_of_calls_are_read_whatever_they_name(ask: Any, http: httpx.Client) -> None:
+    """The history may hold the call or not, under its id or another: what a call gave is read as it is sent, by all
+    APIs alike."""
     output = {"type": "function_call_output", "call_id": "call_of_nobody", "output": "Rain"}
     asked = {"role": "user", "content": "So?"}
     assert ask([output, asked]).usage.input_tokens > ask([asked]).usage.input_tokens
     call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
     assert ask([asked, call, output]).status == "incomplete"
+    result = {"type": "tool_result", "tool_use_id": "toolu_of_nobody", "content": "Rain"}
+    for path, messages in (
+        ("/v1/chat/completions", [asked, {"role": "tool", "tool_call_id": "call_of_nobody", "content": "Rain"}]),
+        ("/v1/messages", [{"role": "user", "content": [result]}]),
+    ):
+        answer = http.post(path, json={"model": MODEL, "max_tokens": 2, "messages": messages})
+        assert answer.status_code == 200, answer.text
 
 
 # -- one after the other ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from server.apis.responses.stored import Place, Stored, Told, Unread
 from server.futures import settled
 from server.streaming.pieces import TextPiece
 from server.tools.shape import Shape
-from server.turns.parts import Named
+from server.turns.parts import Named, Parts
 from server.turns.service import Prompt
 
 
@@ -52,10 +52,11 @@ class Recording:
             pieces = self.reader.feed(event.text) or ([TextPiece("")] if logprobs else [])
             self.told += [(piece, () if number else logprobs) for number, piece in enumerate(pieces)]
 
-    def named(self) -> Named:
-        """How its items are called in the list of its conversation: as here."""
+    def named(self, before: Sequence[Parts]) -> Named:
+        """How its items are called in the list of its conversation: as here. before: those of messages of a history
+        that are read again in front of its own."""
         stem = self.head["id"].removeprefix("resp_")
-        return Named(stem, parts_given(self.input), lambda: parts_told(self.told, stem, cut=self.is_cut))
+        return Named(stem, [*before, *parts_given(self.input)], lambda: parts_told(self.told, stem, cut=self.is_cut))
 
     def stored(self, ended: dict[str, Any]) -> Stored:
         return Stored(self.head, self.input, self.told, ended)

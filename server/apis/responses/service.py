@@ -110,7 +110,7 @@ class Responses:
                 reads.known,
                 reads.wanted,
                 body.instructions,
-                recording.named() if keep else None,
+                recording.named(reads.parts) if keep else None,
             )
             return recording.with_turn(prompt, held.session) if keep else prompt
 

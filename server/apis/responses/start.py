@@ -19,15 +19,19 @@ from server.templates.messages import Message
 from server.tools.shape import Shape
 from server.turns.conversation import ChatState, Ids, Window, render, unseen
 from server.turns.matching import MatchedLease
+from server.turns.message_notes import parts_open
+from server.turns.parts import Parts
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What a turn reads: ``new`` messages behind the ``known`` ones. wanted: as of a ``MatchedLease``."""
+    """What a turn reads: ``new`` messages behind the ``known`` ones. wanted: as of a ``MatchedLease``. parts: what the
+    first of the new ones were called as items, where they come from a history."""
 
     new: Sequence[Message]
     known: Sequence[Message] = ()
     wanted: Ids | None = None
+    parts: Sequence[Parts] = ()
 
 
 class Start(Protocol):
@@ -128,7 +132,7 @@ class AfterResponse:
             session.chat = ChatState(system=chat.system).json()
 
         await settled(self._state.engine.call(recall))
-        return Reads([*(chat.messages or ()), *self._messages])
+        return Reads([*(chat.messages or ()), *self._messages], parts=parts_open(self._place.chat))
 
     async def _in_place(self, session_id: str, place: Place) -> Lease | None:
         if self._host.busy(session_id, self._tenant):
