@@ -28,11 +28,10 @@ from mc_core.models.words import Words
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
-NARROW = {"narrow": 0.6, "hops": 0, "recent_tokens": 32}
+NARROW = {"narrow": 0.4, "hops": 0, "recent_tokens": 32, "best_last": True}
 """Of ``FocusConfig``, for a small base that was not trained to look past what it doesn't need. Measured on the tuning
-statements (docs/reading.md): what stands beside the place that answers costs a small model answers. Other places are
-worth less than 0.6 of it, its own neighbours 0.64 (where long values go on) to 0.8; leads are not followed, for what
-they name stands beside the answer too."""
+statements (docs/reading.md): what stands beside the place that answers costs a small model answers, and what it reads
+last before the question it tells best. Leads are not followed, for what they name stands beside the answer too."""
 SMALL = 1_000_000_000
 """Weights below which a base is small. Measured is 135 million alone; from a billion on, models are known to read past
 other places, and to miss the conversation more than they gain."""

@@ -6,7 +6,7 @@ opens the message that a place is from, closes it again, or tells that something
 of no message, is shown as one of the user's, which names its title. What is shown whole has no frames. And a place is
 read from where a sentence begins to where one ends: half a sentence says little, and keeps a small model from what
 stands beside it. So does what stands raw for no sake of its own: the history's first block, and what the tail alone
-holds of the conversation before the question.
+holds of the conversation before the question. What is most likely to answer is read last, right before the question.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,11 @@ from mc_core.context.reading_format import TEXT, Ids, MessageKind, ReadingFormat
 from mc_core.context.sentences import SentenceIndex
 from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
+from mc_core.models.words import Words
 
 Ints = NDArray[np.int64]
+Piece = tuple[int, int]
+"""Tokens [start, end) that are read one behind the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +40,22 @@ class Frame:
     ids: Ids
 
 
+class Moved(NamedTuple):
+    """Tokens [start, end) that are read right before token ``before``, which stands behind them."""
+
+    start: int
+    end: int
+    before: int
+
+
 @dataclass(frozen=True, eq=False)
 class Excerpt:
-    """What the model reads of the raw entries: all but the token ranges ``left_out``, with ``frames``, in order."""
+    """What the model reads of the raw entries: all but the token ranges ``left_out``, with ``frames``, in order but for
+    what is ``moved``."""
 
     frames: tuple[Frame, ...] = ()
     left_out: tuple[tuple[int, int], ...] = ()
+    moved: Moved | None = None
 
     @property
     def hidden(self) -> int:
@@ -66,11 +81,10 @@ class Excerpt:
 class Excerpts:
     """Makes excerpts of one history, which it indexes."""
 
-    def __init__(self, format: ReadingFormat, stops: NDArray[np.bool_], block_size: int) -> None:
-        """stops [vocabulary]: token ids that end a sentence."""
+    def __init__(self, format: ReadingFormat, words: Words, block_size: int) -> None:
         self.format, self._size = format, block_size
-        self.messages = MessageIndex(format)
-        self.sentences = SentenceIndex(stops, block_size)
+        self.messages = MessageIndex(format, words.asks)
+        self.sentences = SentenceIndex(words.stops, block_size)
 
     @property
     def reach(self) -> int:
@@ -89,10 +103,16 @@ class Excerpts:
         self.sentences.rewind(position, tail)
 
     def of(
-        self, context: WorkingContext, room: int, sources: Sources | None = None, asked: Ints | None = None
+        self,
+        context: WorkingContext,
+        room: int,
+        sources: Sources | None = None,
+        asked: Ints | None = None,
+        best: int | None = None,
     ) -> Excerpt:
         """What is read of a working context, with at most ``room`` tokens of frames. sources: of text of no message.
-        asked: blocks that the focus opened, or keeps, for what they say; None for all that stand raw.
+        asked: blocks that the focus opened, or keeps, for what they say; None for all that stand raw. best: the one
+        whose sentences are read last before the last question.
 
         A place that begins or ends in the middle of a sentence is read from its first whole sentence to its last one,
         if it has any; pins are read whole. Of the first block, and of what the tail alone holds before the last
@@ -101,7 +121,7 @@ class Excerpts:
         """
         if self._ends_with_text(context.num_tokens):
             return Excerpt()
-        reading = _Reading(self.format, self.messages, self.sentences, self._size, sources or Sources(), asked)
+        reading = _Reading(self.format, self.messages, self.sentences, self._size, sources or Sources(), asked, best)
         return reading.of(context, room)
 
     def _ends_with_text(self, tokens: int) -> bool:
@@ -111,7 +131,8 @@ class Excerpts:
 
 @dataclass(eq=False)
 class _Reading:
-    """How a history with these messages, sentences and sources is read, where these blocks were asked for."""
+    """How a history with these messages, sentences and sources is read, where these blocks were asked for, and one of
+    them is the best."""
 
     format: ReadingFormat
     messages: MessageIndex
@@ -119,25 +140,64 @@ class _Reading:
     block_size: int
     sources: Sources
     asked: Ints | None
+    best: int | None
 
     def of(self, context: WorkingContext, room: int) -> Excerpt:
-        frames: list[Frame] = []
-        left_out: list[tuple[int, int]] = []
-        before: int | None = None
+        pieces: list[Piece] = []
+        left_out: list[Piece] = []
         for start, end in _stretches(context):
             first, last = self._read(context, start, end)
             left_out += [(a, b) for a, b in ((start, first), (last, end)) if a < b]
-            if first == last:
-                continue
+            if first < last:
+                pieces.append((first, last))
+        moved = self._moved(context, pieces)
+        frames = self._frames(pieces if moved is None else in_reading_order(pieces, moved))
+        return Excerpt(tuple(within(list(frames), room, self.format.gap)), tuple(left_out), moved)
+
+    def _frames(self, pieces: Sequence[Piece]) -> Iterator[Frame]:
+        """Of pieces in the order in which they are read."""
+        before: int | None = None
+        for first, last in pieces:
             borders = self._text_borders(first, last)
             for begin, stop in zip([first, *borders], [*borders, last], strict=True):
                 ids = self._border(begin) if begin == before else self._between(before, begin)
                 if len(ids):
-                    frames.append(Frame(begin, ids))
+                    yield Frame(begin, ids)
                 before = stop
-        return Excerpt(tuple(within(frames, room, self.format.gap)), tuple(left_out))
 
-    def _read(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
+    def _moved(self, context: WorkingContext, pieces: Sequence[Piece]) -> Moved | None:
+        """The best block's sentences, as far as they are read; None if all of the history is shown, or no question
+        stands behind them, or if they stand right before it anyway, or are pinned to their place."""
+        question, best, size = self._last_question, self.best, self.block_size
+        asks = any(first <= question < last for first, last in pieces)
+        if best is None or (best + 1) * size > min(question, context.tail_start):
+            return None
+        of = next((piece for piece in pieces if piece[0] < (best + 1) * size and piece[1] > best * size), None)
+        if of is None or not (asks and context.levels.any()):
+            return None
+        start, end = self._sentences_of(context, best)
+        start, end = max(start, of[0]), min(end, of[1], question)
+        pinned = context.protection.pinned(np.arange(start // self.block_size, (end - 1) // self.block_size + 1))
+        moved = Moved(start, end, question)
+        parts = [part for piece in pieces for part in _parts(piece, moved)]
+        stands = parts[parts.index((start, end)) + 1][0] == question
+        return None if pinned.any() or stands else moved
+
+    def _sentences_of(self, context: WorkingContext, block: int) -> Piece:
+        """The tokens of a block, and of its neighbours what belongs to the sentences at its borders, of the same
+        message or text."""
+        first, last = block * self.block_size, (block + 1) * self.block_size
+        start, end = first, last
+        if block:
+            start -= self.block_size - (self.sentences.ends(block - 1) or 0)
+            start = max([start, *self._borders(start, first)])
+        if last < context.tail_start:
+            begins = self.sentences.begins(block + 1)
+            end += self.block_size if begins is None else begins
+            end = min([end, *self._borders(last, end)])
+        return start, end
+
+    def _read(self, context: WorkingContext, start: int, end: int) -> Piece:
         """What is read of the stretch [start, end)."""
         if self._is_first_block(context, start, end):
             return 0, self.format.begin
@@ -172,7 +232,7 @@ class _Reading:
         first, last = start // self.block_size, (end - 1) // self.block_size
         return bool(((self.asked >= first) & (self.asked <= last)).any())
 
-    def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> tuple[int, int]:
+    def _whole_sentences(self, context: WorkingContext, start: int, end: int) -> Piece:
         """[start, end) without the parts of sentences at its borders."""
         first_block, last_block = start // self.block_size, (end - 1) // self.block_size
         pinned = context.protection.pinned(np.array([first_block, last_block], np.int64))
@@ -231,6 +291,8 @@ class _Reading:
         of = self._place(end)
         if of == to and of.inside < 0 and (of.kind != TEXT or self._stands(of, end)):
             return self.format.gap
+        if to.inside < 0 and self._place(end - 1) == to:
+            return self.format.gap  # what is moved behind the last words of its own message or text
         return np.concatenate([self._closing(of, end), self._opening(to)])
 
     def _stands(self, place: Place, token: int) -> bool:
@@ -268,12 +330,26 @@ class _Reading:
         return kind.closing[place.inside :]
 
 
-def _stretches(context: WorkingContext) -> Iterator[tuple[int, int]]:
+def _stretches(context: WorkingContext) -> Iterator[Piece]:
     """Token ranges [start, end) that stand raw, one behind the other."""
     raw = context.levels == 0
     starts, ends = context.starts()[raw], context.ends()[raw]
     cut = np.flatnonzero(starts[1:] != ends[:-1])
     yield from zip(starts[np.append(0, cut + 1)].tolist(), ends[np.append(cut, len(ends) - 1)].tolist(), strict=True)
+
+
+def in_reading_order(pieces: Sequence[Piece], moved: Moved) -> list[Piece]:
+    """Pieces in order of time -> cut and ordered as they are read."""
+    place, parts = (moved.start, moved.end), [part for piece in pieces for part in _parts(piece, moved)]
+    parts.remove(place)
+    parts.insert([start for start, _ in parts].index(moved.before), place)
+    return parts
+
+
+def _parts(piece: Piece, moved: Moved) -> Iterator[Piece]:
+    """A piece, cut where something is moved from or to."""
+    cuts = [piece[0], *(at for at in moved if piece[0] < at < piece[1]), piece[1]]
+    return pairwise(cuts)
 
 
 def within(frames: Sequence[Frame], room: int, gap: Ids | None = None) -> list[Frame]:

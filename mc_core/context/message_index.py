@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
 
+Ranges = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -47,8 +49,9 @@ class _Pattern:
 class MessageIndex:
     """Where the messages of one history begin and end, as their control tokens tell."""
 
-    def __init__(self, format: ReadingFormat) -> None:
-        self.format = format
+    def __init__(self, format: ReadingFormat, asks: NDArray[np.bool_]) -> None:
+        """asks [vocabulary]: token ids that end a question."""
+        self.format, self._ends_question = format, asks
         self._patterns = [
             _Pattern(tokens, mark, number, opens)
             for number, kind in enumerate(format.kinds)
@@ -60,10 +63,12 @@ class MessageIndex:
         self._longest = max(len(pattern.tokens) for pattern in self._patterns)
         self.tokens = 0
         self._held = np.empty(0, np.int32)  # the newest tokens: a pattern may go on in the next ones
+        self._question_before = False  # whether the token before them ends a question
         self._at = np.empty(64, np.int64)
         self._kind = np.empty(64, np.int8)
         self._opens = np.empty(64, bool)
         self._length = np.empty(64, np.int8)
+        self._asks = np.empty(64, bool)  # whether a question ends right before
         self._count = 0
         self._unsure = 0  # 1 if the last event's own tokens may go on in the next ones
 
@@ -79,13 +84,18 @@ class MessageIndex:
         self.tokens += len(ids)
         for place in np.flatnonzero(np.isin(joined, self._first)).tolist():
             self._note(joined, start, place)
-        self._held = joined[max(0, len(joined) - self.reach) :]
+        left = max(0, len(joined) - self.reach)
+        if left:
+            self._question_before = bool(self._ends_question[joined[left - 1]])
+        self._held = joined[left:]
 
     def rewind(self, position: int, tail: Ids) -> None:
         """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them if they are known."""
         # What the cut may have shortened is noted again.
         known = position - min(self.reach, len(tail))
-        self._count, self._unsure = int(np.searchsorted(self._at[: self._count], known)), 0
+        row = int(np.searchsorted(self._at[: self._count], known))
+        self._question_before = bool(row < self._count and self._at[row] == known and self._asks[row])
+        self._count, self._unsure = row, 0
         while self._count and self._at[self._count - 1] + self._length[self._count - 1] > position:
             self._count -= 1
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
@@ -111,7 +121,8 @@ class MessageIndex:
                 return
             if length:
                 kind = pattern.kind if pattern.opens else self._open_kind(pattern.kind)
-                self._add(at, kind, pattern.opens, length)
+                asks = self._ends_question[ids[place - 1]] if place else self._question_before
+                self._add(at, kind, pattern.opens, length, bool(asks))
                 return
 
     def _open_kind(self, kind: int) -> int:
@@ -121,13 +132,14 @@ class MessageIndex:
             return int(self._kind[last])
         return kind
 
-    def _add(self, at: int, kind: int, opens: bool, length: int) -> None:
+    def _add(self, at: int, kind: int, opens: bool, length: int, asks: bool) -> None:
         if self._count == len(self._at):
-            for name in ("_at", "_kind", "_opens", "_length"):
+            for name in ("_at", "_kind", "_opens", "_length", "_asks"):
                 column = getattr(self, name)
                 setattr(self, name, np.concatenate([column, np.empty_like(column)]))
         row = self._count
         self._at[row], self._kind[row], self._opens[row], self._length[row] = at, kind, opens, length
+        self._asks[row] = asks
         self._count += 1
 
     def last_of(self, role: str) -> int:
@@ -135,6 +147,15 @@ class MessageIndex:
         kinds = [number for number, kind in enumerate(self.format.kinds) if kind.role == role]
         rows = np.flatnonzero(self._opens[: self._count] & np.isin(self._kind[: self._count], kinds))
         return int(self._at[rows[-1]]) if len(rows) else -1
+
+    def questions(self, longest: int) -> Ranges:
+        """The ends, of ``longest`` tokens at most, of closed messages of the user's that end as questions do [n, 2]."""
+        count = max(1, self._count)
+        kinds = [number for number, kind in enumerate(self.format.kinds) if kind.role == QUESTION]
+        ends = ~self._opens[1:count] & self._asks[1:count] & self._opens[: count - 1]
+        rows = np.flatnonzero(ends & np.isin(self._kind[: count - 1], kinds))
+        start, end = self._at[rows], self._at[rows + 1]
+        return np.stack([np.maximum(start, end - longest), end], 1)
 
     def borders(self, start: int, end: int) -> list[int]:
         """Tokens in [start, end] at which a message begins, or right behind one's end."""
@@ -194,7 +215,7 @@ class MessageIndex:
 def asking(format: ReadingFormat, ids: Ids) -> NDArray[np.bool_]:
     """Which tokens of a turn are of what its user says [n]; without any, all but what the template writes around
     messages. Its own words, names of roles above all, would find other messages and nothing else."""
-    index = MessageIndex(format)
+    index = MessageIndex(format, np.zeros(int(ids.max(initial=0)) + 1, np.bool_))
     index.append(ids)
     count = len(index)
     starts, lengths, opens = index._at[:count], index._length[:count].astype(np.int64), index._opens[:count]

@@ -70,7 +70,8 @@ def provenance(ledger: AttentionLedger, session: Session, tokenizer: Tokenizer, 
     own, newest, first = tokens >= turn, (tokens >= tail) & (tokens < turn), tokens == 0
     first &= ~own & ~newest
     stands = ~(own | newest | first)
-    sources, others = _places(session, tokenizer, tokens[stands], paid[stands])
+    by_time = np.flatnonzero(stands)[np.argsort(tokens[stands])]
+    sources, others = _places(session, tokenizer, tokens[by_time], paid[by_time])
     rest = Rest(
         turn=float(paid[own].sum()),
         tail=float(paid[newest].sum()),

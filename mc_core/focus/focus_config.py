@@ -31,7 +31,8 @@ class FocusConfig:
     share behind it. fill: spare budget goes to the newest history up to this utilization. narrow, sure, wide: for a
     history that doesn't fit as a whole. Where the lens's best find is worth ``sure``, all that is worth less than
     ``narrow`` of it is put away, and nothing is filled; else the newest history gets ``wide`` tokens of the budget at
-    most. narrow 0: nothing is put away until its room is needed.
+    most. narrow 0: nothing is put away until its room is needed. best_last: where the lens is as ``sure``, its best
+    find is read right before the question, and not in order of time.
     """
 
     budget: int = 1024
@@ -56,6 +57,7 @@ class FocusConfig:
     wide: int = 1024
     sure: float = 0.6
     narrow: float = 0.0
+    best_last: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ talk outweighs its point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,8 @@ class Evidence:
 
     own: score of each block [n] (0 if just its successor holds terms); ahead: score of the block and its successor
     taken as one document [n]; behind: the same with its predecessor [n]. ``unit`` is the score of one term that
-    stands in a single block of all. postings: of the terms that were read.
+    stands in a single block of all. postings: of the terms that were read. echoes: blocks that say less than they hold
+    terms [n].
     """
 
     blocks: Ints
@@ -65,6 +66,7 @@ class Evidence:
     behind: Floats
     unit: float
     postings: Postings
+    echoes: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def best(self) -> Floats:
@@ -120,16 +122,17 @@ class Evidence:
         return first[kept], last[kept], best[kept]
 
     def _not_outdone(self, first: Ints, last: Ints, best: Floats) -> NDArray[np.bool_]:
-        """Places first..last (best first) of which no better one says the same and more [n]."""
+        """Places first..last (best first) of which no better one says the same and more [n]. Echoes say nothing."""
         kept = np.ones(len(best), bool)
         sure = best >= FULL_EVIDENCE * self.unit
         if not sure.any():
             return kept
         held = self.postings.held(first, last)
         weights = self.postings.weights
+        says = ~(np.isin(first, self.echoes) | np.isin(last, self.echoes))
         telling = weights >= TELLING * self.unit
         for i in range(1, len(best)):
-            betters = kept[:i] & sure[:i] & (best[i] <= OUTDONE * best[:i])
+            betters = kept[:i] & sure[:i] & says[:i] & (best[i] <= OUTDONE * best[:i])
             new = (held[i] & ~held[:i][betters]) @ weights
             lacks = (held[:i][betters] & ~held[i] & telling).any(1)
             kept[i] = not (lacks & (new <= NEW * (held[i] @ weights))).any()

@@ -21,7 +21,7 @@ from mc_core.focus.metrics import Spread, Swaps, entries_by_level
 from mc_core.focus.reasons import Noted, Reason, Reasons, of_targets
 from mc_core.focus.view import Lens, LensView, Scores, carried
 
-REASONS = "reasons"
+REASONS, BEST = "reasons", "best"
 """In the state beside the allocator's."""
 
 
@@ -32,7 +32,8 @@ class Proposal:
     asked: whether the lens gave the scores now, or they are carried on. limit: the cost that the plan keeps.
     needed_blocks: of ``expanded_blocks``, those whose ids are not in memory: they must be restored, or dropped by
     ``without``, before the plan is committed. reasons: why it wants its targets, by block. seconds: of the lens and
-    the allocator, which ran one after the other from ``started`` on (``time.perf_counter``).
+    the allocator, which ran one after the other from ``started`` on (``time.perf_counter``). fresh: it begins a turn.
+    best: the block that is likeliest to answer.
     """
 
     plan: Plan
@@ -46,6 +47,8 @@ class Proposal:
     seconds: Mapping[str, float] = field(default_factory=dict)
     started: float = 0.0
     reasons: Mapping[int, Reason] = field(default_factory=dict)
+    fresh: bool = True
+    best: int | None = None
 
     @property
     def expanded_blocks(self) -> NDArray[np.int64]:
@@ -112,6 +115,7 @@ class Refocuser:
         self._whole: Proposal | None = None
         self._since = 0  # refocuses since the lens was asked
         self._reasons = Reasons()
+        self._best: int | None = None
 
     def propose(self, view: LensView, wc: WorkingContext, reserve: int, *, fresh: bool = True) -> Proposal:
         """Score ``wc`` and plan its edits, which leave ``reserve`` of the budget free. Changes nothing in it.
@@ -142,6 +146,8 @@ class Refocuser:
             seconds=seconds,
             started=started,
             reasons=reasons,
+            fresh=fresh,
+            best=self._best_of(scores, reasons, view),
         )
 
     def commit(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
@@ -150,6 +156,8 @@ class Refocuser:
         self._whole = self._last = proposal
         self._since = 0 if proposal.asked else self._since + 1
         self._note(wc, proposal, further=False)
+        if proposal.fresh:  # a reply under way goes on with what it began with
+            self._best = proposal.best
         return _report(wc, proposal)
 
     def commit_hop(self, wc: WorkingContext, proposal: Proposal) -> RefocusReport:
@@ -164,6 +172,16 @@ class Refocuser:
         raw = wc.indices[wc.levels == 0]
         self._reasons.note(raw, done.reasons, done.expanded_blocks, done.report.filled, further=further)
 
+    def _best_of(self, scores: Scores, reasons: Mapping[int, Reason], view: LensView) -> int | None:
+        """The lens's best find, the newest of equals, if it is sure of one. A question that was asked before is none:
+        it holds the words of this one, and tells nothing."""
+        told = {block for block, reason in reasons.items() if reason == "asked"}.difference(view.asked_before.tolist())
+        found = np.isin(scores.targets, np.fromiter(told, np.int64, len(told)))
+        worth = np.where(found, scores.target_scores, 0.0)
+        if not self.config.best_last or not found.any() or worth.max(initial=0.0) < self.config.sure:
+            return None
+        return int(scores.targets[worth == worth.max()].max())
+
     def reasons_of(self, wc: WorkingContext) -> list[Reason | None]:
         """Why each entry stands raw [n]; see ``Reasons.of``."""
         return self._reasons.of(wc)
@@ -172,6 +190,11 @@ class Refocuser:
     def asked(self) -> NDArray[np.int64]:
         """Raw blocks that the last refocus wanted for what they say."""
         return self._reasons.asked
+
+    @property
+    def best(self) -> int | None:
+        """The block that is likeliest to answer, if it is to be read last before the question."""
+        return self._best
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -195,15 +218,18 @@ class Refocuser:
     def rewind(self, num_blocks: int) -> None:
         """The history was cut to its first ``num_blocks`` complete blocks."""
         self._reasons.rewind(num_blocks)
+        if self._best is not None and self._best >= num_blocks:
+            self._best = None
 
     def snapshot(self) -> dict[str, Any]:
         """State beside the working context's, as JSON can hold it."""
-        return {**self.allocator.snapshot(), REASONS: self._reasons.snapshot()}
+        return {**self.allocator.snapshot(), REASONS: self._reasons.snapshot(), BEST: self._best}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot."""
         self.allocator.restore(snapshot)
         self._reasons.restore(snapshot.get(REASONS))
+        self._best = snapshot.get(BEST)
 
 
 def signed_scores(last: Proposal | None, now: Entries) -> NDArray[np.float32]:

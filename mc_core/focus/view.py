@@ -55,7 +55,8 @@ class LensView:
     own tokens stand (see ``mc_core.focus.question``). cursor: tokens of history.
     entry_vectors() -> [n, d], one vector an entry; question_vectors() -> [t, d], the question's embeddings: both on the
     device of the tree, and made only for a lens that asks for them. leads: what statements that were found named in
-    turn, to be looked for as well.
+    turn, to be looked for as well. asked_before: blocks of questions of earlier turns [n], which hold the words of a
+    like one and tell nothing.
     """
 
     wc: WorkingContext
@@ -67,6 +68,7 @@ class LensView:
     leads: tuple[Lead, ...] = ()
     own_from: int | None = None
     lines: tuple[tuple[int, int], ...] = ()
+    asked_before: Ints = field(default_factory=_no_targets)
 
     @property
     def turn_start(self) -> int:

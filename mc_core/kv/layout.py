@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mc_core.context.excerpts import Excerpt, Frame
+from mc_core.context.excerpts import Excerpt, Frame, Moved
 from mc_core.context.working_context import WorkingContext
 
 LEVEL_SHIFT = 56
@@ -27,7 +27,9 @@ by a segment's border is often copied wrongly: docs/training.md."""
 
 @dataclass(frozen=True)
 class Layout:
-    """The visible units in chronological order; ``rank`` is the place in these arrays, all of length n.
+    """The visible units in the order in which the model reads them: that of time, but for what an excerpt moves.
+
+    ``rank`` is the place in these arrays, all of length n.
 
     ``identity`` names a unit by level and index. ``segment_start`` is the token at which begins what a history unit is
     encoded with under the block mask, -1 for the tail and whenever there is no block mask.
@@ -102,7 +104,9 @@ def layout_of(
         segment_start=segment_start,
         local=local,
     )
-    return layout if excerpt is None else _with_frames(_without(layout, excerpt.left_out), excerpt.frames)
+    if excerpt is None:
+        return layout
+    return _with_frames(_reordered(_without(layout, excerpt.left_out), excerpt.moved), excerpt.frames)
 
 
 def _without(layout: Layout, ranges: Sequence[tuple[int, int]]) -> Layout:
@@ -115,13 +119,23 @@ def _without(layout: Layout, ranges: Sequence[tuple[int, int]]) -> Layout:
     return Layout(**{each.name: getattr(layout, each.name)[shown] for each in fields(layout)})
 
 
+def _reordered(layout: Layout, moved: Moved | None) -> Layout:
+    """The layout with a range of tokens before a later one."""
+    if moved is None:
+        return layout
+    low, high, to = np.searchsorted(layout.starts, moved).tolist()
+    order = np.concatenate([np.arange(low), np.arange(high, to), np.arange(low, high), np.arange(to, len(layout))])
+    return Layout(**{each.name: getattr(layout, each.name)[order] for each in fields(layout)})
+
+
 def _with_frames(layout: Layout, frames: Sequence[Frame]) -> Layout:
     """The layout with frames before their tokens."""
     if not frames:
         return layout
     before = np.array([frame.before for frame in frames], np.int64)
     sizes = np.array([len(frame.ids) for frame in frames], np.int64)
-    ranks = np.repeat(np.searchsorted(layout.starts, before), sizes)
+    order = np.argsort(layout.starts, kind="stable")
+    ranks = np.repeat(order[np.searchsorted(layout.starts, before, sorter=order)], sizes)
     number = np.repeat(np.arange(len(frames)), sizes)
     offset = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     ids, at = np.concatenate([frame.ids for frame in frames]).astype(np.int64), before[number]

@@ -194,7 +194,9 @@ class SessionKV:
     def rewind(self, position: int) -> None:
         """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""
         self._settle()
-        keep = int(np.searchsorted(self._ends[: self._n], position, side="right"))
+        # All behind the first of them goes too: what is read last of all before a question may be old.
+        later = np.flatnonzero(self._ends[: self._n] > position)
+        keep = int(later[0]) if len(later) else self._n
         gone = self._slot[keep : self._n]
         self._free[gone] = True
         self._rank_of_slot[gone] = -1

@@ -22,6 +22,7 @@ from mc_core.models.words import Words
 
 Ids = NDArray[np.int32]
 ENDS = re.compile(rb"[.!?\n]")
+ASKS = re.compile(rb"(\?|\xd8\x9f|\xef\xbc\x9f)[\"')\]]*\s*$")
 STOPS = re.compile(rb"[.!?][\"')\]]*\s*$|\n\s*\n")
 SEAM = -1
 """Among the parts of a text: they are tokenized apart here, with nothing between them."""
@@ -175,10 +176,10 @@ class Tokenizer:
 
         fold: one id for all tokens whose text differs in case and outer space alone, -1 for control tokens, blank ones
         and ids without a token. ends: full stop, ! or ?, a line break, or a control token. stops: full stop, ! or ?
-        with what closes behind it, or a blank line.
+        with what closes behind it, or a blank line. asks: question mark, also of other scripts, likewise.
         """
         fold = np.full(size, -1, np.int32)
-        ends, stops, digits = (np.zeros(size, np.bool_) for _ in range(3))
+        ends, stops, digits, asks = (np.zeros(size, np.bool_) for _ in range(4))
         first = dict[bytes, int]()
         for token in range(min(size, self.vocab_size)):
             data, control = self.token_bytes(token), token in self.control_ids
@@ -188,7 +189,8 @@ class Tokenizer:
             ends[token] = control or ENDS.search(data) is not None
             stops[token] = STOPS.search(data) is not None
             digits[token] = data.strip().isdigit()
-        return Words(fold, ends, stops, digits)
+            asks[token] = ASKS.search(data) is not None
+        return Words(fold, ends, stops, digits, asks)
 
     def _fitting(self, ids: Sequence[int] | Ids) -> Ids:
         """The ids as an array; ConfigError for one that the model has not."""

@@ -112,7 +112,7 @@ class SessionFactory:
 
     def _excerpts(self) -> Excerpts | None:
         format = self.bundle.frames
-        return None if format is None else Excerpts(format, self.bundle.words.stops, self.focus.block_size)
+        return None if format is None else Excerpts(format, self.bundle.words, self.focus.block_size)
 
     def _with_budget(self, budget: int | None) -> FocusConfig:
         if budget is None or budget == self.focus.budget:

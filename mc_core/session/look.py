@@ -76,6 +76,7 @@ def shown(session: Session, room: int) -> dict[str, Any]:
         "utilization": wc.utilization,
         "swap_rate": report.swap_rate if report else 0.0,
         "framed": excerpt.framed,
+        "read_last": None if excerpt.moved is None else [excerpt.moved.start, excerpt.moved.end],
         "pins": [list(pin) for pin in chosen(session)],
         "pin_room": room_left(session),
         "entries": entries,

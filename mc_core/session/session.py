@@ -36,6 +36,8 @@ from mc_core.tree.tree import MegaContextTree
 __all__ = ["QUESTION_TOKENS", "Session"]
 Ids = NDArray[np.int32]
 logger = logging.getLogger(__name__)
+LONGEST_QUESTION = 32
+"""Tokens, no more than a block: what is said before them may be what a later question asks for."""
 
 
 @dataclass
@@ -229,7 +231,7 @@ class Session:
         """What the model reads of the working context, with at most ``room`` tokens of frames."""
         if self.excerpts is None:
             return Excerpt()
-        return self.excerpts.of(self.wc, room, self.sources, self.refocuser.asked)
+        return self.excerpts.of(self.wc, room, self.sources, self.refocuser.asked, self.refocuser.best)
 
     def acknowledge(self) -> None:
         """The store has the session as it is now."""
@@ -434,7 +436,15 @@ class Session:
             leads=tuple(leads),
             own_from=asked.start,
             lines=asked.lines,
+            asked_before=self._asked_before(),
         )
+
+    def _asked_before(self) -> NDArray[np.int64]:
+        """Blocks of the user's questions."""
+        if self.excerpts is None:
+            return np.empty(0, np.int64)
+        first, last = (self.excerpts.messages.questions(LONGEST_QUESTION) - (0, 1)).T // self.block_size
+        return np.unique(np.concatenate([first, last]))
 
     def _embed(self, ids: NDArray[np.int32]) -> Tensor:
         return self.tree.embed(torch.from_numpy(ids.astype(np.int64)).to(self.tree.config.device))

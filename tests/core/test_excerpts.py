@@ -13,6 +13,7 @@ from mc_core.context.excerpts import Excerpt, Excerpts, Frame, within
 from mc_core.context.reading_format import MessageKind, ReadingFormat
 from mc_core.context.sources import UNTITLED, About, Sources
 from mc_core.context.working_context import Edit, Plan, WorkingContext
+from mc_core.models.words import Words
 
 BEGIN, OPEN, CLOSE, LINE, INTRODUCTION, GAP, TITLES = 1, 2, 3, 13, 40, 41, 50
 ROLES = (10, 11, 12)
@@ -41,6 +42,9 @@ BLOCK = 4
 STOPS = np.arange(4096) % 7 == 3
 """Every seventh token of content ends a sentence."""
 STOPS[:CONTENT] = False
+ASKS = STOPS & (np.arange(4096) % 2 == 0)
+NONE = np.zeros(4096, bool)
+WORDS = Words(np.arange(4096, dtype=np.int32), STOPS, STOPS, NONE, ASKS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def context_of(talk: Talk, raw: np.ndarray) -> WorkingContext:
 
 
 def excerpts_of(talk: Talk) -> Excerpts:
-    excerpts = Excerpts(FORMAT, STOPS, BLOCK)
+    excerpts = Excerpts(FORMAT, WORDS, BLOCK)
     excerpts.append(talk.history)
     return excerpts
 
@@ -102,10 +106,22 @@ def raw_tokens(wc: WorkingContext) -> list[int]:
     return [at for start, end in zip(wc.starts()[raw], wc.ends()[raw], strict=True) for at in range(start, end)]
 
 
+def order_of(wc: WorkingContext, excerpt: Excerpt) -> list[int]:
+    """The tokens of the history as they are read."""
+    tokens = [at for at in raw_tokens(wc) if excerpt.shows(at, at + 1)]
+    if excerpt.moved is None:
+        return tokens
+    start, end, before = excerpt.moved
+    place = list(range(start, end))
+    others = [at for at in tokens if at not in place]
+    to = others.index(before)
+    return [*others[:to], *place, *others[to:]]
+
+
 def read_of(talk: Talk, wc: WorkingContext, excerpt: Excerpt) -> list[int]:
     """What the model reads."""
     before = {frame.before: frame.ids.tolist() for frame in excerpt.frames}
-    tokens = [at for at in raw_tokens(wc) if excerpt.shows(at, at + 1)]
+    tokens = order_of(wc, excerpt)
     return [one for at in tokens for one in (*before.get(at, []), int(talk.history[at]))]
 
 
@@ -120,7 +136,8 @@ def test_what_is_shown_reads_as_a_conversation(talk: Talk, data: st.DataObject) 
     """Every content stands in a message of its own kind, opened and closed once, and gaps tell what is left out."""
     wc = context_of(talk, some_blocks(data, talk))
     asked = None if data.draw(st.booleans()) else np.flatnonzero(some_blocks(data, talk))
-    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20, talk.sources, asked))
+    best = data.draw(st.none() | st.sampled_from(np.unique(np.array(raw_tokens(wc)) // BLOCK).tolist()))
+    read = read_of(talk, wc, excerpts_of(talk).of(wc, 1 << 20, talk.sources, asked, best))
     assert read.pop(0) == BEGIN
     titles = [UNTITLED, *(About(str(number)) for number in range(len(talk.kinds)))]
     openings = [*(kind.opening.tolist() for kind in KINDS), *(text(about).opening.tolist() for about in titles)]
@@ -209,9 +226,58 @@ def test_what_nobody_asked_for_is_read_whole_or_not_at_all(talk: Talk, data: st.
 
 @settings(deadline=None)
 @given(talks(), st.data())
+def test_the_best_place_is_read_right_before_the_question(talk: Talk, data: st.DataObject) -> None:
+    """It alone changes its place, with the sentences that it is a part of, and only if a question stands behind it and
+    something is folded away."""
+    wc = context_of(talk, some_blocks(data, talk))
+    best = data.draw(st.sampled_from(np.unique(np.array(raw_tokens(wc)) // BLOCK).tolist()))
+    excerpts = excerpts_of(talk)
+    plain, told = (excerpts.of(wc, 1 << 20, talk.sources, None, block) for block in (None, best))
+    assert plain.left_out == told.left_out
+    before, after, question = order_of(wc, plain), order_of(wc, told), users_turns(talk)[-1:]
+    block = [at for at in before if at // BLOCK == best]
+    stands = question and question[0] in before and block and (best + 1) * BLOCK <= min(question[0], wc.tail_start)
+    if told.moved is None:
+        assert before == after
+        near = stands and all(at // BLOCK <= best + 1 for at in before[: before.index(question[0])])
+        assert (
+            not stands
+            or near
+            or not wc.levels.any()
+            or wc.protection.pinned(np.arange(max(0, best - 1), best + 2)).any()
+        )
+        return
+    start, end, to = told.moved
+    assert stands
+    assert wc.levels.any()
+    assert [to] == question
+    assert set(block) <= set(range(start, end))
+    assert after[after.index(to) - 1] == end - 1
+    assert sorted(after) == before != after
+    assert [at for at in after if not start <= at < end] == [at for at in before if not start <= at < end]
+    around = [*range(start, best * BLOCK), *range((best + 1) * BLOCK, end - 1)]
+    assert not any(STOPS[talk.history[at]] for at in around)
+    assert not {OPEN} & {int(talk.history[at]) for at in (*around, end - 1) if at // BLOCK != best and at != start}
+
+
+@settings(deadline=None)
+@given(talks(), st.integers(1, 12))
+def test_questions_are_found_by_their_mark(talk: Talk, longest: int) -> None:
+    """Those of the user that end with one, as far as they are closed."""
+    told = []
+    for start in users_turns(talk):
+        closed = np.flatnonzero(talk.history[start:] == CLOSE)
+        if len(closed) and ASKS[talk.history[start + closed[0] - 1]]:
+            end = start + int(closed[0])
+            told.append([max(start, end - longest), end])
+    assert excerpts_of(talk).messages.questions(longest).tolist() == told
+
+
+@settings(deadline=None)
+@given(talks(), st.data())
 def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.DataObject) -> None:
     """Parts of any size, and cuts that are written again, lead to the same excerpt."""
-    excerpts = Excerpts(FORMAT, STOPS, BLOCK)
+    excerpts = Excerpts(FORMAT, WORDS, BLOCK)
     tokens = 0
     for size, cut in data.draw(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), max_size=8)):
         excerpts.append(talk.history[tokens : tokens + size])
@@ -225,6 +291,7 @@ def test_an_excerpt_is_the_same_however_the_history_came(talk: Talk, data: st.Da
         for excerpt in (made.of(wc, 1 << 20, talk.sources) for made in (excerpts, excerpts_of(talk)))
     ]
     assert told[0] == told[1]
+    assert excerpts.messages.questions(9).tolist() == excerpts_of(talk).messages.questions(9).tolist()
 
 
 @settings(deadline=None)
@@ -302,7 +369,7 @@ def test_a_reply_is_open_once_its_mark_stands() -> None:
         talk = Talk(ids(*history, *end), np.zeros(0), ())
         wc, whole = context_of(talk, raw[: -(-len(talk.history) // BLOCK)]), excerpts_of(talk)
         told.append([(frame.before, frame.ids.tolist()) for frame in whole.of(wc, 1 << 20).frames])
-        parts = Excerpts(FORMAT, STOPS, BLOCK)
+        parts = Excerpts(FORMAT, WORDS, BLOCK)
         for token in talk.history:
             parts.append(ids(token))
         assert [(frame.before, frame.ids.tolist()) for frame in parts.of(wc, 1 << 20).frames] == told[-1]

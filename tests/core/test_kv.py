@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kv_lab import CONFIG, FRAMES, POLICIES, K, W, edit_at_random, embed, make_model, repair
 from kv_oracle import fresh_forward
-from mc_core.context.excerpts import Excerpt, Frame
+from mc_core.context.excerpts import Excerpt, Frame, Moved
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.kv.session_kv import SessionKV, decode_step
@@ -22,12 +22,17 @@ from mc_core.kv.slab import SlabPool
 
 
 def random_excerpt(wc: WorkingContext, rng: np.random.Generator) -> Excerpt:
-    """Frames of a few random tokens before some of the raw entries, and some of these without their first tokens."""
+    """Frames of a few random tokens before some of the raw entries, some of these without their first tokens, and one
+    of them read before a later one."""
     starts = wc.starts()[wc.levels == 0]
     chosen = starts[rng.random(len(starts)) < 0.4][: FRAMES // 4].tolist()
     cut = {at: at + int(rng.integers(1, 4)) for at in chosen if rng.random() < 0.5 and at + 4 < wc.num_tokens}
     frames = [Frame(cut.get(at, at), rng.integers(0, 64, int(rng.integers(1, 5))).astype(np.int32)) for at in chosen]
-    return Excerpt(tuple(frames), tuple(cut.items()))
+    moved, rows = None, np.flatnonzero(wc.levels == 0)
+    if len(rows) > 1 and rng.random() < 0.7:
+        row, to = np.sort(rng.choice(rows, 2, replace=False)).tolist()
+        moved = Moved(int(wc.starts()[row]), int(wc.ends()[row]), int(wc.starts()[to]))
+    return Excerpt(tuple(frames), tuple(cut.items()), moved)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -55,6 +60,23 @@ def test_repair_equals_a_fresh_forward(
         edit_at_random(wc, rng)
         if wc.num_tokens < before:
             kv.rewind(wc.num_tokens)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_rewind_forgets_all_that_may_come_back_different(seed: int) -> None:
+    """What covers tokens from the cut on goes, and what has seen them; what was read before them stays."""
+    rng = np.random.default_rng(seed)
+    model = make_model("exact")
+    kv = SessionKV(model, model.pool.acquire())
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(int(rng.integers(4 * K, 12 * K)), reserve=K)
+    layout = layout_of(wc, hidden_gists=True, segment_blocks=None, excerpt=random_excerpt(wc, rng))
+    repair(kv, layout)
+    position = int(rng.integers(1, wc.num_tokens + 1))
+    kv.rewind(position)
+    seen = np.logical_and.accumulate(layout.ends <= position)
+    np.testing.assert_array_equal(kv.cached().identity, layout.identity[seen])
 
 
 @pytest.mark.parametrize("mode", ["exact", "block", "incremental"])

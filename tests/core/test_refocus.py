@@ -336,3 +336,32 @@ def test_scores_of_what_a_cut_took_are_not_carried_on() -> None:
     assert (proposal.scores.targets < -(-6_000 // K)).all()
     session.refocuser.commit(session.wc, proposal)
     assert_laws(session.wc, W - K)
+
+
+def test_the_best_find_is_the_same_while_a_turn_lasts() -> None:
+    """It is the raw block that is worth the most of what was asked for; storing a session keeps it, a reply goes on
+    with it, the next turn has its own, and a cut that takes it leaves none."""
+    session = _Session(replace(CONFIG, lens_interval=1, best_last=True))
+    ids, at, other = prose(60_000), 20_000, np.array([480, 481, 482, 483], np.int32)
+    ids[at : at + len(RARE)] = RARE
+    ids[2 * at : 2 * at + len(other)] = other
+    session.append(ids)
+    for question, fresh, best in ((RARE, True, at), (np.append(RARE[:3], other), False, at), (other, True, 2 * at)):
+        session.refocuser.commit(session.wc, session.propose(question, fresh=fresh))
+        assert session.refocuser.best == best // K
+        stored = Refocuser(session.refocuser.config, session.lens, make_allocator(session.refocuser.config))
+        stored.restore(json.loads(json.dumps(session.refocuser.snapshot())))
+        assert stored.best == session.refocuser.best
+    session.refocuser.rewind(2 * at // K)
+    assert session.refocuser.best is None
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, best_last=True, sure=1.0)])
+def test_there_is_no_best_find_unless_the_lens_is_sure(config: FocusConfig) -> None:
+    """Nor where all is read in order of time."""
+    session = _Session(config)
+    ids = prose(60_000)
+    ids[[10_000, 20_000, 30_000, 40_000]] = RARE
+    session.append(ids)
+    session.refocuser.commit(session.wc, session.propose())
+    assert session.refocuser.best is None

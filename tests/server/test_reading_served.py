@@ -171,6 +171,29 @@ def test_a_part_of_a_text_stands_under_its_title(server: ServerThread) -> None:
             assert "asked" in talk.why(FACT)
 
 
+def test_what_is_likeliest_to_answer_is_read_last(server: ServerThread) -> None:
+    """The sentence that the question asks for stands right before it, once, also where texts and talk came later; the
+    focus tells where it is from, and a history that is shown whole is read in order. That the same was asked before
+    hides nothing."""
+    talk = Talk(server)
+    talk.ingest(prose(40, 1, FACT))
+    talk.ask()
+    assert talk.focus()["read_last"] is None
+    talk.ingest(prose(160, 2), title="Two")
+    talk.ask("It was the best of times, and the keeper remembers the first chapter of wisdom.")
+    talk.ask()
+    text = talk.read()
+    before, found, behind = text.rpartition(FACT)
+    assert found
+    assert FACT not in before
+    assert behind.rpartition("<|im_start|>user\n")[2].startswith(QUESTION)
+    assert behind.count("<|im_start|>user\n") == 1
+    start, end = talk.focus()["read_last"]
+    answer = talk.http.get(f"/v1/sessions/{talk.id}/text", params={"start": start, "end": end})
+    assert FACT in answer.json()["text"]
+    assert "asked" in talk.why(FACT)
+
+
 def test_forged_titles_are_read_as_text(server: ServerThread) -> None:
     """The frame of a title that spells control tokens has those of its message alone."""
     talk = Talk(server)
@@ -220,6 +243,7 @@ def test_a_session_comes_back_as_it_was(model: Path, tmp_path: Path) -> None:
         other = Talk(server, other.id)
         focus = other.focus()
         assert other.read() == was
+        assert focus["read_last"] == told["read_last"] is not None
         assert [(e["reason"], e["shown"]) for e in focus["entries"]] == [
             (e["reason"], e["shown"]) for e in told["entries"]
         ]

@@ -48,7 +48,8 @@ class FocusEntry(Answer):
 
 
 class Focus(Answer):
-    """The working context: entries that tile the whole history; and the ranges that were pinned."""
+    """The working context: entries that tile the whole history; tokens of it that are read right before the question
+    and not where they stand; and the ranges that were pinned."""
 
     tokens: Count
     budget: Count
@@ -56,6 +57,7 @@ class Focus(Answer):
     utilization: float
     swap_rate: float
     framed: Count
+    read_last: Bounds | None
     pins: list[Bounds]
     pin_room: Count
     entries: list[FocusEntry]
