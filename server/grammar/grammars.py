@@ -53,7 +53,12 @@ class Grammars:
     def of_calls(
         self, use: ToolUse, syntax: CallSyntax, tags: tuple[str, ...], form: JsonForm | None
     ) -> GrammarConstraint | None:
-        """None where the reply is free to say anything. ApiError 400 names the tool whose schema can't be enforced."""
+        """None where the reply is free to say anything. ApiError 400 names the tool whose schema can't be enforced, or
+        is too large to be told to a model."""
+        for tool in use.tools:
+            _check_size(tool.parameters or {}, tool.param)
+        if not use.callable:
+            return None if form is None else self.of_json(form)
         enforced = use.demanded
         if not enforced and form is None and not any(tool.strict for tool in use.callable):
             return None
@@ -107,9 +112,9 @@ def _check_size(schema: Schema, param: str) -> None:
     except RecursionError:
         size = MAX_SCHEMA + 1
     if size > MAX_SCHEMA:
-        raise _refused(f"it may have {MAX_SCHEMA} characters at most", param)
+        raise _too_large(f"have {MAX_SCHEMA:,} characters", param)
     if _depth(schema) > MAX_DEPTH:
-        raise _refused(f"it may be {MAX_DEPTH} levels deep at most", param)
+        raise _too_large(f"be {MAX_DEPTH} levels deep", param)
 
 
 def _depth(value: Any) -> int:
@@ -122,6 +127,10 @@ def _depth(value: Any) -> int:
         if depth > MAX_DEPTH:
             break
     return depth
+
+
+def _too_large(bound: str, param: str) -> ApiError:
+    return bad_request(f"the schema is too large: it may {bound} at most", param, "unsupported_schema")
 
 
 def _refused(problem: str, param: str) -> ApiError:

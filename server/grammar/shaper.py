@@ -32,8 +32,7 @@ class Shaper:
             if form is None:
                 return PLAIN
             return Shape(constraint=await asyncio.to_thread(self._grammars.of_json, form))
-        if not use.callable:
-            constraint = None if form is None else await asyncio.to_thread(self._grammars.of_json, form)
-            return Shape(use, self._syntax, constraint)
         constraint = await asyncio.to_thread(self._grammars.of_calls, use, self._syntax, self._tags, form)
+        if not use.callable:
+            return Shape(use, self._syntax, constraint)
         return Shape(use, self._syntax, constraint, self._spoken, self._tags)

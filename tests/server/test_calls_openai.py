@@ -18,6 +18,7 @@ ASK: list[Any] = [{"role": "user", "content": "Hi"}]
 AGAIN: list[Any] = [*ASK, {"role": "assistant", "content": "Hello."}, *ASK]
 SMALL: dict[str, Any] = {"model": "tiny", "max_tokens": 4, "temperature": 0}
 LOOK: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": schema("x"), "strict": True}}
+LARGE = {"type": "function", "function": {"name": "large", "parameters": {"description": "x" * 262_144}}}
 ONE_CALL: dict[str, Any] = {"tools": [LOOK], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 80}
 DONE = {"logit_bias": {str(EOS): 100}}
 FORM = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema("ü"), "strict": True}}
@@ -199,6 +200,12 @@ ROWS: list[Row] = [
     ("create", {"stream_options": {"include_usage": True}}, Refused("stream_options", "stream is true")),
     ("create", {"extra_body": {"guided_json": {}}}, Refused("guided_json", "not supported")),
     ("create", {"extra_query": {"verbose": 1}}, Refused("verbose", "query parameter")),
+    (
+        "create",
+        {"tools": [LOOK, LARGE]},
+        Refused("tools.1.function", "too large: it may have 262,144 characters at most"),
+    ),
+    ("create", {"tools": [LARGE], "tool_choice": "none"}, Refused("tools.0.function", "262,144 characters")),
     ("create", {"tools": [{"type": "web_search"}]}, Refused("tools.0.type", "web_search.* runs no tools")),
     ("create", {"tools": [LOOK, {"type": "custom", "custom": {"name": "x"}}]}, Refused("tools.1.type", "custom")),
     (
