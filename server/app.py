@@ -24,7 +24,7 @@ from server.settings import Settings
 from server.state import ServerState
 from server.telemetry.telemetry import Telemetry
 
-EXPOSED = [REPLAYED, "X-Request-ID", "Request-ID", "X-Session-ID", "Retry-After", *HEADERS]
+EXPOSED = ["ETag", REPLAYED, "X-Request-ID", "Request-ID", "X-Session-ID", "Retry-After", *HEADERS]
 """Headers of ours that pages of other origins may read."""
 
 

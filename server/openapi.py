@@ -28,13 +28,14 @@ ERRORS = {
     404: "There is no such model or session.",
     409: "The request contradicts what the session holds.",
     410: "The store lost turns of the session in a failover, though they had been acknowledged; told once.",
+    412: "The session is not as `If-Match` says: something was stored in it since.",
     413: "The body is larger than the limit.",
     415: "The body's type or coding is not supported.",
     429: "There is no room for another turn now; `Retry-After` says when to try again.",
     500: "The server failed.",
     503: "The server is shutting down, its store is away, or the session is in use elsewhere; see `Retry-After`.",
 }
-TURN_ERRORS = (400, 401, 403, 404, 410, 413, 415, 429, 500, 503)
+TURN_ERRORS = (400, 401, 403, 404, 410, 412, 413, 415, 429, 500, 503)
 
 
 class Described(Protocol):

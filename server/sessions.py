@@ -33,6 +33,7 @@ from mc_core.store import (
     TurnsLostError,
     UnknownSessionError,
 )
+from server.condition import NONE, Condition
 from server.errors import not_found, unreadable
 from server.futures import settled
 from server.live.followers import Followers
@@ -203,10 +204,12 @@ class SessionHost:
             await self._unload(slot)
 
     @asynccontextmanager
-    async def use(self, session_id: str, tenant: str) -> AsyncIterator[Lease]:
-        """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name."""
+    async def use(self, session_id: str, tenant: str, expected: Condition = NONE) -> AsyncIterator[Lease]:
+        """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name, ApiError if it
+        is not as ``expected`` when its turn has come."""
         key = (tenant, session_id)
         with self._queued(key) as slot:
+            expected.check_free(session_id, slot.users - 1)
             async with slot.lock:
                 if slot.deleting:
                     raise UnknownSessionError(session_id)
@@ -215,6 +218,7 @@ class SessionHost:
                     slot.session, source = await self._load(session_id, tenant), "restored"
                 if self._slots.get(key) is slot:
                     self._slots.move_to_end(key)
+                expected.check(session_id, slot.session.sequence)
                 try:
                     yield Lease(slot.session, source, slot)
                 except (FencedError, StoreDownError) as error:

@@ -90,6 +90,11 @@ def commit(core: EngineCore, session: Session, notes: Sequence[Note] = ()) -> Ge
     core.moved(session, "commit")
 
 
+def sequence_to_come(session: Session) -> int | None:
+    """The sequence number that the next commit gives the session; None for one that is not stored."""
+    return session.sequence + (1 if session.cut_end is None else 2) if session.durable else None
+
+
 def _write(
     core: EngineCore, session: Session, record: SessionRecord, notes: Sequence[Note] = (), beyond: Beyond = "drop"
 ) -> Generator[Work, Any, None]:

@@ -63,6 +63,7 @@ class ContextReport:
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
     provenance: Provenance | None = None
+    sequence: int | None = None
 
 
 @dataclass(frozen=True)

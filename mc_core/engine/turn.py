@@ -87,6 +87,7 @@ class _TurnRun:
         session.append(kept[session.tokens - start :])
         session.append(turn.suffix_ids)
         visible_tokens(core, session, context)
+        context.sequence = jobs.sequence_to_come(session)
         usage = Usage(len(turn.prompt_ids), reply.count, history)
         finished = Finished(reply.reason, usage, context, reply.stop_string)
         if turn.commit_state is not None:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import Request, Response
 
 from mc_core.engine.requests import Failed
+from server.condition import etag
 from server.errors import CLIENT_CLOSED_REQUEST
 from server.state import ServerState
 from server.streaming.choice import Choice
@@ -57,4 +58,6 @@ def _told(response: Response, choices: Sequence[Choice]) -> Response:
     """Say in a header which session answers, as soon as that is known; a stream's last chunk says it too."""
     if len(choices) == 1 and (session_id := choices[0].stream.session_id) is not None:
         response.headers["X-Session-ID"] = session_id
+        if (sequence := choices[0].stream.sequence) is not None:
+            response.headers["ETag"] = etag(sequence)
     return response

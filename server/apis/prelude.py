@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
+from server.condition import NONE, Condition
 from server.errors import bad_request, not_found
 from server.protocol.common import DrawingFields
 from server.sessions import Lease
@@ -69,11 +70,13 @@ def by_messages(
     *,
     store: bool,
     shape: Shape = PLAIN,
+    expected: Condition = NONE,
 ) -> Start:
     """In the session that is named, else in the one whose history the messages continue; in none that stays without
     ``store``. shape: the reply's; ``TurnService.start`` wants it too."""
     if session_id is not None:
-        return state.host.use(session_id, tenant), state.turns.in_session(messages, shape=shape)
+        return state.host.use(session_id, tenant, expected), state.turns.in_session(messages, shape=shape)
+    expected.needs_session()
     if not store:
         return state.host.passing(tenant), state.turns.in_session(messages, shape=shape)
     return state.turns.by_messages(tenant, messages, shape=shape)

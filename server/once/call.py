@@ -112,11 +112,11 @@ class Call:
 
     def ingested(self, session: Session, digest: str, body: dict[str, Any]) -> Note:
         """The answer of an ingest, for its last commit; digest: as now known of the request."""
-        return self.note(session.id, Kept(digest, time.time(), session.id, body))
+        return self.note(session.id, Kept(digest, time.time(), session.id, session.sequence + 1, body))
 
     def _kept(self, form: Format, reader: PieceReader, finished: Finished, session_id: str, stream: bool) -> Kept:
         assert self.asked is not None
-        kept = Kept(self.asked.digest, time.time(), session_id)
+        kept = Kept(self.asked.digest, time.time(), session_id, finished.context.sequence)
         events: list[Delta | Finished] = [*self._told, finished]
         pieces = [piece for event in events for piece in pieces_of(reader, event)]
         if not stream:

@@ -12,6 +12,7 @@ import orjson
 from fastapi import Response
 
 from mc_core.notes import MAX_NOTE, Note
+from server.condition import etag
 from server.errors import ApiError
 from server.streaming.frames import Frame
 from server.streaming.runs import FramesResponse
@@ -54,12 +55,14 @@ def digest_of(*parts: bytes) -> str:
 class Kept:
     """The answer of a request that was carried out: a whole body, the frames of a stream, or a response by its id.
 
-    created: seconds since 1970. session: told as X-Session-ID. None of the three: it was too large to be kept.
+    created: seconds since 1970. session, sequence: told as X-Session-ID and ETag. None of the three: it was too large
+    to be kept.
     """
 
     digest: str
     created: float
     session: str | None = None
+    sequence: int | None = None
     body: dict[str, Any] | None = None
     frames: Sequence[Frame] | None = None
     response: str | None = None
@@ -98,6 +101,8 @@ class Kept:
         response.headers[REPLAYED] = "true"
         if self.session is not None:
             response.headers["X-Session-ID"] = self.session
+        if self.body is not None and self.sequence is not None:
+            response.headers["ETag"] = etag(self.sequence)
         return response
 
 

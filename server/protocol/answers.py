@@ -89,5 +89,6 @@ class Context(Answer):
     swap_rate: Annotated[float, Field(ge=0)]
     queue_seconds: Seconds
     prefill_seconds: Seconds
+    sequence: Count | None
     sources: list[SourcePlace] | None = None
     rest: SourceRest | None = None

@@ -34,6 +34,7 @@ class TurnStream:
         self._began = time.monotonic()
         self.first_delta: float | None = None
         self.generated = 0
+        self.sequence: int | None = None
 
     async def next(self) -> Event:
         return await self._events.get()
@@ -73,6 +74,8 @@ class TurnStream:
             self.generated += len(event.token_ids)
             if self.first_delta is None:
                 self.first_delta = time.monotonic() - self._began
+        if isinstance(event, Finished):
+            self.sequence = event.context.sequence
         if isinstance(event, Finished | Failed):
             self._over.set_result(event)
             self.started.set()

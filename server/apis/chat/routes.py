@@ -11,8 +11,10 @@ from server.apis.api import Api
 from server.apis.chat.format import ChatFormat
 from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk, ChatRequest
 from server.apis.chat.tools_protocol import json_form, tool_use
+from server.apis.condition import Expected
 from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import by_messages, check_chat, check_request, named_session
+from server.condition import NONE, Condition
 from server.errors import bad_request
 from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
@@ -34,17 +36,24 @@ async def chat_completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    expected: Expected = NONE,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
 
     async def turn(call: Call) -> Response:
-        return await _turn(body, request, state, tenant, x_session_id, call)
+        return await _turn(body, request, state, tenant, x_session_id, expected, call)
 
     return await once(state, request, tenant, idempotency_key, turn)
 
 
 async def _turn(
-    body: ChatRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+    body: ChatRequest,
+    request: Request,
+    state: ServerState,
+    tenant: str,
+    header: str | None,
+    expected: Condition,
+    call: Call,
 ) -> Response:
     call.needs_kept(body.store is not False)
     check_request(state, body)
@@ -56,7 +65,9 @@ async def _turn(
     session_id = await named_session(state, body, header, tenant)
     use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
     shape = await state.shaper.shape(use, json_form(body.response_format))
-    lease, prepare = by_messages(state, tenant, messages, session_id, store=body.store is not False, shape=shape)
+    lease, prepare = by_messages(
+        state, tenant, messages, session_id, store=body.store is not False, shape=shape, expected=expected
+    )
     completion_id, created = new_id("chatcmpl"), now()
 
     def form() -> ChatFormat:

@@ -15,8 +15,10 @@ from server.apis.answer import answer
 from server.apis.api import Api
 from server.apis.completions.format import CompletionFormat
 from server.apis.completions.protocol import CompletionRequest, TextCompletion
+from server.apis.condition import Expected
 from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import check_request, named_session
+from server.condition import NONE, Condition
 from server.errors import bad_request
 from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
@@ -43,21 +45,30 @@ async def completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    expected: Expected = NONE,
 ) -> Response:
     """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
 
     async def turns(call: Call) -> Response:
-        return await _turns(body, request, state, tenant, x_session_id, call)
+        return await _turns(body, request, state, tenant, x_session_id, expected, call)
 
     return await once(state, request, tenant, idempotency_key, turns)
 
 
 async def _turns(
-    body: CompletionRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+    body: CompletionRequest,
+    request: Request,
+    state: ServerState,
+    tenant: str,
+    header: str | None,
+    expected: Condition,
+    call: Call,
 ) -> Response:
     check_request(state, body)
     session_id = await named_session(state, body, header, tenant)
     call.needs_kept(session_id is not None)
+    if session_id is None:
+        expected.needs_session()
     _check_number(state, len(body.prompts), session_id)
     for prompt in body.prompts:
         _check_prompt(state, prompt)
@@ -66,7 +77,7 @@ async def _turns(
     state.turns.check_room(len(body.prompts))
     turns: list[tuple[TurnStream, Format]] = []
     for index, prompt in enumerate(body.prompts):
-        lease = state.host.use(session_id, tenant) if session_id is not None else state.host.passing(tenant)
+        lease = state.host.use(session_id, tenant, expected) if session_id is not None else state.host.passing(tenant)
         # Traces tell turns apart by their ids.
         turn_id = completion_id if len(body.prompts) == 1 else f"{completion_id}-{index}"
         form = partial(

@@ -18,8 +18,10 @@ from mc_core.context.sources import About
 from mc_core.notes import Note
 from mc_core.session.session import Session
 from server.apis.api import Api
+from server.apis.condition import Expected
 from server.apis.once import IdempotencyKey, address
 from server.apis.sessions.protocol import Ingested, IngestProgress, IngestText, Kind, Title
+from server.condition import NONE, Condition, etag
 from server.errors import ApiError, bad_request
 from server.front.content import is_json, media_type
 from server.front.validation import explain
@@ -41,7 +43,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
     "/v1/sessions/{session_id}/ingest",
     dependencies=[Depends(accepting)],
     response_model=Ingested,
-    responses=errors(409, 410, 413, 415),
+    responses=errors(409, 410, 412, 413, 415),
     openapi_extra=text_or(IngestText),
 )
 async def ingest(
@@ -54,6 +56,7 @@ async def ingest(
     title: Annotated[Title | None, Query()] = None,
     kind: Annotated[Kind | None, Query()] = None,
     idempotency_key: IdempotencyKey = None,
+    expected: Expected = NONE,
 ) -> Response:
     """text/plain, streamed, or JSON {"text"}. Nothing of it counts if it breaks off or is not UTF-8.
 
@@ -74,14 +77,16 @@ async def ingest(
             """The answer, now that all of the body was read."""
             return [call.ingested(session, _digest(request, read.digest()), _body(answer))] if asked else []
 
-        work = _ingest(session_id, tenant, state, request, upload, interrupt, about, partial, offset, call, kept)
+        work = _ingest(
+            session_id, tenant, state, request, upload, interrupt, about, partial, offset, expected, call, kept
+        )
         if asked is None:
-            return _json(await interrupt.run(work))
+            return _json(*await interrupt.run(work))
         return await interrupt.run(_once(call, asked, work, upload, lambda: _digest(request, read.digest())))
 
 
 async def _once(
-    call: Call, asked: Asked, work: Coroutine[Any, Any, Ingested], upload: Upload, digest: Callable[[], str]
+    call: Call, asked: Asked, work: Coroutine[Any, Any, tuple[Ingested, int]], upload: Upload, digest: Callable[[], str]
 ) -> Response:
     """What the ingest answers, or, once its body is known to be the same, answered before."""
     try:
@@ -90,7 +95,7 @@ async def _once(
             try:
                 answer = await work
                 call.count()
-                return _json(answer)
+                return _json(*answer)
             finally:
                 call.over()
         async for _ in upload.chunks():
@@ -109,8 +114,8 @@ def _body(answer: Ingested) -> dict[str, Any]:
     return answer.model_dump(mode="json", exclude_unset=True)
 
 
-def _json(answer: Ingested) -> Response:
-    return JSONResponse(_body(answer))
+def _json(answer: Ingested, sequence: int) -> Response:
+    return JSONResponse(_body(answer), headers={"ETag": etag(sequence)})
 
 
 @router.get("/v1/sessions/{session_id}/ingest")
@@ -136,11 +141,13 @@ async def _ingest(
     about: About,
     partial: bool,
     offset: int,
+    expected: Condition,
     call: Call,
     kept: Callable[[Session, Ingested], Sequence[Note]],
-) -> Ingested:
+) -> tuple[Ingested, int]:
+    """The answer, and the session's sequence number then."""
     with state.telemetry.spans.ingest() as span:
-        async with state.host.use(session_id, tenant) as lease:
+        async with state.host.use(session_id, tenant, expected) as lease:
             span.set_attribute("gen_ai.conversation.id", lease.session.id)
             lease.on_stop(interrupt.stop)
             await call.check_new()
@@ -159,7 +166,7 @@ async def _ingest(
                 span.set_attribute("mc.tokens_added", work.added)
                 state.metrics.ingested.inc(work.added)
                 state.quotas.spend(tenant, work.added)
-            answer = told()
+            answer = told(), work.session.sequence
     await state.host.leftovers.passed(work.added)
     return answer
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from server.apis.answer import answer
 from server.apis.api import Api
+from server.apis.condition import Expected
 from server.apis.messages.blocks_protocol import conversation
 from server.apis.messages.format import MessageFormat, error_body
 from server.apis.messages.named import in_named
@@ -24,6 +25,7 @@ from server.apis.messages.protocol import (
 )
 from server.apis.once import IdempotencyKey, once
 from server.apis.prelude import by_messages, check_chat, check_model, check_request, named_session
+from server.condition import NONE, Condition
 from server.errors import bad_request
 from server.grammar.grammars import JsonForm
 from server.once.call import Call
@@ -50,17 +52,24 @@ async def create_message(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    expected: Expected = NONE,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
 
     async def turn(call: Call) -> Response:
-        return await _turn(body, request, state, tenant, x_session_id, call)
+        return await _turn(body, request, state, tenant, x_session_id, expected, call)
 
     return await once(state, request, tenant, idempotency_key, turn)
 
 
 async def _turn(
-    body: MessagesRequest, request: Request, state: ServerState, tenant: str, header: str | None, call: Call
+    body: MessagesRequest,
+    request: Request,
+    state: ServerState,
+    tenant: str,
+    header: str | None,
+    expected: Condition,
+    call: Call,
 ) -> Response:
     call.needs_kept(body.store is not False)
     check_request(state, body)
@@ -68,7 +77,9 @@ async def _turn(
     told, sampling = _conversation(body), body.params(state.sampling)
     session_id = await named_session(state, body, header, tenant)
     shape = await _shape(state, body)
-    lease, prepare = by_messages(state, tenant, told, session_id, store=body.store is not False, shape=shape)
+    lease, prepare = by_messages(
+        state, tenant, told, session_id, store=body.store is not False, shape=shape, expected=expected
+    )
     if session_id is not None:
         prepare = in_named(state, told, shape)
     message_id = new_id("msg")

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from server.apis.api import Api
+from server.apis.condition import Expected
 from server.apis.once import IdempotencyKey, once
 from server.apis.responses.lists import Order, page
 from server.apis.responses.lists_protocol import ItemList
@@ -18,6 +19,7 @@ from server.apis.responses.protocol import (
     ResponseRequest,
 )
 from server.apis.responses.service import Responses
+from server.condition import NONE
 from server.errors import bad_request
 from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
@@ -48,11 +50,12 @@ async def create_response(
     service: Service,
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    expected: Expected = NONE,
 ) -> Response:
     """A turn: behind an earlier response, in a conversation, or in the session whose history the input continues."""
 
     async def turn(call: Call) -> Response:
-        return await service.create(request, body, x_session_id, call)
+        return await service.create(request, body, x_session_id, expected, call)
 
     async def again(id: str) -> Response:
         return await service.show(id, stream=body.stream, after=None)

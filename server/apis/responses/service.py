@@ -23,6 +23,7 @@ from server.apis.responses.recording import Recording
 from server.apis.responses.start import AfterResponse, Behind, Matched, Start, Unfinished
 from server.apis.responses.stored import GONE, Stored, Unread, find
 from server.apis.responses.tools_protocol import tool_use
+from server.condition import Condition
 from server.errors import bad_request, not_found, to_api_error
 from server.futures import settled
 from server.once.call import Call
@@ -46,7 +47,9 @@ class Responses:
 
     # -- begin -----------------------------------------------------------------------------------------------
 
-    async def create(self, request: Request, body: ResponseRequest, header: str | None, call: Call) -> Response:
+    async def create(
+        self, request: Request, body: ResponseRequest, header: str | None, expected: Condition, call: Call
+    ) -> Response:
         """Answer a new response: whole, streamed, or in the background."""
         state = self.state
         call.needs_kept(body.store is not False)
@@ -57,7 +60,7 @@ class Responses:
             raise bad_request("the last item must not be the assistant's", "input")
         id = f"resp_{secrets.token_hex(16)}"
         shape = await self._shape(body, id)
-        start = await self._start(body, messages, header, shape)
+        start = await self._start(body, messages, header, shape, expected)
         told = head(body, id, body.params(state.sampling), body.conversation_id)
         recording = Recording(told, listed(body.input, id.removeprefix("resp_")), state.bundle.tokenizer, shape)
         if body.background:
@@ -74,20 +77,27 @@ class Responses:
         return dataclasses.replace(shape, key=id.removeprefix("resp_")[:16])
 
     async def _start(
-        self, body: ResponseRequest, messages: Sequence[Message], header: str | None, shape: Shape
+        self,
+        body: ResponseRequest,
+        messages: Sequence[Message],
+        header: str | None,
+        shape: Shape,
+        expected: Condition,
     ) -> Start:
         state, host = self.state, self.state.host
         keep = body.store is not False
         if body.previous_response_id is not None:
+            expected.needs_session()
             if header is not None:
                 raise bad_request("give previous_response_id or X-Session-ID, not both", "previous_response_id")
             return await AfterResponse.of(state, self.tenant, body.previous_response_id, messages, keep=keep)
         if body.conversation_id is not None:
             await host.known(body.conversation_id, self.tenant)
-            return Behind(host.use(body.conversation_id, self.tenant), messages)
+            return Behind(host.use(body.conversation_id, self.tenant, expected), messages)
         session_id = await named_session(state, body, header, self.tenant)
         if session_id is not None:
-            return Behind(host.use(session_id, self.tenant), messages, repeated=True)
+            return Behind(host.use(session_id, self.tenant, expected), messages, repeated=True)
+        expected.needs_session()
         return Matched.of(state, self.tenant, messages, shape) if keep else Behind(host.passing(self.tenant), messages)
 
     def _turn(self, body: ResponseRequest, start: Start, recording: Recording, call: Call) -> TurnStream:

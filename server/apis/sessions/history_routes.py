@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
+from server.apis.condition import Expected
 from server.apis.sessions.format import show, summarize
 from server.apis.sessions.protocol import (
     Cancelled,
@@ -15,6 +16,7 @@ from server.apis.sessions.protocol import (
     SessionMessages,
     SessionObject,
 )
+from server.condition import NONE, etag
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request, naming
 from server.futures import settled
 from server.openapi import errors
@@ -54,22 +56,28 @@ async def messages(
     )
 
 
-@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 410, 413, 415))
-async def rewind(session_id: str, body: Rewind, state: State, tenant: Tenant) -> Rewound:
+@router.post("/{session_id}/rewind", dependencies=[Depends(accepting)], responses=errors(404, 409, 410, 412, 413, 415))
+async def rewind(
+    session_id: str, body: Rewind, state: State, tenant: Tenant, response: Response, expected: Expected = NONE
+) -> Rewound:
     """Cut the history back to ``position`` tokens, or to what it was with the message ``message_id`` as its last."""
     if (body.position is None) == (body.message_id is None):
         raise bad_request("a rewind needs a position or a message_id, one of them", "position")
-    async with state.host.use(session_id, tenant) as lease:
+    async with state.host.use(session_id, tenant, expected) as lease:
         history = History(state.host, state.engine, lease.session)
-        return Rewound(tokens=await history.cut(await history.at(body.position, body.message_id)))
+        tokens = await history.cut(await history.at(body.position, body.message_id))
+        response.headers["ETag"] = etag(lease.session.sequence)
+        return Rewound(tokens=tokens)
 
 
-@router.post("/{session_id}/undo", dependencies=[Depends(accepting)], responses=errors(404, 409, 410))
-async def undo(session_id: str, state: State, tenant: Tenant) -> Rewound:
+@router.post("/{session_id}/undo", dependencies=[Depends(accepting)], responses=errors(404, 409, 410, 412))
+async def undo(session_id: str, state: State, tenant: Tenant, response: Response, expected: Expected = NONE) -> Rewound:
     """Take the last message of a user back, and all behind it."""
-    async with state.host.use(session_id, tenant) as lease:
+    async with state.host.use(session_id, tenant, expected) as lease:
         history = History(state.host, state.engine, lease.session)
-        return Rewound(tokens=await history.cut(await history.before_the_last_question()))
+        tokens = await history.cut(await history.before_the_last_question())
+        response.headers["ETag"] = etag(lease.session.sequence)
+        return Rewound(tokens=tokens)
 
 
 @router.post(
@@ -77,18 +85,22 @@ async def undo(session_id: str, state: State, tenant: Tenant) -> Rewound:
     status_code=201,
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(404, 410, 413, 415),
+    responses=errors(404, 409, 410, 412, 413, 415),
 )
-async def fork(session_id: str, body: Fork, state: State, tenant: Tenant) -> SessionObject:
+async def fork(
+    session_id: str, body: Fork, state: State, tenant: Tenant, response: Response, expected: Expected = NONE
+) -> SessionObject:
     """A new session that begins as this one, up to a position or a message, and then lives alone; nothing is copied but
     its messages. Without metadata it has those of this one."""
     if body.position is not None and body.message_id is not None:
         raise bad_request("a fork takes a position or a message_id, not both", "position")
-    async with state.host.use(session_id, tenant) as lease:
+    async with state.host.use(session_id, tenant, expected) as lease:
         history = History(state.host, state.engine, lease.session)
         place = await history.at(body.position, body.message_id)
         metadata = lease.session.metadata if body.metadata is None else body.metadata
-        return summarize(await history.fork(place, metadata))
+        forked = summarize(await history.fork(place, metadata))
+        response.headers["ETag"] = etag(forked.sequence)
+        return forked
 
 
 @router.post("/{session_id}/cancel", responses=errors(404))

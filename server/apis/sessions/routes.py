@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from server.apis.api import Api
+from server.apis.condition import Expected
 from server.apis.sessions.format import describe, summarize
 from server.apis.sessions.history_routes import router as history_router
 from server.apis.sessions.metadata import replace_metadata
@@ -18,6 +19,7 @@ from server.apis.sessions.protocol import (
     SessionObject,
     UpdateSession,
 )
+from server.condition import NONE, etag
 from server.errors import bad_request, naming
 from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -35,7 +37,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
     dependencies=[Depends(accepting)],
     responses=errors(413, 415),
 )
-async def create(body: CreateSession, state: State, tenant: Tenant) -> SessionObject:
+async def create(body: CreateSession, state: State, tenant: Tenant, response: Response) -> SessionObject:
     """A new session; its system prompt is read at once and never collapses."""
     if body.system is not None and state.template is None:
         raise bad_request("this model has no chat template, so there is no system prompt", "system")
@@ -47,6 +49,7 @@ async def create(body: CreateSession, state: State, tenant: Tenant) -> SessionOb
         except BaseException:
             await state.host.delete(session.id, tenant)
             raise
+    response.headers["ETag"] = etag(session.sequence)
     return describe(session)
 
 
@@ -69,11 +72,12 @@ async def list_sessions(
 
 
 @router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404))
-async def inspect(session_id: str, state: State, tenant: Tenant) -> SessionObject:
+async def inspect(session_id: str, state: State, tenant: Tenant, response: Response) -> SessionObject:
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.info(session_id, tenant)
     resident = state.host.peek(session_id, tenant)
     shown = describe(resident) if resident is not None else summarize(info)
+    response.headers["ETag"] = etag(shown.sequence)
     return shown.model_copy(update=_ingest_under_way(session_id, state, tenant))
 
 
@@ -88,11 +92,15 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
     "/{session_id}",
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(404, 410, 413, 415),
+    responses=errors(404, 409, 410, 412, 413, 415),
 )
-async def update(session_id: str, body: UpdateSession, state: State, tenant: Tenant) -> SessionObject:
+async def update(
+    session_id: str, body: UpdateSession, state: State, tenant: Tenant, response: Response, expected: Expected = NONE
+) -> SessionObject:
     """Replace the metadata."""
-    return describe(await replace_metadata(state, tenant, session_id, body.metadata))
+    session = await replace_metadata(state, tenant, session_id, body.metadata, expected)
+    response.headers["ETag"] = etag(session.sequence)
+    return describe(session)
 
 
 def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:

@@ -1,0 +1,20 @@
+"""Headers that say what a request expects of its session."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Depends, Header
+
+from server.condition import Condition
+
+
+def condition_of(
+    if_match: Annotated[str, Header(max_length=1000)] = "*",
+    x_if_busy: Annotated[Literal["wait", "reject"], Header()] = "wait",
+) -> Condition:
+    """FastAPI dependency of routes that change a session."""
+    return Condition.of(if_match, x_if_busy)
+
+
+Expected = Annotated[Condition, Depends(condition_of)]
