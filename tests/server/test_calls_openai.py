@@ -1,4 +1,4 @@
-"""A table of what programs call with the official OpenAI client: what is right comes, the rest is refused by name."""
+"""A table of chats that programs ask for with the official OpenAI client: right, or refused by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from client_rows import AAAA, SAY_A, A, Refused, Row, cases, check, schema
-from mc_core.models.tokenizer import Tokenizer
+from client_rows import AAAA, SAY_A, Refused, Row, cases, check, schema
 from support import EOS
 
 ASK: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -52,12 +51,6 @@ CALLS: dict[str, Callable[..., Any]] = {
     ),
     "helper": helper,
     "parse": lambda client, **given: client.chat.completions.parse(**{"messages": ASK, **SMALL, **given}),
-    "text": lambda client, **given: client.completions.create(**{"prompt": "Hi", **SMALL, **given}),
-    "text stream": lambda client, **given: list(
-        client.completions.create(**{"prompt": "Hi", "stream": True, **SMALL, **given})
-    ),
-    "models": lambda client, **given: client.models.list(**given),
-    "model": lambda client, **given: client.models.retrieve(**given),
 }
 
 
@@ -118,14 +111,6 @@ def logprobs(answer: Any) -> None:
     assert all(one.logprob <= one.top_logprobs[0].logprob <= 0 for one in tokens)
 
 
-def texts(*wanted: str) -> Callable[[Any], bool]:
-    return lambda answer: (
-        answer.object == "text_completion"
-        and [(one.index, one.text, one.finish_reason) for one in answer.choices]
-        == [(place, text, "length") for place, text in enumerate(wanted)]
-    )
-
-
 def not_kept(answer: Any) -> bool:
     return bool(answer.model_extra["x_megacontext"]["session_id"] is None)
 
@@ -179,14 +164,6 @@ ROWS: list[Row] = [
     ("helper", {**DONE, "stop": "zz", "stream_options": {"include_usage": True}}, said("", "stop")),
     ("helper", {"response_format": It, "max_tokens": 80, "logit_bias": {"4": 100}}, parsed),
     ("parse", {"response_format": It, "max_tokens": 80, "logit_bias": {"4": 100}}, parsed),
-    ("text", SAY_A, texts(AAAA)),
-    ("text", {**SAY_A, "prompt": ["Hi", "Ho"]}, texts(AAAA, AAAA)),
-    ("text", {**SAY_A, "prompt": [[40, 41], [42]]}, texts(AAAA, AAAA)),
-    ("text", {**SAY_A, "echo": False, "best_of": 1, "n": 1, "user": "ann", "seed": 3}, texts(AAAA)),
-    ("text", {**SAY_A, "logprobs": 1}, lambda a: a.choices[0].logprobs.tokens == ["a"] * 4),
-    ("text stream", SAY_A, lambda chunks: "".join(one.choices[0].text for one in chunks) == AAAA),
-    ("models", {}, lambda page: [(one.id, one.object) for one in page] == [("tiny", "model")]),
-    ("model", {"model": "tiny"}, lambda model: model.id == "tiny" and model.created > 0),
     # What is refused names itself.
     ("create", {"n": 2}, Refused("n", "except as 1")),
     ("create", {"reasoning_effort": "low"}, Refused("reasoning_effort", "not supported")),
@@ -230,11 +207,6 @@ ROWS: list[Row] = [
     ),
     ("create", {"response_format": {"type": "grammar"}}, Refused("response_format.type", "grammar.* json_schema")),
     ("stream", {"n": 2}, Refused("n")),
-    ("text", {"n": 2}, Refused("n")),
-    ("text", {"best_of": 3}, Refused("best_of")),
-    ("text", {"echo": True}, Refused("echo")),
-    ("text", {"suffix": "end"}, Refused("suffix")),
-    ("models", {"extra_query": {"limt": 3}}, Refused("limt")),
 ]
 
 
@@ -245,11 +217,6 @@ def test_calls(client: openai.OpenAI, roomy: str, call: str, given: dict[str, An
     check(lambda **all_of_it: CALLS[call](patient, **all_of_it), given, expected)
 
 
-def test_the_token_that_replies_are_made_of(tokenizer: Tokenizer) -> None:
-    """The tables stand on the ids of some tokens."""
-    assert [tokenizer.token_bytes(token) for token in (A, 95, 4)] == [b"a", b"}", b'"']
-
-
 def test_a_seed_draws_the_same_again(client: openai.OpenAI) -> None:
     """Two calls of one seed are equal, and another seed says something else."""
     drawn = [
@@ -258,18 +225,3 @@ def test_a_seed_draws_the_same_again(client: openai.OpenAI) -> None:
     ]
     first, again, other = (one.choices[0].message.content for one in drawn)
     assert first == again != other
-
-
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        ("/v1/nothing", "there is no GET /v1/nothing on this server"),
-        ("/chat/completions", "did you mean /v1/chat/completions"),
-    ],
-)
-def test_an_address_that_is_not_there_is_named(client: openai.OpenAI, address: str, path: str, words: str) -> None:
-    """404 in OpenAI's shape names the address, and where to find those that there are."""
-    with pytest.raises(openai.NotFoundError, match=words) as lost:
-        client.with_options(base_url=address).get(path, cast_to=object)
-    assert "/openapi.json" in lost.value.message
-    assert lost.value.code == "http_error"
