@@ -53,7 +53,8 @@ $(CLIENTS): $(STAMP)
 	@touch $@
 
 test-clients: $(CLIENTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server/test_langchain.py tests/server/test_calls_litellm.py -m '' $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/server/test_langchain.py tests/server/test_calls_litellm.py \
+	tests/server/test_embeddings.py $(ARGS)
 
 # Chromium is the system's if there is one, else Debian's (for root), else the one that playwright fetches.
 BROWSER := $(VENV)/.browser

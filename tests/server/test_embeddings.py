@@ -15,47 +15,16 @@ import numpy as np
 import openai
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer
 
 from mc_core.errors import ConfigError
 from mc_core.models.sentence_encoder import SentenceEncoder
 from server.apis.embeddings.protocol import EmbeddingList
 from server.embedder import BATCH_TOKENS, batches
 from support import ServerThread, running, settings_for, state_in, wait_until
+from tiny_encoder import POSITIONS, write_encoder
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    *"abcdefghijklmnopqrstuvwxyz",
-    *(f"##{one}" for one in "abcdefghijklmnopqrst"),
-]
 TEXTS = ["a keeper", "The lighthouse of Averby stands on a rock", "x", "größe 東京", "b" * 30 + " c d e"]
-POSITIONS = 48
-
-
-def write_encoder(folder: Path) -> Path:
-    """A BERT of random weights, the same each time, as transformers writes it."""
-    folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=32,
-        max_position_embeddings=POSITIONS,
-    )
-    BertModel(shape).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +115,19 @@ def test_the_encoder_is_listed_and_answers_by_its_name_alone(embedder: openai.Op
     assert (lost.value.code, lost.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         embedder.chat.completions.create(model="tiny-bert", messages=[{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.slow
+def test_frameworks_get_the_same_vectors(embedding_address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm and LangChain, which is told to send text, read the same vectors."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = pytest.importorskip("litellm", reason="an extra of its own: pip install '.[clients]'")
+    langchain = pytest.importorskip("langchain_openai", reason="an extra of its own: pip install '.[clients]'")
+    at = {"base_url": f"{embedding_address}/v1", "api_key": "none"}
+    told = litellm.embedding(model="openai/tiny-bert", input=TEXTS, api_base=at["base_url"], api_key="none")
+    chained = langchain.OpenAIEmbeddings(model="tiny-bert", check_embedding_ctx_length=False, **at)
+    for vectors in ([one["embedding"] for one in told.data], chained.embed_documents(TEXTS)):
+        np.testing.assert_allclose(vectors, by_transformers(folder, TEXTS), atol=2e-6)
 
 
 def test_without_an_encoder(client: openai.OpenAI) -> None:
