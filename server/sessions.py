@@ -7,10 +7,10 @@ import logging
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
 from mc_core.errors import SpanMissingError, StoreError
+from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.factory import SessionFactory
 from mc_core.session.fork import fork_record
 from mc_core.session.session import Session
@@ -34,7 +35,7 @@ from mc_core.store import (
     UnknownSessionError,
 )
 from server.condition import NONE, Condition
-from server.errors import not_found, unreadable
+from server.errors import ApiError, not_found, unreadable
 from server.futures import settled
 from server.live.followers import Followers
 from server.memory import Leftovers
@@ -49,6 +50,9 @@ REMEMBERED = 16_384
 """Sessions that left memory of which the host knows how far the store had them."""
 HAND_OVER_EVERY = 0.1
 """Seconds between two looks for sessions that nobody uses any more, while the server drains."""
+T = TypeVar("T")
+STEADY_TRIES = 8
+"""Times that a list is read again where turns end so fast that one ended while it was read."""
 EXPIRE_AT_ONCE = 50
 """Sessions deleted in one call, so that others' calls need not wait long behind it."""
 
@@ -264,6 +268,30 @@ class SessionHost:
     async def info(self, session_id: str, tenant: str) -> SessionRecord:
         """The committed record; UnknownSessionError if there is none."""
         return await settled(self.store.record(session_id, tenant))
+
+    async def steady(self, session_id: str, tenant: str, read: Callable[[], Awaitable[T]]) -> T:
+        """What ``read`` finds in the store of a session while no turn there is about to write its end anew.
+
+        Not for one who holds the session: it may have to be brought back to what it was before a server crashed.
+        """
+        for _ in range(STEADY_TRIES):
+            before = await self.info(session_id, tenant)
+            if CUT_OFF in before.state:
+                async with self.use(session_id, tenant):
+                    continue
+            try:
+                found = await read()
+            except ApiError:
+                if await self._stands(before):
+                    raise
+            else:
+                if await self._stands(before):
+                    return found
+        return await read()
+
+    async def _stands(self, record: SessionRecord) -> bool:
+        """Whether nothing was stored of a session since its record was read."""
+        return (await self.info(record.session_id, record.tenant)).sequence == record.sequence
 
     async def known(self, session_id: str, tenant: str) -> None:
         """UnknownSessionError if there is no such session; one in memory goes on though the store is away."""

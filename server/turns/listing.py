@@ -68,7 +68,10 @@ class Listing:
         messages, ends = [*self._messages, *told], [*self._ends[: len(self._messages) - 1 + len(told)], session.tokens]
         known = len(self._messages) - self._new
         digests = [""] * known + hash_chain(messages[known:], before)
-        parts = self._parts(named, len(told))
+        parts, opened = self._parts(named, len(told)), _aligned([*went.window.messages, *told], messages)
+        # The next turn cuts no further than where the open messages begin, and so loses none in front of them.
+        shut = min((at for at in opened if at is not None), default=len(messages))
+        ends[:shut] = [min(end, went.window.start) for end in ends[:shut]]
         for i, (message, old) in enumerate(zip(messages, [*self._places, *[None] * len(told)], strict=True)):
             if old is None or not _stays(old, went.keep):
                 start = places[-1].end if i else max(places[-1].end, self._start)
@@ -81,7 +84,7 @@ class Listing:
                     old = replace(place.with_id(number), parts=parts[i])
                 session.note(Listed.of(number, old, message).note())
             places.append(old)
-        window = _aligned([*went.window.messages, *told], messages, places[1:])
+        window = tuple(None if at is None else places[at + 1] for at in opened)
         Told(self._number + len(messages), places[-1], window).keep(session)
         own = [] if named is None else [i for i, place in enumerate(places[1:]) if named.owns(place.parts)]
         if named is not None and own:
@@ -97,17 +100,15 @@ class Listing:
         return [*[()] * (len(self._messages) - len(given)), *given, *[named.told()] * replies]
 
 
-def _aligned(
-    window: Sequence[Message], messages: Sequence[Message], places: Sequence[Place]
-) -> tuple[Place | None, ...]:
-    """The places of the open messages, None for one that is not in the list, as what tells of tools."""
-    found: list[Place | None] = []
+def _aligned(window: Sequence[Message], messages: Sequence[Message]) -> list[int | None]:
+    """Which of the messages the open ones are, None for one that is not in the list, as what tells of tools."""
+    found: list[int | None] = []
     at = len(messages)
     for message in reversed(window):
         listed = at > 0 and messages[at - 1] == message
         at -= listed
-        found.append(places[at] if listed else None)
-    return tuple(reversed(found))
+        found.append(at if listed else None)
+    return found[::-1]
 
 
 def _stays(place: Place | None, keep: int) -> TypeGuard[Place]:

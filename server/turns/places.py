@@ -26,11 +26,15 @@ def message_ends(
     opening = _opening(template)
     opened = len(opening) and np.array_equal(ids[-len(opening) :], opening)
     end = len(ids) - (len(opening) if opened else 0)
-    found: list[Range | None] = []
+    alone, found = [_alone(template, message) for message in messages], list[Range | None]()
     cursor = 0
-    for message, place in zip(messages[:-1], known, strict=False):
-        found.append(place if place is not None else _find(ids[:end], _alone(template, message), cursor))
-        cursor = max(cursor, found[-1][1] if found[-1] is not None else 0)
+    for number, place in zip(range(len(messages) - 1), known, strict=False):
+        if place is None and (place := _find(ids[:end], alone[number], cursor)) is not None and place[0] > cursor:
+            # Of one that is written otherwise, a later one of the same text may have been found.
+            following = _find(ids[:end], alone[number + 1], cursor)
+            place = None if following is not None and following[0] < place[0] else place
+        found.append(place)
+        cursor = max(cursor, place[1] if place is not None else 0)
     ends, begins = [end], _last_closing(ids[:end], template.suffix_ids, cursor)
     for place in reversed(found):
         ends.append(place[1] if place is not None else begins)

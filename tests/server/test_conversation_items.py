@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import random
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
+from mc_core.engine import jobs
 from redis_server import shared_redis
-from support import ServerProcess, running, settings_for, write_model
+from server.auth import OPEN_TENANT
+from support import ServerProcess, ServerThread, running, settings_for, state_in, write_model
 from test_conversation import FORGETFUL, MOVED, TEXTS
 from test_responses import WRITING
 from test_responses_tools import CALLING
@@ -266,6 +272,95 @@ def test_items_outlive_kill_nine(model_dir: Path, tmp_path: Path, kind: str) -> 
             assert client.conversations.items.retrieve(item["id"], conversation_id=id).to_dict() == item
         response = client.responses.create(conversation=id, input="Go on", **REPLY)
         assert [item["id"] for item in listed(client, id)[-1:]] == [response.output[0].id]
+
+
+@pytest.mark.slow
+def test_items_under_way_at_a_kill_are_all_there_or_none(tmp_path: Path) -> None:
+    """Killed with -9 at any moment, a conversation has the items that were acknowledged, and those under way whole or
+    not at all; with a template that writes earlier messages anew, so that what is added also cuts."""
+    model, rng = write_model(tmp_path / MODEL, template=FORGETFUL), random.Random(7)
+    id, sent, told = "", 0, list[tuple[Any, ...]]()
+    for _ in range(8):
+        with ServerProcess(model, tmp_path / "s.sqlite") as server, client_of(server.address) as client:
+            id = id or client.conversations.create().id
+            found = [said(item) for item in listed(client, id, limit=100)]
+            assert found[: len(told)] == told
+            assert len(found) in (len(told), len(told) + 6)
+            told = found
+            timer = threading.Timer(rng.uniform(0.0, 0.4), server.stop, (signal.SIGKILL,))
+            timer.start()
+            alive = True
+            while alive:
+                roles = ["user", "assistant"] * 3
+                new: list[Any] = [{"role": role, "content": f"{sent} said t {role}"} for role in roles]
+                sent += 1
+                try:
+                    client.with_options(max_retries=0).conversations.items.create(id, items=new)
+                    told += [said(item) for item in new]
+                except openai.APIConnectionError:
+                    alive = False
+            timer.join()
+    assert len(told) > 50
+
+
+def test_lists_tell_what_was_cut_by_a_turn_that_never_came(model_dir: Path, tmp_path: Path) -> None:
+    """Where a server ended between a turn's cut and the turn, lists have what stood there before anybody speaks."""
+    with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server, client_of(server.address) as client:
+        id = client.conversations.create(items=SAID).id
+        before, state = listed(client, id), state_in(server)
+        session = state.host.peek(id, OPEN_TENANT)
+        assert session is not None
+        told = httpx.get(f"{server.address}/v1/sessions/{id}").json()["tokens"]
+
+        def cut() -> Any:
+            """The engine's steps up to the store's first answer, as if the machine had stopped there."""
+            session.cut(session.tokens - 60)
+            session.append(np.arange(3, 9, dtype=np.int32))
+            return next(jobs.commit(state.engine.core, session))
+
+        state.engine.call(cut).result().future.result()
+        session.broken = True
+        page = state.store.notes(id, OPEN_TENANT, prefix="msg:").result()
+        assert len(page.notes) < 4
+        assert listed(client, id) == before
+        assert httpx.get(f"{server.address}/v1/sessions/{id}").json()["tokens"] == told
+
+
+def test_messages_of_one_text_are_told_apart(tmp_path: Path) -> None:
+    """Where a template writes a reply otherwise once another one follows, replies of the same text keep their places,
+    and none is lost from the list, whatever the next turns write anew."""
+    model = write_model(tmp_path / MODEL, template=FORGETFUL)
+    items: list[Any] = [{"role": role, "content": "What to say"} for role in ["user", "assistant"] * 3]
+    with life(model, tmp_path / "s.sqlite") as client:
+        id = client.conversations.create().id
+        for number in range(1, 4):
+            client.conversations.items.create(id, items=items)
+            client.responses.create(conversation=id, input="Hm", **REPLY)
+            assert [said(item) for item in listed(client, id)][-8:-2] == [said(item) for item in items]
+            assert len(listed(client, id)) == 8 * number
+        messages = httpx.get(f"{client.base_url!s}sessions/{id}/messages").json()["data"]
+        assert all(one["start"] < one["end"] == other["start"] for one, other in pairwise(messages))
+
+
+def test_requests_at_once_add_their_items_one_after_the_other(client: openai.OpenAI) -> None:
+    """Whatever comes at once, the items of one request stand together, and none is lost."""
+    client = client.with_options(max_retries=8)
+    id = client.conversations.create().id
+
+    def add(number: int) -> list[str]:
+        if number % 4 == 3:
+            response = client.responses.create(conversation=id, input=f"{number}", **REPLY)
+            read: Any = client.responses.input_items.list(response.id)
+            return [item.id for item in (*read, *response.output)]
+        return [item.id for item in client.conversations.items.create(id, items=SAID[1:]).data]
+
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(add, range(8)))
+    found = [item["id"] for item in listed(client, id)]
+    assert sorted(found) == sorted(id for part in parts for id in part)
+    for part in parts:
+        at = found.index(part[0])
+        assert found[at : at + len(part)] == part
 
 
 def test_tenants_see_their_own_conversations_alone(model_dir: Path, tmp_path: Path) -> None:

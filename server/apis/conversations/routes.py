@@ -69,7 +69,7 @@ async def create_items(conversation_id: str, body: CreateItems, service: Service
     return await service.append(conversation_id, body.items)
 
 
-@router.get("/{conversation_id}/items", responses=errors(404))
+@router.get("/{conversation_id}/items", responses=errors(404, 410))
 async def list_items(
     conversation_id: str,
     service: Service,
@@ -82,7 +82,7 @@ async def list_items(
     return await service.page(conversation_id, limit, order, after)
 
 
-@router.get("/{conversation_id}/items/{item_id}", response_model=ListedItem, responses=errors(404))
+@router.get("/{conversation_id}/items/{item_id}", response_model=ListedItem, responses=errors(404, 410))
 async def retrieve_item(conversation_id: str, item_id: str, service: Service, include: Includes = None) -> Any:
     """One item."""
     return await service.item(conversation_id, item_id)

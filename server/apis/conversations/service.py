@@ -65,6 +65,13 @@ class Conversations:
 
     async def page(self, id: str, limit: int, order: Order, after: str | None) -> ItemList:
         """At most ``limit`` items behind the one called ``after``; fewer where they are long."""
+        return await self.state.host.steady(id, self.tenant, lambda: self._page(id, limit, order, after))
+
+    async def item(self, id: str, item_id: str) -> dict[str, Any]:
+        """One of them; ApiError 404 if there is none."""
+        return await self.state.host.steady(id, self.tenant, lambda: self._item(id, item_id))
+
+    async def _page(self, id: str, limit: int, order: Order, after: str | None) -> ItemList:
         store, number, skipped = self.state.store, 0, after
         if after is not None:
             place = await self._find(id, after)
@@ -74,7 +81,6 @@ class Conversations:
         elif order == "desc":
             last = await newest(store, id, self.tenant)
             number = -1 if last is None else last.number
-        await self.state.host.info(id, self.tenant)
         found: list[dict[str, Any]] = []
         size = 0
         async for message in listed_from(store, id, self.tenant, number, 1 if order == "asc" else -1):
@@ -89,8 +95,7 @@ class Conversations:
             size += len(message.content or "")
         return shown(found, has_more=False)
 
-    async def item(self, id: str, item_id: str) -> dict[str, Any]:
-        """One of them; ApiError 404 if there is none."""
+    async def _item(self, id: str, item_id: str) -> dict[str, Any]:
         message = await self._find(id, item_id)
         if message is None:
             raise not_found(f"conversation {id[:200]!r} has no item {item_id[:200]!r}", "item_not_found")
@@ -100,7 +105,7 @@ class Conversations:
         """Take the last item back; ApiError 400 for one that others follow."""
         async with self.state.host.use(id, self.tenant) as lease:
             session = lease.session
-            await self.item(id, item_id)
+            await self._item(id, item_id)
             last = await newest(self.state.store, id, self.tenant)
             parts = () if last is None or last.role == "document" else parts_in(last)
             if last is None or not parts or parts[-1].id != item_id or last.place.end != session.tokens:
@@ -133,7 +138,6 @@ class Conversations:
             number = -1 if note is None else int(note.value)
         else:
             number = -1
-        await self.state.host.info(id, self.tenant)
         async for message in listed_from(store, id, self.tenant, number):
             parts = () if message.role == "document" else parts_in(message)
             if any(part.id == item_id for part in parts):

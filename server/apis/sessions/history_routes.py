@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from mc_core.notes import NotePage
+from mc_core.store import SessionRecord
 from server.apis.condition import Expected
 from server.apis.sessions.format import show, summarize
 from server.apis.sessions.protocol import (
@@ -29,7 +31,7 @@ State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
-@router.get("/{session_id}/messages", responses=errors(404))
+@router.get("/{session_id}/messages", responses=errors(404, 410))
 async def messages(
     session_id: str,
     state: State,
@@ -40,13 +42,19 @@ async def messages(
 ) -> SessionMessages:
     """The session's messages, as its turns brought them; pass ``next`` as ``after`` for the next page."""
     newest_first = order == "desc"
-    with naming("after"):
-        page = await settled(
-            state.store.notes(session_id, tenant, prefix=PREFIX, after=after, limit=limit, newest_first=newest_first)
-        )
+
+    async def read() -> tuple[NotePage, Listed | None, SessionRecord]:
+        with naming("after"):
+            page = await settled(
+                state.store.notes(
+                    session_id, tenant, prefix=PREFIX, after=after, limit=limit, newest_first=newest_first
+                )
+            )
+        return page, await newest(state.store, session_id, tenant), await state.host.info(session_id, tenant)
+
+    page, last, info = await state.host.steady(session_id, tenant, read)
     if page.corrupt:
         raise ApiError(500, f"{len(page.corrupt)} messages of this page can't be read", "server_error", "store_corrupt")
-    last, info = await newest(state.store, session_id, tenant), await state.host.info(session_id, tenant)
     complete = info.tokens == 0 if last is None else last.place.whole and last.place.end == info.tokens
     return SessionMessages(
         data=[show(Listed.read(note)) for note in page.notes],

@@ -71,10 +71,10 @@ async def list_sessions(
     return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
 
 
-@router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404))
+@router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404, 410))
 async def inspect(session_id: str, state: State, tenant: Tenant, response: Response) -> SessionObject:
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
-    info = await state.host.info(session_id, tenant)
+    info = await state.host.steady(session_id, tenant, lambda: state.host.info(session_id, tenant))
     resident = state.host.peek(session_id, tenant)
     shown = describe(resident) if resident is not None else summarize(info)
     response.headers["ETag"] = etag(shown.sequence)
