@@ -185,6 +185,44 @@ def test_answers_are_bounded_in_number_and_age(model_dir, tmp_path):
         assert not replayed("a")
 
 
+def test_a_repetition_may_go_to_another_server(model_dir):
+    """Law: another server of the same store gives the answer that the first one kept, and refuses another body; one
+    that carries the request out a moment later than another server is told so, and stores nothing."""
+    store = f"{shared_redis().url}?namespace=once-{free_port()}:"
+    with (
+        ServerThread(settings_for(model_dir, store)) as first,
+        ServerThread(settings_for(model_dir, store)) as second,
+        httpx.Client(timeout=60) as http,
+    ):
+        urls = [f"{server.address}/v1/chat/completions" for server in (first, second)]
+        answers = [http.post(url, json=ASK, headers=KEY) for url in urls]
+        assert told(answers[0]) == told(answers[1])
+        other = http.post(urls[1], json={**ASK, "seed": 5}, headers=KEY)
+        assert other.json()["error"]["code"] == "idempotency_key_reused"
+        book = state_in(second).book
+        find, found = book.find, iter([None])
+
+        async def late(tenant: str, key: str) -> object:
+            return next(found, await find(tenant, key))
+
+        book.find = late  # type: ignore[method-assign, assignment]
+        crossed = http.post(urls[1], json=ASK, headers=KEY)
+        assert (crossed.status_code, crossed.json()["error"]["code"]) == (409, "idempotency_key_answered")
+        listed = http.get(f"{second.address}/v1/sessions").json()["data"]
+        assert sum(session["tokens"] > 0 for session in listed) == 1
+
+
+def test_an_answer_that_is_too_large_is_told(http, monkeypatch):
+    """Law: where an answer could not be kept a repetition is told that it was carried out, and does nothing."""
+    monkeypatch.setattr("server.once.kept.MAX_NOTE", 300)
+    session = new_session(http)
+    body = {**ASK, "session_id": session, "logprobs": True, "top_logprobs": 20}
+    first, again = (http.post("/v1/chat/completions", json=body, headers=KEY) for _ in range(2))
+    assert first.status_code == 200
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "idempotency_answer_too_large")
+    assert tokens_of(http, session) == first.json()["x_megacontext"]["tokens"]
+
+
 def stores(tmp_path: Path) -> dict[str, str]:
     return {
         "sqlite": str(tmp_path / "s.sqlite"),
