@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mc_core.engine.jobs import sequence_to_come
 from mc_core.engine.requests import Delta, Event, Finished
 from mc_core.notes import Note
 from mc_core.session.session import Session
@@ -113,6 +114,13 @@ class Call:
     def ingested(self, session: Session, digest: str, body: dict[str, Any]) -> Note:
         """The answer of an ingest, for its last commit; digest: as now known of the request."""
         return self.note(session.id, Kept(digest, time.time(), session.id, session.sequence + 1, body))
+
+    def added(self, session: Session, body: dict[str, Any]) -> list[Note]:
+        """The answer of a request that adds to a history without a turn, for the commit that is about to come."""
+        if self.asked is None:
+            return []
+        kept = Kept(self.asked.digest, time.time(), session.id, sequence_to_come(session), body)
+        return [self.note(session.id, kept)]
 
     def _kept(self, form: Format, reader: PieceReader, finished: Finished, session_id: str, stream: bool) -> Kept:
         assert self.asked is not None

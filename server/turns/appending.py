@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.notes import Note
 from mc_core.session.session import Session
 from server.errors import ApiError
 from server.futures import settled
@@ -33,11 +34,17 @@ class Appended:
 
 
 async def append(
-    turns: TurnService, session: Session, new: Sequence[Message], named: Named | None = None, spot: Spot | None = None
+    turns: TurnService,
+    session: Session,
+    new: Sequence[Message],
+    named: Named | None = None,
+    spot: Spot | None = None,
+    notes: Callable[[], Sequence[Note]] = tuple,
 ) -> int:
     """Append messages to the history of a session that is held, and store it -> tokens of history.
 
-    named: what is new, as items. spot: the history is cut there, as one with the rest. ApiError 400 for messages that
+    named: what is new, as items. spot: the history is cut there, as one with the rest. notes: what else is stored with
+    it, once the history holds all. ApiError 400 for messages that
     the template refuses, or a system message that can't stand raw for good.
     """
     assert turns.template is not None
@@ -64,6 +71,8 @@ async def append(
         if appended.tools:
             session.chat = {**session.chat, "tools": appended.tools}
         listing.note(went, None, known[-1][0] if known else "", named)
+        for note in notes():
+            session.note(note)
 
     cut = went.keep if went.keep < session.tokens else None
     tokens = await settled(turns.engine.append(session, appended.ids, cut, went.pins, then))

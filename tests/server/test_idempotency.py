@@ -70,6 +70,20 @@ def test_a_repetition_gets_the_same_answer(http, path, body, stream):
     assert tokens_of(http, session) > tokens
 
 
+def test_items_that_are_sent_again_are_added_once(http):
+    """Law: items that are added to a conversation again under their key are there once, and are told as before."""
+    session, body = new_session(http), {"items": [{"role": "user", "content": "Hello"}]}
+    path = f"/v1/conversations/{session}/items"
+    first, again = (http.post(path, json=body, headers=KEY) for _ in range(2))
+    assert told(first) == told(again)
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    for name in ("ETag", "X-Session-ID"):
+        assert first.headers[name] == again.headers[name]
+    assert http.get(path).json()["data"] == first.json()["data"]
+    refused = http.post(path, json={"items": [{"role": "user", "content": "Ho"}]}, headers=KEY)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+
+
 def test_a_chat_without_a_session_is_found_by_its_key(http):
     """Law: a chat that names no session is not branched by its repetition."""
     first, again = (http.post("/v1/chat/completions", json=ASK, headers=KEY) for _ in range(2))

@@ -25,6 +25,13 @@ CHANGES: dict[str, Send] = {
     ),
     "patch": lambda http, id, more: http.patch(f"/v1/sessions/{id}", json={"metadata": {"a": 1}}, headers=more),
     "rewind": lambda http, id, more: http.post(f"/v1/sessions/{id}/rewind", json={"position": 3}, headers=more),
+    "items": lambda http, id, more: http.post(
+        f"/v1/conversations/{id}/items", json={"items": [{"role": "user", "content": "So"}]}, headers=more
+    ),
+    "update": lambda http, id, more: http.post(f"/v1/conversations/{id}", json={"metadata": {"a": "1"}}, headers=more),
+    "take back": lambda http, id, more: http.delete(
+        f"/v1/conversations/{id}/items/{http.get(f'/v1/conversations/{id}/items').json()['first_id']}", headers=more
+    ),
     "undo": lambda http, id, more: http.post(f"/v1/sessions/{id}/undo", headers=more),
 }
 

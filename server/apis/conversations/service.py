@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mc_core.notes import PAGE_BYTES
+from fastapi import Response
+from fastapi.responses import JSONResponse
+
+from mc_core.notes import PAGE_BYTES, Note
 from mc_core.session.session import Session
-from server.apis.conversations.format import describe, items_in, items_of, parts_in
-from server.apis.conversations.protocol import ConversationObject
+from server.apis.conversations.format import items_in, items_of, parts_in
 from server.apis.prelude import check_chat
 from server.apis.responses.items_protocol import Item, listed, messages_of
 from server.apis.responses.lists import Order, no_such_place, shown
 from server.apis.responses.lists_protocol import ItemList
 from server.apis.responses.parts import parts_given
+from server.condition import Condition, etag
 from server.errors import ApiError, bad_request, not_found
 from server.futures import settled
+from server.once.call import Call
 from server.state import ServerState
 from server.turns.appending import append
 from server.turns.history import History
@@ -42,7 +46,7 @@ class Conversations:
     def __init__(self, state: ServerState, tenant: str) -> None:
         self.state, self.tenant = state, tenant
 
-    async def create(self, items: Sequence[Item], metadata: dict[str, str]) -> ConversationObject:
+    async def create(self, items: Sequence[Item], metadata: dict[str, str]) -> Session:
         """A new session; the items are read at once."""
         host = self.state.host
         if items:
@@ -55,13 +59,16 @@ class Conversations:
             except BaseException:
                 await host.delete(session.id, self.tenant)
                 raise
-        return describe(session)
+        return session
 
-    async def append(self, id: str, items: Sequence[Item]) -> ItemList:
+    async def append(self, id: str, items: Sequence[Item], expected: Condition, call: Call) -> Response:
         """Items behind all others, without a reply -> these."""
         self._check()
-        async with self.state.host.use(id, self.tenant) as lease:
-            return shown(await self._append(lease.session, items), has_more=False)
+        async with self.state.host.use(id, self.tenant, expected) as lease:
+            await call.check_new()
+            body = await self._append(lease.session, items, call)
+            call.count()
+            return JSONResponse(body, headers={"X-Session-ID": id, "ETag": etag(lease.session.sequence)})
 
     async def page(self, id: str, limit: int, order: Order, after: str | None) -> ItemList:
         """At most ``limit`` items behind the one called ``after``; fewer where they are long."""
@@ -101,9 +108,9 @@ class Conversations:
             raise not_found(f"conversation {id[:200]!r} has no item {item_id[:200]!r}", "item_not_found")
         return next(item for item in items_in(message) if item["id"] == item_id)
 
-    async def delete(self, id: str, item_id: str) -> ConversationObject:
+    async def delete(self, id: str, item_id: str, expected: Condition) -> Session:
         """Take the last item back; ApiError 400 for one that others follow."""
-        async with self.state.host.use(id, self.tenant) as lease:
+        async with self.state.host.use(id, self.tenant, expected) as lease:
             session = lease.session
             await self._item(id, item_id)
             last = await newest(self.state.store, id, self.tenant)
@@ -111,21 +118,28 @@ class Conversations:
             if last is None or not parts or parts[-1].id != item_id or last.place.end != session.tokens:
                 raise bad_request(NOT_LAST, "item_id", "item_not_last")
             await self._take_back(session, last)
-            return describe(session)
+            return session
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         check_chat(self.state, "its conversations hold no items")
 
-    async def _append(self, session: Session, items: Sequence[Item]) -> list[dict[str, Any]]:
+    async def _append(self, session: Session, items: Sequence[Item], call: Call | None = None) -> dict[str, Any]:
+        """What is told of the items when they are stored."""
         stem, messages = secrets.token_hex(16), messages_of(items)
         parts = parts_given(listed(items, stem))
+        told = [item for message, names in zip(messages, parts, strict=True) for item in items_of(message, names)]
+        body = shown(told, has_more=False).model_dump(mode="json")
+
+        def notes() -> Sequence[Note]:
+            return () if call is None else call.added(session, body)
+
         try:
-            await append(self.state.turns, session, messages, Named(stem, parts))
+            await append(self.state.turns, session, messages, Named(stem, parts), notes=notes)
         except ApiError as error:
             raise replace(error, param="items") if error.param == "messages" else error from error
-        return [item for message, told in zip(messages, parts, strict=True) for item in items_of(message, told)]
+        return body
 
     async def _find(self, id: str, item_id: str) -> Listed | None:
         """The message that an item is a part of."""
