@@ -1,4 +1,4 @@
-"""A Redis and its replica behind one address, which leads to the one and later to the other."""
+"""Servers of Redis behind one address, which leads to the one and later to the other."""
 
 from __future__ import annotations
 
@@ -81,3 +81,30 @@ class Pair:
         self.address.close()
         self.old.stop()
         self.new.stop()
+
+
+class Refusing:
+    """Speaks as a Redis that answers every command with the same error, as one does that is loading, or no primary."""
+
+    def __init__(self, error: str) -> None:
+        self._error, self.port = f"-{error}\r\n".encode(), free_port()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        listening = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+        self.refused = 0
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while head := await reader.readline():
+                for _ in range(int(head[1:])):
+                    size = int((await reader.readline())[1:])
+                    await reader.readexactly(size + 2)
+                writer.write(self._error)
+                self.refused += 1
+        writer.close()

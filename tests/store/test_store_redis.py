@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import FencedError, LeaseHeldError, StoreDownError
-from redis_pair import Pair
+from redis_pair import Forwarder, Pair, Refusing
 from redis_server import RedisServer
 from server.stores import open_store
 from store_harness import RedisHarness, begin, fill, lapse_soon, make_gists, make_record, some_ids
@@ -421,3 +422,35 @@ def test_nothing_is_acknowledged_before_its_replicas_have_it():
     finally:
         store.close()
         pair.stop()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "READONLY You can't write against a read only replica.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "CLUSTERDOWN The cluster is down",
+        "MOVED 7 127.0.0.1:1",
+    ],
+    ids=lambda error: error.split()[0],
+)
+def test_a_redis_that_can_not_serve_is_left_for_the_one_that_can(place, error):
+    """Law: after an error of a Redis that is not, or not yet, the right one its connections are dropped, so that calls
+    that wait end well as soon as the address leads to the right one."""
+    wrong = Refusing(error)
+    address = Forwarder(wrong.port)
+    try:
+        with ThreadPoolExecutor() as pool:
+            url = f"redis://127.0.0.1:{address.port}/0?namespace={place.namespace}&patience=20"
+            opening = pool.submit(open_store, url)
+            wait_until(lambda: wrong.refused > 6)
+            assert not opening.done()
+            address.target = place.server.port
+            store = opening.result(5)
+        begin(store)
+        store.close()
+    finally:
+        address.close()
+        wrong.close()

@@ -105,20 +105,27 @@ class Link:
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Commands and their replies, errors among them. Raises one of AWAY, also where this is the wrong Redis."""
-        async with self._client.pipeline(transaction=False) as pipe:
-            # A replica would answer reads, of a past that nobody may go on from.
-            pipe.execute_command("ROLE")
-            for command in commands:
-                pipe.execute_command(*command)
-            role, *replies = await pipe.execute(raise_on_error=False)
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                # A replica would answer reads, of a past that nobody may go on from.
+                pipe.execute_command("ROLE")
+                for command in commands:
+                    pipe.execute_command(*command)
+                role, *replies = await pipe.execute(raise_on_error=False)
+        except AWAY:
+            await self._leave()
+            raise
         wrong = next((str(reply) for reply in replies if _is_wrong_node(reply)), None)
         if isinstance(role, list) and role[0] != b"master":
             wrong = f"this Redis is a {role[0].decode()}, and not the primary"
         if wrong is not None:
-            # After a failover the address leads elsewhere; the connections that there are would never learn of it.
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+            await self._leave()
             raise RedisConnectionError(wrong)
         return replies
+
+    async def _leave(self) -> None:
+        """Ask the address anew: it may lead elsewhere after a failover, of which open connections never learn."""
+        await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def failed(self, error: Exception) -> None:
         """Redis did not answer."""
