@@ -234,11 +234,11 @@ def test_a_conversation_is_a_plain_list(
     wanderer = Wanderer(random.Random(seed), calls=template == "chatml")
     with life(model, tmp_path / "s.sqlite") as client:
         id = client.conversations.create().id
-        for _ in range(12):
+        for _ in range(9):
             wanderer.act(client, id)
             wanderer.check(client, id)
     with life(model, tmp_path / "s.sqlite") as client:
-        for _ in range(6):
+        for _ in range(4):
             wanderer.check(client, id)
             wanderer.act(client, id)
         if template == "chatml":
