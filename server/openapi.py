@@ -107,6 +107,17 @@ def text_or(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {kind: {"schema": schema} for kind, schema in kinds.items()}}}
 
 
+def file_of(kind: str, what: str) -> dict[int | str, dict[str, Any]]:
+    """A success that is a file."""
+    return {200: {"description": what, "content": {kind: {"schema": {"type": "string"}}}}}
+
+
+def file_in(*kinds: str) -> dict[str, Any]:
+    """A body that is a file, which the route reads itself."""
+    schema = {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
+
+
 def operation_id(route: APIRoute) -> str:
     return route.name
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,6 +40,8 @@ from server.futures import settled
 from server.live.followers import Followers
 from server.memory import Leftovers
 from server.owner import Owner
+from server.transfer.importing import Importer
+from server.transfer.unborn import is_unborn
 
 logger = logging.getLogger(__name__)
 PRUNE_SHARE = 16
@@ -88,6 +90,18 @@ class Lease:
     def shows(self, progress: Callable[[], dict[str, Any]]) -> None:
         """What tells others how far the holder is, until it lets go."""
         self.slot.progress = progress
+
+
+@dataclass(frozen=True)
+class Importing:
+    """A place for a session that is made of an export."""
+
+    importer: Importer
+    slot: Slot
+
+    def done(self, session: Session) -> None:
+        """It is there for all from now on."""
+        self.slot.session = session
 
 
 Key = tuple[str, str]
@@ -237,6 +251,14 @@ class SessionHost:
                     if slot.session is not None and slot.session.broken:
                         await self._forget(slot)
 
+    @asynccontextmanager
+    async def importing(self, session_id: str, tenant: str) -> AsyncIterator[Importing]:
+        """Make a session of an export; who asks for one of that name meanwhile waits."""
+        with self._queued((tenant, session_id)) as slot:
+            async with slot.lock:
+                importer = Importer(self.store, self.factory, self.model, self._owner.name)
+                yield Importing(importer, slot)
+
     @contextmanager
     def _queued(self, key: Key) -> Iterator[Slot]:
         """Be counted as a user of a slot, which goes when it holds nothing for nobody."""
@@ -267,7 +289,10 @@ class SessionHost:
 
     async def info(self, session_id: str, tenant: str) -> SessionRecord:
         """The committed record; UnknownSessionError if there is none."""
-        return await settled(self.store.record(session_id, tenant))
+        record = await settled(self.store.record(session_id, tenant))
+        if is_unborn(record):
+            raise UnknownSessionError(session_id)
+        return record
 
     async def steady(self, session_id: str, tenant: str, read: Callable[[], Awaitable[T]]) -> T:
         """What ``read`` finds in the store of a session while no turn there is about to write its end anew.
@@ -299,11 +324,12 @@ class SessionHost:
             await self.info(session_id, tenant)
 
     async def list(self, tenant: str, limit: int, after: str | None, implicit: bool | None = None) -> SessionPage:
-        return await settled(self.store.list(tenant, limit, after, implicit))
+        page = await settled(self.store.list(tenant, limit, after, implicit))
+        return replace(page, sessions=tuple(info for info in page.sessions if not is_unborn(info)))
 
     async def delete(self, session_id: str, tenant: str) -> None:
         """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
-        await self.info(session_id, tenant)
+        await settled(self.store.record(session_id, tenant))
         with self._queued((tenant, session_id)) as slot:
             slot.deleting = True
             if slot.interrupt is not None:
@@ -364,11 +390,13 @@ class SessionHost:
     async def _load(self, session_id: str, tenant: str) -> Session:
         stored = await settled(self.store.open(session_id, tenant, self._owner.name))
         try:
+            if is_unborn(stored.record):
+                raise UnknownSessionError(session_id)
             self._check_whole(session_id, stored.record.sequence)
             return await asyncio.to_thread(self.factory.load, stored, self.store)
         except Exception as error:
             await settled(self.store.release(session_id, stored.fence))
-            if isinstance(error, StoreDownError | TurnsLostError):
+            if isinstance(error, StoreDownError | TurnsLostError | UnknownSessionError):
                 raise
             # Whatever it is, it is not the fault of the request that asked for the session.
             raise unreadable(session_id, error) from error
@@ -426,7 +454,7 @@ class SessionHost:
         """Delete those implicit sessions beyond the limit that were not used for longest."""
         found, after = list[tuple[float, str]](), None
         while True:
-            page = await self.list(tenant, MAX_LIST, after, implicit=True)
+            page = await settled(self.store.list(tenant, MAX_LIST, after, implicit=True))
             found += [(info.updated, info.session_id) for info in page.sessions]
             if (after := page.next) is None:
                 break

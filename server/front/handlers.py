@@ -91,11 +91,13 @@ def _no_such_address(method: str, scope: Scope) -> ApiError:
 
 
 def _methods(scope: Scope, path: str) -> list[str]:
-    """The methods that an address has."""
+    """The methods that an address has; its own where it also looks like another's pattern."""
+    names = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    told = scope["app"].openapi()["paths"].get(path)
+    if told is not None:
+        return [name for name in names if name.lower() in told]
     asked = {"type": "http", "path": path, "root_path": scope.get("root_path", ""), "headers": []}
     routes = scope["app"].router.routes
     return [
-        name
-        for name in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)
+        name for name in names if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)
     ]

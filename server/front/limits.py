@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import too_large
 from server.front.content import is_json
 
-STREAMED = "/ingest"
+STREAMED = ("/ingest", "/sessions/import")
 
 
 class BodyLimit:

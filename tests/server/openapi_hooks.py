@@ -58,6 +58,7 @@ RULES = [
     "with application/json, title and kind are fields",
     "a range is .* with start below end",
     "end must lie above start",
+    "the export (is damaged|has token|is of|is in blocks)",
     "more tokens cannot be pinned",
     "reaches beyond the history's",
     "the first .* tokens or of the system message, which always stay",

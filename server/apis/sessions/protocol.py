@@ -109,6 +109,12 @@ class SessionObject(Answer):
     ingest: IngestProgress | None = None
 
 
+class ImportedSession(SessionObject):
+    """``notes_left_out``: notes that are found in all sessions of a key, and whose names other sessions have."""
+
+    notes_left_out: Count
+
+
 class SessionList(Answer):
     """``next`` is ``after`` of the next page."""
 

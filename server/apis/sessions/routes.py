@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from server.apis.api import Api
 from server.apis.condition import Expected
+from server.apis.sessions.file_routes import router as file_router
 from server.apis.sessions.format import describe, summarize
 from server.apis.sessions.history_routes import router as history_router
 from server.apis.sessions.metadata import replace_metadata
@@ -109,4 +110,5 @@ def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[
 
 
 router.include_router(history_router)
+router.include_router(file_router)
 API = Api(router, tags={"sessions": "Histories of any length, and documents that are read into them."})
