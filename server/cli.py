@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.lazy import EvalGroup, MainGroup, ModelGroup, TrainGroup
+from server.commands.lazy import EvalGroup, MainGroup, ModelGroup, SessionsGroup, TrainGroup
 
 EVAL = "Measure memory: name suites (needle multikey .. nll stability, or all), or base for a base model alone."
 app = typer.Typer(cls=MainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -35,6 +35,15 @@ app.add_typer(model, name="model")
 @model.callback()
 def _model() -> None:
     """Models that need no hub."""
+
+
+sessions = typer.Typer(cls=SessionsGroup, no_args_is_help=True, help="Look at a server's sessions, move them.")
+app.add_typer(sessions, name="sessions")
+
+
+@sessions.callback()
+def _sessions() -> None:
+    """Look at a server's sessions, move them."""
 
 
 train = typer.Typer(cls=TrainGroup, no_args_is_help=True, help="Train models of your own.")

@@ -15,7 +15,7 @@ from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
-from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage
+from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage, SessionPage
 from .upload import AsyncSource, Progress, async_pieces
 
 T = TypeVar("T")
@@ -64,12 +64,18 @@ class AsyncMegaContext:
         """
         after: str | None = None
         while True:
-            page = await self._send(calls.list_sessions(page_size, after, implicit))
+            page = await self.session_page(page_size, after, implicit)
             for session in page.data:
                 yield session
             if page.next is None:
                 return
             after = page.next
+
+    async def session_page(
+        self, limit: int = 100, after: str | None = None, implicit: bool | None = None
+    ) -> SessionPage:
+        """One page of the list, newest first; ``after``: the page before's ``next``."""
+        return await self._send(calls.list_sessions(limit, after, implicit))
 
     async def session(self, session_id: str) -> Session:
         return await self._send(calls.get_session(session_id))
@@ -138,6 +144,23 @@ class AsyncMegaContext:
     async def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
         """Put other metadata in the place of a session's."""
         return await self._send(calls.update(session_id, metadata))
+
+    async def export(self, session_id: str) -> AsyncIterator[bytes]:
+        """All of a session as one file, in pieces; its last line has the SHA-256 of what comes before."""
+        response = await self._open(calls.export(session_id))
+        try:
+            async for piece in response.aiter_bytes():
+                yield piece
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        finally:
+            await response.aclose()
+
+    async def import_session(
+        self, source: AsyncSource, progress: Progress | None = None, *, keep_id: bool = False
+    ) -> Session:
+        """A session of an exported file; ``keep_id``: under the id that it had, else a new one."""
+        return await self._send(calls.import_session(keep_id), content=async_pieces(source, progress))
 
     async def models(self) -> list[Model]:
         return await self._send(calls.models())

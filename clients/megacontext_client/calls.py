@@ -92,6 +92,18 @@ def messages(session_id: str, limit: int, after: str | None, newest_first: bool)
     return Call("GET", f"{_session(session_id)}/messages", MessagePage.parse, params=params)
 
 
+def export(session_id: str) -> Call[None]:
+    """The file comes streamed."""
+    return Call("GET", f"{_session(session_id)}/export", lambda body: None)
+
+
+def import_session(keep_id: bool) -> Call[Session]:
+    """The file is sent beside this, streamed."""
+    headers = {"Content-Type": "application/x-ndjson"}
+    params: dict[str, str | int] = {"keep_id": "true"} if keep_id else {}
+    return Call("POST", "/v1/sessions/import", Session.parse, params=params, headers=headers)
+
+
 def models() -> Call[list[Model]]:
     return Call("GET", "/v1/models", lambda body: [Model.parse(row) for row in body["data"]])
 

@@ -16,7 +16,7 @@ from .calls import Call, Messages, TextKind
 from .errors import APIError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
-from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage
+from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage, SessionPage
 from .upload import Source, Progress, pieces
 
 T = TypeVar("T")
@@ -65,12 +65,16 @@ class MegaContext:
         """
         after: str | None = None
         while True:
-            page = self._send(calls.list_sessions(page_size, after, implicit))
+            page = self.session_page(page_size, after, implicit)
             for session in page.data:
                 yield session
             if page.next is None:
                 return
             after = page.next
+
+    def session_page(self, limit: int = 100, after: str | None = None, implicit: bool | None = None) -> SessionPage:
+        """One page of the list, newest first; ``after``: the page before's ``next``."""
+        return self._send(calls.list_sessions(limit, after, implicit))
 
     def session(self, session_id: str) -> Session:
         return self._send(calls.get_session(session_id))
@@ -139,6 +143,21 @@ class MegaContext:
     def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
         """Put other metadata in the place of a session's."""
         return self._send(calls.update(session_id, metadata))
+
+    def export(self, session_id: str) -> Iterator[bytes]:
+        """All of a session as one file, in pieces; its last line has the SHA-256 of what comes before."""
+        response = self._open(calls.export(session_id))
+        try:
+            for piece in response.iter_bytes():
+                yield piece
+        except httpx.HTTPError as error:
+            raise broken(error) from error
+        finally:
+            response.close()
+
+    def import_session(self, source: Source, progress: Progress | None = None, *, keep_id: bool = False) -> Session:
+        """A session of an exported file; ``keep_id``: under the id that it had, else a new one."""
+        return self._send(calls.import_session(keep_id), content=pieces(source, progress))
 
     def models(self) -> list[Model]:
         return self._send(calls.models())

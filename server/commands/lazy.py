@@ -47,6 +47,18 @@ class ModelGroup(LazyGroup):
     places: ClassVar[dict[str, str]] = {"fetch": "server.commands.model:fetch"}
 
 
+class SessionsGroup(LazyGroup):
+    """``megacontext sessions``."""
+
+    places: ClassVar[dict[str, str]] = {
+        "list": "server.commands.sessions:list_sessions",
+        "show": "server.commands.sessions:show",
+        "export": "server.commands.sessions:export",
+        "import": "server.commands.sessions:import_session",
+        "delete": "server.commands.sessions:delete",
+    }
+
+
 class TrainGroup(LazyGroup):
     """``megacontext train``."""
 
