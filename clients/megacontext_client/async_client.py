@@ -72,7 +72,10 @@ class AsyncMegaContext:
             after = page.next
 
     async def session_page(
-        self, limit: int = 100, after: str | None = None, implicit: bool | None = None
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        implicit: bool | None = None,
     ) -> SessionPage:
         """One page of the list, newest first; ``after``: the page before's ``next``."""
         return await self._send(calls.list_sessions(limit, after, implicit))
@@ -157,7 +160,11 @@ class AsyncMegaContext:
             await response.aclose()
 
     async def import_session(
-        self, source: AsyncSource, progress: Progress | None = None, *, keep_id: bool = False
+        self,
+        source: AsyncSource,
+        progress: Progress | None = None,
+        *,
+        keep_id: bool = False,
     ) -> Session:
         """A session of an exported file; ``keep_id``: under the id that it had, else a new one."""
         return await self._send(calls.import_session(keep_id), content=async_pieces(source, progress))

@@ -72,7 +72,12 @@ class MegaContext:
                 return
             after = page.next
 
-    def session_page(self, limit: int = 100, after: str | None = None, implicit: bool | None = None) -> SessionPage:
+    def session_page(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        implicit: bool | None = None,
+    ) -> SessionPage:
         """One page of the list, newest first; ``after``: the page before's ``next``."""
         return self._send(calls.list_sessions(limit, after, implicit))
 
@@ -155,7 +160,13 @@ class MegaContext:
         finally:
             response.close()
 
-    def import_session(self, source: Source, progress: Progress | None = None, *, keep_id: bool = False) -> Session:
+    def import_session(
+        self,
+        source: Source,
+        progress: Progress | None = None,
+        *,
+        keep_id: bool = False,
+    ) -> Session:
         """A session of an exported file; ``keep_id``: under the id that it had, else a new one."""
         return self._send(calls.import_session(keep_id), content=pieces(source, progress))
 
