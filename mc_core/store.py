@@ -122,13 +122,15 @@ class SessionRecord(SessionInfo):
 
     ``tail``: int32 [tokens % K], the ids of the open block. ``state``: JSON-able (layout, residency, counters, RNG).
     ``prefixes``: (hash, position) for each message boundary, position in tokens; the complete list each time.
-    ``fence``: the token of the lease under which the record is committed.
+    ``fence``: the token of the lease under which the record is committed. ``checksum``: the store's own, as it was
+    stored with the record; None if it had none.
     """
 
     tail: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
     state: Mapping[str, Any] = field(default_factory=dict)
     prefixes: Sequence[tuple[str, int]] = ()
     fence: int = 0
+    checksum: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,6 +37,7 @@ class MainGroup(LazyGroup):
         "ingest": "server.commands.talk:ingest",
         "settings": "server.commands.settings:settings",
         "load": "server.commands.load:load_command()",
+        "fsck": "server.commands.fsck:fsck",
         "ablate": "server.commands.lab.ablate:ablate",
     }
 

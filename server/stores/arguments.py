@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, MegaContextError
 from mc_core.store import MAX_LIST, Floats, SessionInfo, SessionRecord
+from server.stores.record_sum import record_sum, sealed
 
 MAX_RANGE = 1 << 26
 INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
@@ -23,7 +24,7 @@ Payload = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class EncodedRecord:
-    """A record made ready for a store outside any transaction: its JSON is text already."""
+    """A record made ready for a store outside any transaction: its JSON is text already, its state has a checksum."""
 
     record: SessionRecord
     metadata: str
@@ -38,7 +39,8 @@ class EncodedRecord:
                 texts.append(json.dumps(getattr(record, name), allow_nan=False))
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{name} must be JSON-able: {error}") from error
-        return cls(record, *texts)
+        metadata, state = texts
+        return cls(record, metadata, sealed(state, record_sum(record, metadata, state)))
 
     @classmethod
     def of_new(cls, record: SessionRecord) -> EncodedRecord:

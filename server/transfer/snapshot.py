@@ -43,7 +43,8 @@ def take(store: SessionStore, record: SessionRecord, note_page: int = MAX_LIST) 
             raise Moved from error
         raise
     file.seek(0)
-    return file  # type: ignore[no-any-return]
+    snapshot: IO[bytes] = file
+    return snapshot
 
 
 def _moved(store: SessionStore, record: SessionRecord) -> bool:

@@ -61,6 +61,8 @@ function commands.find_prefix(tenant, model, ...)
   return {'ok'}
 end
 
+function commands.everything() return {'ok', redis.call('HGETALL', ns .. 'owners')} end
+
 function commands.probe() return {'ok', counter('probe')} end
 
 -- A batch that its writer gave up may still lie in a socket of Redis: once a later one began, it must not run.

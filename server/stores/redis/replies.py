@@ -21,6 +21,7 @@ from mc_core.store import (
 )
 from server.stores.arguments import INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
 from server.stores.codec import RowFormat
+from server.stores.record_sum import unsealed
 from server.stores.redis.link import Reply
 
 NUMBERS = {"block_size": int, "gist_dim": int, "gist_keys": int, "key_dim": int, "tokens": int, "sequence": int}
@@ -63,12 +64,14 @@ def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
     """The whole record from a session's hash."""
     values = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
     pairs = sorted(json.loads(values["prefixes"]), key=lambda pair: pair[1])
+    state, checksum = unsealed(values["state"])
     return SessionRecord(
         **_info({name: values[name] for name in INFO_FIELDS}),
         tail=np.frombuffer(values["tail"], "<i4").astype(np.int32),
-        state=json.loads(values["state"]),
+        state=state,
         prefixes=[(str(key), int(position)) for key, position in pairs],
         fence=fence,
+        checksum=checksum,
     )
 
 
@@ -105,6 +108,14 @@ def new_fields(encoded: EncodedRecord) -> list[Any]:
 def shape_fields(info: SessionInfo) -> list[Any]:
     """What a reshape replaces, as (name, value, name, value, ...)."""
     return [part for name in SHAPE_FIELDS for part in (name, getattr(info, name))] + ["widths", _widths(info)]
+
+
+def derived_fields(flat: Sequence[bytes]) -> list[str]:
+    """Names of those fields of a session's hash that are made of others, and are not what these say."""
+    values = dict(zip(flat[::2], flat[1::2], strict=True))
+    info = info_of([values[name.encode()] for name in INFO_FIELDS])
+    right = {b"model_key": key_part(info.model), b"widths": _widths(info)}
+    return [name.decode() for name, value in right.items() if values.get(name) != value.encode()]
 
 
 def _widths(info: SessionInfo) -> str:

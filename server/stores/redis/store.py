@@ -40,6 +40,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -72,6 +73,7 @@ from server.stores.redis.notes import commit_parts, note_of, page_command, page_
 from server.stores.redis.place import Place
 from server.stores.redis.replies import (
     changing_fields,
+    derived_fields,
     info_of,
     key_part,
     new_fields,
@@ -327,6 +329,33 @@ class RedisStore:
                 return None
             position, _, session_id = found[1].decode().partition(" ")
             return PrefixMatch(session_id, keys[found[0]], int(position))
+
+        return self._calls.read(run, None)
+
+    def everything(self) -> Future[list[tuple[str, str]]]:
+        """(tenant, id) of all sessions, for who checks the whole store."""
+
+        async def run(send: reader.Send) -> list[tuple[str, str]]:
+            flat = value_of((await send([("everything", "", "")]))[0], "")[0]
+            return [
+                (unquote(tenant.decode()), name.decode()) for name, tenant in zip(flat[::2], flat[1::2], strict=True)
+            ]
+
+        return self._calls.read(run, None)
+
+    def integrity(self) -> Future[list[str]]:
+        """What is wrong with fields that the store keeps for itself; Redis checks its files when it starts."""
+
+        async def run(send: reader.Send) -> list[str]:
+            found: list[str] = []
+            flat = value_of((await send([("everything", "", "")]))[0], "")[0]
+            for name in (one.decode() for one in flat[::2]):
+                try:
+                    wrong = derived_fields(value_of((await send([("record", "", "", name, "")]))[0], name)[0])
+                except (KeyError, ValueError, StoreError, LookupError):
+                    wrong = ["record"]
+                found += [f"session {name}: the field {field} is not as it was written" for field in wrong]
+            return found
 
         return self._calls.read(run, None)
 

@@ -21,6 +21,7 @@ from mc_core.store import (
     encode_cursor,
 )
 from server.stores.arguments import INFO_FIELDS, check_limit
+from server.stores.record_sum import unsealed
 
 SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
 
@@ -86,9 +87,14 @@ def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> Ses
     """The whole committed record."""
     tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
     info = {name: getattr(row.info, name) for name in INFO_FIELDS}
-    pairs = load_prefixes(connection, row.id)
+    told, checksum = unsealed(state)
     return SessionRecord(
-        **info, tail=np.frombuffer(tail, "<i4").astype(np.int32), state=json.loads(state), prefixes=pairs, fence=fence
+        **info,
+        tail=np.frombuffer(tail, "<i4").astype(np.int32),
+        state=told,
+        prefixes=load_prefixes(connection, row.id),
+        fence=fence,
+        checksum=checksum,
     )
 
 

@@ -206,6 +206,19 @@ class SqliteStore:
         probe.add_done_callback(tell)
         return answer
 
+    def everything(self) -> Future[list[tuple[str, str]]]:
+        """(tenant, id) of all sessions, for who checks the whole store."""
+        query = "SELECT tenant, session_id FROM sessions ORDER BY id"
+        return self._read(lambda connection: connection.execute(query).fetchall(), None)
+
+    def integrity(self) -> Future[list[str]]:
+        """What SQLite finds wrong with the file itself."""
+
+        def run(connection: Connection) -> list[str]:
+            return [text for (text,) in connection.execute("PRAGMA integrity_check(20)") if text != "ok"]
+
+        return self._read(run, None)
+
     def overloaded(self) -> str | None:
         return None
 

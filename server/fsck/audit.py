@@ -1,0 +1,137 @@
+"""Reads all that a store has of a session, and tells what of it is lost or not as it was written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mc_core.errors import StoreError
+from mc_core.store import MAX_LIST, GistBatch, SessionRecord, SessionStore, SpanBatch, StoreDownError
+from server.stores.record_sum import is_sound
+from server.transfer.unborn import is_unborn
+
+logger = logging.getLogger(__name__)
+ROWS = 16_384
+"""Rows read at once."""
+Kind = Literal["store", "record", "spans", "gists", "prefixes", "notes", "import"]
+
+
+class Whole(SessionStore, Protocol):
+    """A store that tells of all of its sessions, whosever they are."""
+
+    def everything(self) -> Future[list[tuple[str, str]]]: ...
+
+    def integrity(self) -> Future[list[str]]: ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one part of a session (or, without one, of the store): ``detail`` is for people.
+
+    first: of spans, the first block that is lost. keys: of notes, those that are corrupt.
+    """
+
+    kind: Kind
+    detail: str
+    tenant: str = ""
+    session: str = ""
+    first: int = 0
+    keys: tuple[str, ...] = ()
+
+
+def audit_store(store: Whole) -> list[Finding]:
+    """What is wrong with the store itself."""
+    return [Finding("store", text) for text in store.integrity().result()]
+
+
+def audit(store: SessionStore, tenant: str, session: str) -> list[Finding]:
+    """What is wrong with a session. StoreDownError if the store can't be reached."""
+    try:
+        record = store.record(session, tenant).result()
+    except StoreDownError:
+        raise
+    except Exception as error:
+        # Whatever is in the way of reading it: a damaged record has no shape that could be relied on.
+        return [Finding("record", f"the record can't be read ({type(error).__name__})", tenant, session)]
+    if is_unborn(record):
+        return [Finding("import", "an import of it has not ended", tenant, session)]
+    found: list[Finding] = []
+    if is_sound(record) is False or bool(record.gist_keys) != bool(record.key_dim):
+        found.append(Finding("record", "the record is not as it was written", tenant, session))
+    for check in (_spans, _gists, _prefixes, _notes):
+        try:
+            found += check(store, record)
+        except StoreDownError:
+            raise
+        except Exception as error:
+            name = check.__name__.removeprefix("_")
+            found.append(Finding("record", f"its {name} can't be read ({type(error).__name__})", tenant, session))
+    return found
+
+
+def _spans(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
+    missing, corrupt, first = 0, 0, record.blocks
+    for at in range(0, record.blocks, ROWS):
+        batch: SpanBatch = store.read_span_range(record.session_id, at, min(ROWS, record.blocks - at)).result()
+        missing, corrupt = missing + len(batch.missing), corrupt + len(batch.corrupt)
+        first = min([first, *batch.missing[:1].tolist(), *batch.corrupt[:1].tolist()])
+    if missing or corrupt:
+        start = first * record.block_size
+        detail = f"{missing} of {record.blocks} blocks are missing, {corrupt} corrupt; the first is at token {start}"
+        yield Finding("spans", detail, record.tenant, record.session_id, first=first)
+
+
+def _gists(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
+    """Those of a session none of whose gists are there are not damaged: they are made when it is used next."""
+    level, there, missing, corrupt = 1, 0, 0, 0
+    while rows := record.rows(level):
+        for at in range(0, rows, ROWS):
+            batch: GistBatch = store.read_gist_range(record.session_id, level, at, min(ROWS, rows - at)).result()
+            there += len(batch.indices)
+            missing, corrupt = missing + len(batch.missing), corrupt + len(batch.corrupt)
+        level += 1
+    if corrupt or (missing and there):
+        detail = f"{missing} gists are missing, {corrupt} corrupt; they can be made anew"
+        yield Finding("gists", detail, record.tenant, record.session_id)
+
+
+def _prefixes(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
+    """Whether a plain chat finds the session by the beginnings that it holds."""
+    if not record.implicit:
+        return
+    tenant, model = record.tenant, record.model
+    hashes = [key for key, _ in record.prefixes]
+    lost = sum(store.find_prefix(tenant, model, [key]).result() is None for key in hashes)
+    if lost:
+        detail = f"{lost} of {len(hashes)} beginnings are not in the index; it can be made anew"
+        yield Finding("prefixes", detail, tenant, record.session_id)
+
+
+def _notes(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
+    after: str | None = None
+    corrupt: list[str] = []
+    astray = 0
+    while True:
+        page = store.notes(record.session_id, record.tenant, after=after, limit=MAX_LIST).result()
+        corrupt += page.corrupt
+        for note in page.notes:
+            astray += note.position > record.tokens or (note.indexed and not _found(store, record, note.key))
+        after = page.next
+        if after is None:
+            break
+    if corrupt or astray:
+        detail = f"{len(corrupt)} notes (messages, responses) are corrupt, {astray} are not where they belong"
+        yield Finding("notes", detail, record.tenant, record.session_id, keys=tuple(corrupt))
+
+
+def _found(store: SessionStore, record: SessionRecord, key: str) -> bool:
+    try:
+        found = store.find_note(record.tenant, key).result()
+    except StoreDownError:
+        raise
+    except StoreError:
+        return False
+    return found is not None and found[0] == record.session_id

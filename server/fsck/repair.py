@@ -1,0 +1,100 @@
+"""Mends a session with what is sound of it; nothing is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mc_core.context.sources import Sources
+from mc_core.context.working_context import WorkingContext
+from mc_core.session.cut_end import CUT_OFF
+from mc_core.store import SessionRecord, SessionStore
+from server.fsck.audit import Finding
+
+OWNER = "megacontext fsck"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be lost for good. cut: the history from its first lost block on. drop_notes: corrupt notes."""
+
+    cut: bool = False
+    drop_notes: bool = False
+
+
+def repair(store: SessionStore, finding: Finding, allowed: Allowed) -> str | None:
+    """What was done; None if nothing can be, or it is not allowed. LeaseHeldError while a server has the session."""
+    tenant, session = finding.tenant, finding.session
+    match finding.kind:
+        case "import":
+            store.open(session, tenant, OWNER).result()
+            store.delete(session, tenant).result()
+            return "deleted what the import left"
+        case "gists":
+            return _with_lease(store, finding, _drop_gists)
+        case "prefixes":
+            return _with_lease(store, finding, _index_anew)
+        case "spans" if allowed.cut:
+            return _with_lease(store, finding, _cut)
+        case "notes" if allowed.drop_notes and finding.keys:
+            for key in finding.keys:
+                store.delete_note(session, tenant, key).result()
+            return f"deleted {len(finding.keys)} corrupt notes"
+    return None
+
+
+def _with_lease(store: SessionStore, finding: Finding, mend: Any) -> str:
+    opened = store.open(finding.session, finding.tenant, OWNER).result()
+    try:
+        done: str = mend(store, opened.record, finding)
+        return done
+    finally:
+        store.release(finding.session, opened.fence).result()
+
+
+def _drop_gists(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
+    shape = {name: getattr(record, name) for name in ("gist_dim", "gist_dtype", "gist_keys", "key_dim")}
+    store.reshape(record.session_id, record.fence, **shape).result()
+    return "dropped its gists and lens keys; they are made of its tokens when it is used next"
+
+
+def _index_anew(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
+    store.commit(replace(record, prefixes=())).result()
+    store.commit(record).result()
+    return "indexed its beginnings anew"
+
+
+def _cut(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
+    tokens = finding.first * record.block_size
+    store.commit(
+        replace(
+            record,
+            tokens=tokens,
+            tail=np.empty(0, np.int32),
+            state=_state_at(record.state, tokens),
+            prefixes=tuple((key, at) for key, at in record.prefixes if at <= tokens),
+        )
+    ).result()
+    return f"cut its history from {record.tokens} to {tokens} tokens"
+
+
+def _state_at(state: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """The state of a session that was rewound by nobody: as coarse as can be, its messages as the store lists them."""
+    before = WorkingContext.restore(state["context"])
+    pins = [(start, min(end, tokens)) for start, end in before.protection.pins if start < tokens]
+    wc = WorkingContext(before.block_size, before.budget, before.recent_tokens, pins, before.gist_cost)
+    wc.cover(tokens)
+    allocator = {name: state["allocator"][name] for name in ("kind", "plans") if name in state["allocator"]}
+    kept = {name: value for name, value in state.items() if name != CUT_OFF}
+    sources = Sources.of_json(state.get("sources", ())).cut(tokens).json()
+    return {
+        **kept,
+        "context": wc.snapshot(),
+        "allocator": {**allocator, "arms": {}, "opened": []},
+        "chat": {},
+        "ingest_cut": None,
+        "sources": sources,
+    }

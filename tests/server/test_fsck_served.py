@@ -1,0 +1,65 @@
+"""What megacontext fsck mended is served again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import httpx
+from typer.testing import CliRunner
+
+from server.cli import app
+from support import PROSE, running, settings_for
+
+RUNNER = CliRunner()
+
+
+def damage(store: Path, query: str) -> None:
+    connection = sqlite3.connect(store)
+    with connection:
+        assert connection.execute(query).rowcount > 0
+    connection.close()
+
+
+def fsck(store: Path, *options: str) -> tuple[int, list[str]]:
+    done = RUNNER.invoke(app, ["fsck", str(store), "--json", *options])
+    return done.exit_code, [one["kind"] for one in json.loads(done.stdout)["findings"]]
+
+
+def test_a_mended_session_goes_on(model_dir: Path, tmp_path: Path) -> None:
+    """Law: gists that fsck dropped are made anew and change no reply; a history that it cut goes on where it ends."""
+    store = tmp_path / "s.sqlite"
+    ask = {"model": "tiny", "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": "Who?"}]}
+
+    def asked(http: httpx.Client, session: str) -> str:
+        answer = http.post("/v1/chat/completions", json={**ask, "session_id": session})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    def made(http: httpx.Client) -> str:
+        session = str(http.post("/v1/sessions", json={"system": "You keep the light."}).json()["id"])
+        http.post(f"/v1/sessions/{session}/ingest", json={"text": " ".join(PROSE) * 4})
+        asked(http, session)
+        return session
+
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        session, whole = made(http), made(http)
+        expected = asked(http, whole)
+    assert fsck(store) == (0, [])
+    damage(store, "DELETE FROM rows WHERE (key >> 32) & 15 = 1 AND key & 4294967295 = 9")
+    assert fsck(store) == (1, ["gists", "gists"])
+    assert fsck(store, "--repair") == (0, ["gists", "gists"])
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        assert asked(http, session) == expected
+        tokens = http.get(f"/v1/sessions/{session}").json()["tokens"]
+    assert fsck(store) == (0, [])
+    damage(store, "UPDATE rows SET data = zeroblob(length(data)) WHERE (key >> 32) & 15 = 0 AND key & 4294967295 = 20")
+    assert fsck(store, "--repair", "--session", session) == (1, ["spans"])
+    assert fsck(store, "--repair", "--cut", "--session", session) == (0, ["spans"])
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        assert http.get(f"/v1/sessions/{session}").json()["tokens"] == 640 < tokens
+        assert asked(http, session)
+        assert http.get(f"/v1/sessions/{session}/export").status_code == 200
+        error = http.get(f"/v1/sessions/{whole}/export")
+        assert (error.status_code, error.json()["error"]["code"]) == (500, "session_damaged")
