@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -22,9 +22,9 @@ Kind = Literal["store", "record", "spans", "gists", "prefixes", "notes", "import
 class Whole(SessionStore, Protocol):
     """A store that tells of all of its sessions, whosever they are."""
 
-    def everything(self) -> Future[list[tuple[str, str]]]: ...
+    def everything(self) -> Future[Sequence[tuple[str, str]]]: ...
 
-    def integrity(self) -> Future[list[str]]: ...
+    def integrity(self) -> Future[Sequence[str]]: ...
 
 
 @dataclass(frozen=True)

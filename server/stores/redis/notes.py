@@ -56,4 +56,6 @@ def note_of(columns: Sequence[Any] | None) -> Note | None:
 
 def _note_of(columns: Sequence[Any]) -> Note | None:
     key, position, _, flag, value = columns
+    if flag not in (b"0", b"1"):
+        return None
     return decode_note(key.decode(), int(position), flag == b"1", value)

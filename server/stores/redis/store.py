@@ -332,10 +332,10 @@ class RedisStore:
 
         return self._calls.read(run, None)
 
-    def everything(self) -> Future[list[tuple[str, str]]]:
+    def everything(self) -> Future[Sequence[tuple[str, str]]]:
         """(tenant, id) of all sessions, for who checks the whole store."""
 
-        async def run(send: reader.Send) -> list[tuple[str, str]]:
+        async def run(send: reader.Send) -> Sequence[tuple[str, str]]:
             flat = value_of((await send([("everything", "", "")]))[0], "")[0]
             return [
                 (unquote(tenant.decode()), name.decode()) for name, tenant in zip(flat[::2], flat[1::2], strict=True)
@@ -343,11 +343,11 @@ class RedisStore:
 
         return self._calls.read(run, None)
 
-    def integrity(self) -> Future[list[str]]:
+    def integrity(self) -> Future[Sequence[str]]:
         """What is wrong with fields that the store keeps for itself; Redis checks its files when it starts."""
 
-        async def run(send: reader.Send) -> list[str]:
-            found: list[str] = []
+        async def run(send: reader.Send) -> Sequence[str]:
+            found = []
             flat = value_of((await send([("everything", "", "")]))[0], "")[0]
             for name in (one.decode() for one in flat[::2]):
                 try:

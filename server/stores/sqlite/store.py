@@ -206,15 +206,15 @@ class SqliteStore:
         probe.add_done_callback(tell)
         return answer
 
-    def everything(self) -> Future[list[tuple[str, str]]]:
+    def everything(self) -> Future[Sequence[tuple[str, str]]]:
         """(tenant, id) of all sessions, for who checks the whole store."""
         query = "SELECT tenant, session_id FROM sessions ORDER BY id"
         return self._read(lambda connection: connection.execute(query).fetchall(), None)
 
-    def integrity(self) -> Future[list[str]]:
+    def integrity(self) -> Future[Sequence[str]]:
         """What SQLite finds wrong with the file itself."""
 
-        def run(connection: Connection) -> list[str]:
+        def run(connection: Connection) -> Sequence[str]:
             return [text for (text,) in connection.execute("PRAGMA integrity_check(20)") if text != "ok"]
 
         return self._read(run, None)
