@@ -150,9 +150,20 @@ def test_two_servers_of_one_name_part(model_dir, place):
     with running(twin) as first:
         session = new_session(first)
         with running(twin) as second:
-            wait_until(lambda: turn(first, session).status_code == 200 and turn(second, session).status_code == 503)
-            assert turn(first, session).status_code == 200
-            assert turn(second, new_session(second)).status_code == 200
+
+            def answers(asked: str) -> list[int]:
+                return [turn(server, asked).status_code for server in (first, second)]
+
+            # Whoever had it when they parted keeps it; until then each takes it from the other.
+            wait_until(lambda: sorted(answers(session)) == [200, 503])
+            kept = answers(session)
+            assert sorted(kept) == [200, 503]
+            assert kept == answers(session)
+            for owner in (first, second):
+                own = new_session(owner)
+                assert turn(owner, own).status_code == 200
+                assert sorted(answers(own)) == [200, 503]
+                assert turn(owner, own).status_code == 200
 
 
 def test_a_stop_hands_over_at_once(model_dir, place):
