@@ -83,7 +83,7 @@ class Excerpts:
 
     def __init__(self, format: ReadingFormat, words: Words, block_size: int) -> None:
         self.format, self._size = format, block_size
-        self.messages = MessageIndex(format, words.asks)
+        self.messages = MessageIndex(format, words)
         self.sentences = SentenceIndex(words.stops, block_size)
 
     @property

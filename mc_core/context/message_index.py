@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.context.reading_format import TEXT, Ids, ReadingFormat
+from mc_core.models.words import Words
 
 Ranges = NDArray[np.int64]
+LONGEST_QUESTION = 32
+"""Tokens, no more than a block: what is said before them may be what a later question asks for."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class _Pattern:
 class MessageIndex:
     """Where the messages of one history begin and end, as their control tokens tell."""
 
-    def __init__(self, format: ReadingFormat, asks: NDArray[np.bool_]) -> None:
-        """asks [vocabulary]: token ids that end a question."""
-        self.format, self._ends_question = format, asks
+    def __init__(self, format: ReadingFormat, words: Words | None = None) -> None:
+        """words: of the vocabulary; without them no message is known for a question."""
+        self.format, self._words = format, words
         self._patterns = [
             _Pattern(tokens, mark, number, opens)
             for number, kind in enumerate(format.kinds)
@@ -63,12 +66,12 @@ class MessageIndex:
         self._longest = max(len(pattern.tokens) for pattern in self._patterns)
         self.tokens = 0
         self._held = np.empty(0, np.int32)  # the newest tokens: a pattern may go on in the next ones
-        self._question_before = False  # whether the token before them ends a question
         self._at = np.empty(64, np.int64)
         self._kind = np.empty(64, np.int8)
         self._opens = np.empty(64, bool)
         self._length = np.empty(64, np.int8)
-        self._asks = np.empty(64, bool)  # whether a question ends right before
+        self._asks = np.empty(64, bool)  # whether it ends a message that asks and says nothing else
+        self._noted: dict[int, bool] = {}  # the same of what is noted again after a cut
         self._count = 0
         self._unsure = 0  # 1 if the last event's own tokens may go on in the next ones
 
@@ -84,27 +87,26 @@ class MessageIndex:
         self.tokens += len(ids)
         for place in np.flatnonzero(np.isin(joined, self._first)).tolist():
             self._note(joined, start, place)
-        left = max(0, len(joined) - self.reach)
-        if left:
-            self._question_before = bool(self._ends_question[joined[left - 1]])
-        self._held = joined[left:]
+        self._held = joined[max(0, len(joined) - self.reach) :]
 
     def rewind(self, position: int, tail: Ids) -> None:
         """The history was cut at ``position``; tail: its newest tokens then, ``reach`` of them if they are known."""
         # What the cut may have shortened is noted again.
         known = position - min(self.reach, len(tail))
         row = int(np.searchsorted(self._at[: self._count], known))
-        self._question_before = bool(row < self._count and self._at[row] == known and self._asks[row])
+        again = slice(row, self._count)
+        self._noted = dict(zip(self._at[again].tolist(), self._asks[again].tolist(), strict=True))
         self._count, self._unsure = row, 0
         while self._count and self._at[self._count - 1] + self._length[self._count - 1] > position:
             self._count -= 1
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
         self.append(tail[:0])
+        self._noted = {}
 
     @property
     def reach(self) -> int:
-        """Tokens before its last one that tell where a message begins or ends."""
-        return self._longest - 1
+        """Tokens before its last one that tell where a message begins or ends, and whether it asks."""
+        return self._longest - 1 + LONGEST_QUESTION
 
     def _note(self, ids: Ids, start: int, place: int) -> None:
         at, last = start + place, self._count - 1
@@ -121,9 +123,18 @@ class MessageIndex:
                 return
             if length:
                 kind = pattern.kind if pattern.opens else self._open_kind(pattern.kind)
-                asks = self._ends_question[ids[place - 1]] if place else self._question_before
-                self._add(at, kind, pattern.opens, length, bool(asks))
+                self._add(at, kind, pattern.opens, length, not pattern.opens and self._only_asks(ids[:place], at))
                 return
+
+    def _only_asks(self, ids: Ids, at: int) -> bool:
+        """Whether the message that ``ids``, up to token ``at``, are the end of ends as a question does, and no sentence
+        ends before that, as far back as questions go."""
+        if at in self._noted or self._words is None:
+            return self._noted.get(at, False)
+        last = self._count - 1
+        begin = int(self._at[last]) + int(self._length[last]) if last >= 0 else 0
+        said = ids[max(0, len(ids) - min(LONGEST_QUESTION, at - begin)) :]
+        return bool(len(said) and self._words.asks[said[-1]] and not self._words.stops[said[:-1]].any())
 
     def _open_kind(self, kind: int) -> int:
         """Of the message that is closed: several roles may be closed alike."""
@@ -148,14 +159,15 @@ class MessageIndex:
         rows = np.flatnonzero(self._opens[: self._count] & np.isin(self._kind[: self._count], kinds))
         return int(self._at[rows[-1]]) if len(rows) else -1
 
-    def questions(self, longest: int) -> Ranges:
-        """The ends, of ``longest`` tokens at most, of closed messages of the user's that end as questions do [n, 2]."""
+    def questions(self) -> Ranges:
+        """Closed messages of the user's that ask and say nothing else, or their last ``LONGEST_QUESTION`` tokens, as
+        ranges [n, 2]."""
         count = max(1, self._count)
         kinds = [number for number, kind in enumerate(self.format.kinds) if kind.role == QUESTION]
         ends = ~self._opens[1:count] & self._asks[1:count] & self._opens[: count - 1]
         rows = np.flatnonzero(ends & np.isin(self._kind[: count - 1], kinds))
         start, end = self._at[rows], self._at[rows + 1]
-        return np.stack([np.maximum(start, end - longest), end], 1)
+        return np.stack([np.maximum(start, end - LONGEST_QUESTION), end], 1)
 
     def borders(self, start: int, end: int) -> list[int]:
         """Tokens in [start, end] at which a message begins, or right behind one's end."""
@@ -215,7 +227,7 @@ class MessageIndex:
 def asking(format: ReadingFormat, ids: Ids) -> NDArray[np.bool_]:
     """Which tokens of a turn are of what its user says [n]; without any, all but what the template writes around
     messages. Its own words, names of roles above all, would find other messages and nothing else."""
-    index = MessageIndex(format, np.zeros(int(ids.max(initial=0)) + 1, np.bool_))
+    index = MessageIndex(format)
     index.append(ids)
     count = len(index)
     starts, lengths, opens = index._at[:count], index._length[:count].astype(np.int64), index._opens[:count]

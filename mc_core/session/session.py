@@ -36,8 +36,6 @@ from mc_core.tree.tree import MegaContextTree
 __all__ = ["QUESTION_TOKENS", "Session"]
 Ids = NDArray[np.int32]
 logger = logging.getLogger(__name__)
-LONGEST_QUESTION = 32
-"""Tokens, no more than a block: what is said before them may be what a later question asks for."""
 
 
 @dataclass
@@ -440,10 +438,10 @@ class Session:
         )
 
     def _asked_before(self) -> NDArray[np.int64]:
-        """Blocks of the user's questions."""
+        """Blocks of messages in which the user did nothing but ask."""
         if self.excerpts is None:
             return np.empty(0, np.int64)
-        first, last = (self.excerpts.messages.questions(LONGEST_QUESTION) - (0, 1)).T // self.block_size
+        first, last = (self.excerpts.messages.questions() - (0, 1)).T // self.block_size
         return np.unique(np.concatenate([first, last]))
 
     def _embed(self, ids: NDArray[np.int32]) -> Tensor:

@@ -102,8 +102,13 @@ def test_a_batch_that_fails_once_is_read_one_by_one(lab: Lab, faults: Faults, se
     prompts = [random_ids(9, n) for n in range(3)]
     options = {"temperature": 0.9, "seed": 5}
     alone = [lab.ask(lab.session(f"alone-{n}"), prompt, 30, **options).ids for n, prompt in enumerate(prompts)]
+    sessions, together = [lab.session(f"a-{n}") for n in range(3)], threading.Event()
     faults.once(seam, call)
-    sinks = [ask(lab, faults, lab.session(f"a-{n}"), prompt, 30, **options) for n, prompt in enumerate(prompts)]
+    lab.engine.call(together.wait)  # so that all three are one batch, however slow this thread is
+    sinks = [
+        ask(lab, faults, session, prompt, 30, **options) for session, prompt in zip(sessions, prompts, strict=True)
+    ]
+    together.set()
     assert [sink.reply.wait().ids for sink in sinks] == alone
     assert faults.injected[seam] == 1
 

@@ -55,7 +55,7 @@ def test_every_message_of_a_conversation_is_found(spec: bytes, shape: str) -> No
         system = shape not in SYSTEMLESS and "system" in roles and rng.random() < 0.5
         messages = talk_of(rng, system)
         ids = chat.ids(messages, first=True, reply=True)
-        index = MessageIndex(format, tokenizer.words(tokenizer.vocab_size).asks)
+        index = MessageIndex(format, tokenizer.words(tokenizer.vocab_size))
         index.append(ids)
         wanted = [*(message.role for message in messages), "assistant"]
         if not system and shape in ALWAYS_SYSTEM:
