@@ -20,7 +20,7 @@ def etag(sequence: int) -> str:
 class Condition:
     """tags: one of them is the session's, when its turn has come; None: any. waits: for others who use it."""
 
-    tags: frozenset[str] | None = None
+    tags: tuple[str, ...] | None = None
     waits: bool = True
 
     @classmethod
@@ -28,7 +28,7 @@ class Condition:
         """From headers. A weak tag (W/) is none that a session has. ApiError 400 for no list of tags."""
         if not _LIST.fullmatch(if_match):
             raise bad_request('If-Match must be * or ETags, such as "7"', "If-Match", "invalid_value")
-        return cls(None if if_match == "*" else frozenset(re.findall(_ONE, if_match)), if_busy == "wait")
+        return cls(None if if_match == "*" else tuple(re.findall(_ONE, if_match)), if_busy == "wait")
 
     def __bool__(self) -> bool:
         return self.tags is not None or not self.waits
@@ -36,7 +36,7 @@ class Condition:
     def check(self, session_id: str, sequence: int) -> None:
         """ApiError 412 if the session has moved on."""
         if self.tags is not None and etag(sequence) not in self.tags:
-            expected = ", ".join(sorted(self.tags))[:200]
+            expected = ", ".join(self.tags)[:200]
             raise ApiError(
                 412,
                 f"session {session_id} is at {etag(sequence)}, and not at {expected}: something was stored since you"

@@ -60,7 +60,7 @@ class LexicalLens:
         # The turn's own words stand in the turn's own blocks: they must not find themselves.
         end = view.turn_start // view.wc.block_size
         found = self.index.evidence_of(self.index.folded(view.question), end, without=view.line_blocks)
-        found = replace(found, echoes=view.asked_before)
+        found = found.with_echoes(view.asked_before)
         return found, max(FULL_EVIDENCE * found.unit, float(found.best.max(initial=0.0)))
 
     def _finding(self, view: LensView, found: Evidence, full: float) -> Finding:

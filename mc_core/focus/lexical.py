@@ -89,6 +89,15 @@ class Evidence:
         columns = ("own", "ahead", "behind")
         return replace(self, **{name: getattr(self, name) + part * getattr(other, name)[at] for name in columns})
 
+    def with_echoes(self, echoes: Ints) -> Evidence:
+        """The same where some blocks say less than they hold: no block is judged together with one of them."""
+        if not len(echoes):
+            return self
+        alone, after, before = (np.isin(self.blocks + step, echoes) for step in (0, 1, -1))
+        ahead = np.where(alone | after, self.own, self.ahead)
+        behind = np.where(alone | before, self.own, self.behind)
+        return replace(self, ahead=ahead, behind=behind, echoes=echoes)
+
     def ranked(self, k: int) -> Ints:
         """Indices of the k best blocks, best first; among equals the one that holds more itself, then the newest."""
         best = self.best

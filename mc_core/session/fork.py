@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mc_core.context.protection import Range
 from mc_core.context.sources import Sources
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
@@ -18,15 +19,21 @@ OWN_STATE = ("context", "allocator", "counters", "budget", "chat", "ingest_cut")
 
 
 def fork_record(
-    session: Session, parent: SessionRecord, tokens: int, tail: NDArray[np.int32], pins: Sequence[tuple[int, int]]
+    session: Session,
+    parent: SessionRecord,
+    tokens: int,
+    tail: NDArray[np.int32],
+    pins: Sequence[Range],
+    chosen: Sequence[Range] = (),
 ) -> SessionRecord:
     """What makes ``session``, a new and empty one, of the first ``tokens`` of ``parent``, whose rows it shares.
 
     tail: those of them that fill no block. It sees them as coarse as can be until its first turn; ``pins`` stay raw for
-    good.
+    good, ``chosen`` until they are let go.
     """
     for start, end in pins:
         session.pin(start, end)
+    session.wc.choose(chosen)
     session.wc.cover(tokens, reserve=session.focus_config.refocus_interval)
     own = session.record()
     return replace(

@@ -58,15 +58,16 @@ class Importer:
         # Without gists it is unborn: no list and no look-up finds it, and if this server dies, it expires.
         hidden = replace(record, tokens=0, tail=record.tail[:0], prefixes=(), implicit=True, metadata={}, state={})
         try:
-            self.store.create(hidden).result()
+            stored = self.store.create(hidden).result()
         except StoreDownError:
             raise
         except StoreError as error:
             raise _taken(session_id) from error
         try:
             fence = self.store.open(session_id, tenant, self.owner).result().fence
-            self._write(checked, replace(record, fence=fence))
-            return self._born(checked, replace(record, fence=fence))
+            record = replace(record, fence=fence, created=stored.created, updated=stored.updated)
+            self._write(checked, record)
+            return self._born(checked, record)
         except BaseException:
             self.store.delete(session_id, tenant).result()
             raise

@@ -91,8 +91,12 @@ class History:
             metadata=metadata,
             budget=session.wc.budget if session.own_budget else None,
         )
-        pins = [(start, min(end, position)) for start, end in session.wc.protection.pins if start < position]
-        record = fork_record(child, parent, position, tail, pins)
+        kept = session.wc.protection
+        pins, chosen = (
+            [(start, min(end, position)) for start, end in ranges if start < position]
+            for ranges in (kept.pins, kept.chosen)
+        )
+        record = fork_record(child, parent, position, tail, pins, chosen)
         child.prefixes = [(digest, at) for digest, at in session.prefixes if at <= position]
         child.chat = dict(session.chat)
         if position < session.tokens:

@@ -324,6 +324,25 @@ def test_only_outdone_places_are_left_out(seed: int, blocks: int, asked: int) ->
     assert not len(kept) or kept[0]
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), blocks=st.integers(4, 60), asked=st.integers(2, 10), share=st.floats(0.0, 1.0))
+def test_echoes_lend_nothing_to_what_stands_beside_them(seed: int, blocks: int, asked: int, share: float) -> None:
+    """What holds something beside an echo is worth what it is where the echo holds nothing; an echo, what it holds."""
+    ids = _ids(seed, blocks, 400)
+    draw = np.random.default_rng([seed, 3])
+    question = draw.choice(ids.reshape(-1), asked).astype(np.int32)
+    echoes = np.flatnonzero(draw.random(blocks) < share)
+    index = _indexed(ids)
+    told, plain = index.evidence(question).with_echoes(echoes), index.evidence(question)
+    without = index.evidence_of(index.folded(question), without=echoes)
+    for block, own, best in zip(told.blocks.tolist(), told.own, told.best, strict=True):
+        assert own == plain.own_of(np.array([block]))[0]
+        if block in echoes:
+            assert best == own
+        elif own:
+            assert best == pytest.approx(without.best[without.blocks == block][0], abs=1e-5)
+
+
 def test_look_alikes_are_left_out_and_facts_asked_for_together_are_not() -> None:
     """A fact that shares one half of the key asked for is not opened; all facts of the key, or of two keys, are."""
     ids = np.random.default_rng(0).integers(0, 50, (600, 8)).astype(np.int32)

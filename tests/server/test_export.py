@@ -7,6 +7,7 @@ import io
 import json
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,9 @@ def test_a_session_answers_at_another_server_as_it_did(here: ServerThread, there
         assert moved.json()["id"] == told
         assert moved.json()["notes_left_out"] == 0
         assert moved.json()["metadata"] == {"of": "größe"}
+        now = time.time()
+        for answer in (moved, other.get(f"/v1/sessions/{told}")):
+            assert now - 60 < answer.json()["created"] <= answer.json()["updated"] <= now + 1
         back = exported(other, told)
         returned = put(http, back).json()
         assert returned["id"] != told

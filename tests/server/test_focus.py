@@ -268,6 +268,26 @@ def test_a_pinned_place_is_raw_in_the_next_turn_and_after_a_kill(model_dir: Any,
         assert freed["pins"] == []
 
 
+def test_a_fork_has_the_pins_of_its_part(http: httpx.Client, address: str) -> None:
+    """Law: a fork begins as the session does, pins and all, and its own can be let go; a pin behind its end is none."""
+    session = ingested(address)
+    pins(address, session, pin=[[300, 310], FAR])
+    forks = {
+        at: http.post(f"/v1/sessions/{session}/fork", json={"position": at}).json()["id"] for at in (2_400, 2_050, 305)
+    }
+    assert [focus(address, forks[at])["pins"] for at in forks] == [
+        [[288, 320], [1_984, 2_112]],
+        [[288, 320], [1_984, 2_050]],
+        [[288, 305]],
+    ]
+    for fork in forks.values():
+        ask(address, fork)
+    shown = focus(address, forks[2_400])
+    assert raw_tokens(shown["entries"]) >= set(range(*FAR))
+    assert pins(address, forks[2_400], unpin=[FAR]).json()["pins"] == [[288, 320]]
+    assert focus(address, session)["pins"] == [[288, 320], [1_984, 2_112]]
+
+
 def test_pins_that_cannot_be(http: httpx.Client, address: str) -> None:
     """No room, no such tokens, a system message: 400 that names the field and what is left; nothing changes."""
     made = http.post("/v1/sessions", json={"system": "You count waves."}).json()
