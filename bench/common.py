@@ -28,6 +28,7 @@ from mc_core.engine.requests import Delta, Event, Failed, Finished, Turn
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.evaluation.machine import machine
 from mc_core.models.sampler import SamplingParams
+from mc_core.models.threads import aside
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
 from server.stores.sqlite import SqliteStore
@@ -166,7 +167,7 @@ def bench_engine(
     **options: Any,
 ) -> Iterator[Bench]:
     """Start an engine and stop it again."""
-    bundle = load_bundle(bundle_path, device, dtype)
+    bundle = aside(lambda: load_bundle(bundle_path, device, dtype))
     focus = focus or FocusConfig()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.sqlite")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from mc_core.models.threads import aside
 from server import openapi
 from server.apis.registry import APIS
 from server.build import build_state, close_state
@@ -41,7 +42,8 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = await asyncio.to_thread(build, settings, told)
+        # What computes beside the engine later must not keep threads of its own.
+        state = await asyncio.to_thread(aside, lambda: build(settings, told))
         app.state.server = state
         state.engine.start()
         watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, QueueFullError
 from mc_core.models.sentence_encoder import SentenceEncoder, packaged
+from mc_core.models.threads import aside
 from server.errors import bad_request
 from server.settings import Settings
 
@@ -76,7 +77,7 @@ class Embedder:
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Run on the encoder's thread, behind what other requests wait for there."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, aside, work)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
 from mc_core.errors import SpanMissingError, StoreError
+from mc_core.models.threads import aside
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.factory import SessionFactory
 from mc_core.session.fork import fork_record
@@ -393,7 +394,7 @@ class SessionHost:
             if is_unborn(stored.record):
                 raise UnknownSessionError(session_id)
             self._check_whole(session_id, stored.record.sequence)
-            return await asyncio.to_thread(self.factory.load, stored, self.store)
+            return await asyncio.to_thread(aside, lambda: self.factory.load(stored, self.store))
         except Exception as error:
             await settled(self.store.release(session_id, stored.fence))
             if isinstance(error, StoreDownError | TurnsLostError | UnknownSessionError):

@@ -32,6 +32,7 @@ from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
 from mc_core.models.linear import check_weights
+from mc_core.models.threads import aside
 from mc_core.models.tokenizer import Tokenizer
 from server.commands.lab.eval_config import SuitesConfig
 from server.commands.lab.eval_http import METHOD, HttpDriver
@@ -53,7 +54,7 @@ def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
 def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     weights = getattr(torch, config.weights)
     check_weights(weights, config.device)
-    bundle = load_bundle(config.bundle, config.device, weights)
+    bundle = aside(lambda: load_bundle(config.bundle, config.device, weights))
     bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
     bundle = replace(bundle, frames=_frames(config, bundle))
     lenses = config.lenses or default_lenses(bundle)
