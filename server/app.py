@@ -47,7 +47,7 @@ def build_app(
         app.state.server = state
         state.engine.start()
         watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))
-        work = (*watches, state.host.keep_leases(), state.host.expire())
+        work = (*watches, state.host.leases.keep(), state.host.expiry.keep())
         chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield

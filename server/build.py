@@ -31,10 +31,10 @@ from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.live.observer import Observed
 from server.once.book import Book
-from server.owner import name_of
 from server.quotas import Quotas
 from server.served_model import ServedModel, find_model
-from server.sessions import SessionHost
+from server.sessions.host import SessionHost
+from server.sessions.owner import name_of
 from server.settings import BUNDLED_MODEL, Settings
 from server.state import ServerState
 from server.stores import open_store
@@ -264,7 +264,7 @@ def _tell_unproved(state: ServerState) -> None:
 def _watch(state: ServerState) -> None:
     """Gauges that are read when they are scraped."""
     read = state.metrics.read
-    read(names.SESSIONS_RESIDENT, lambda: state.host.resident)
+    read(names.SESSIONS_RESIDENT, lambda: len(state.host.residents))
     read(names.SLABS, lambda: state.engine.stats().slabs)
     read(names.SLABS_FREE, lambda: state.engine.stats().free_slabs)
     read(names.SLAB_BYTES, lambda: state.engine.stats().slab_bytes)

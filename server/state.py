@@ -18,7 +18,7 @@ from server.grammar.shaper import Shaper
 from server.live.followers import Followers
 from server.once.book import Book
 from server.quotas import Quotas
-from server.sessions import SessionHost
+from server.sessions.host import SessionHost
 from server.settings import Settings
 from server.streaming.runs import Runs
 from server.telemetry.metrics import Metrics

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from server.condition import NONE, Condition
 from server.errors import bad_request, not_found
 from server.protocol.common import DrawingFields
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.state import ServerState
 from server.templates.messages import Message
 from server.tools.shape import PLAIN, Shape

@@ -16,7 +16,7 @@ from mc_core.session.session import IngestCut
 from server.errors import ApiError
 from server.futures import settled
 from server.ingest.text_pieces import Piece, batches, encode_pieces
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.state import ServerState
 from server.turns.message_notes import Told, list_document
 

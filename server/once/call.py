@@ -14,7 +14,7 @@ from mc_core.session.session import Session
 from server.errors import ApiError, bad_request
 from server.once.book import Book
 from server.once.kept import Asked, Kept
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.streaming.choice import pieces_of
 from server.streaming.format import Format
 from server.streaming.pieces import PieceReader

@@ -15,7 +15,8 @@ from mc_core.session.session import Session
 from mc_core.store import SessionRecord
 from server.errors import ApiError, bad_request, not_found
 from server.futures import settled
-from server.sessions import SessionHost, new_id
+from server.sessions.host import SessionHost
+from server.sessions.names import new_id
 from server.templates.messages import Message
 from server.turns.conversation import ChatState, begin_with
 from server.turns.message_notes import Listed, Told, drop_from, find_message, listed_messages

@@ -13,7 +13,9 @@ from mc_core.session.pins import pin_room
 from mc_core.session.session import Session
 from mc_core.store import LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
 from server.futures import settled
-from server.sessions import Lease, SessionHost
+from server.sessions.forks import fork
+from server.sessions.host import SessionHost
+from server.sessions.slots import Lease
 from server.templates.chat_template import ChatTemplate, Message
 from server.turns.conversation import Ids, Window, check_system, common, render, system_span
 from server.turns.prefixes import all_hashes, hash_chain, seed_of
@@ -104,7 +106,7 @@ class MatchedLease:
             if length < parent.block_size:
                 return None
             pins = [(span[0], min(span[1], length))] if span is not None and span[0] < length else []
-            session_id = await self._host.fork(parent, wanted[:length], pins)
+            session_id = await fork(self._host, parent, wanted[:length], pins)
         except UnknownSessionError:
             return None
         except Exception:

@@ -24,7 +24,8 @@ from mc_core.session.session import Session
 from mc_core.store import FencedError, StoreDownError
 from server.errors import ApiError, draining
 from server.futures import settled
-from server.sessions import Lease, SessionHost
+from server.sessions.host import SessionHost
+from server.sessions.slots import Lease
 from server.streaming.turn_stream import TurnStream, error_of
 from server.telemetry.spans import Spans, end_turn
 from server.templates.chat_template import ChatTemplate, Message

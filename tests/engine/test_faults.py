@@ -19,7 +19,8 @@ from mc_core.errors import CancelledTurnError
 from mc_core.kv.slab import SlabPool
 from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
-from server.sessions import Lease, SessionHost
+from server.sessions.host import SessionHost
+from server.sessions.slots import Lease
 
 SEAMS = [
     ("observer.queued", 1),

@@ -327,7 +327,7 @@ def test_frames_take_the_share_of_a_sessions_own_budget(tmp_path: Any) -> None:
         for number in range(8):
             ask(server.address, small, f"Wave {number}: " + "the keeper counted it. " * 30, max_tokens=2)
         told = ask(server.address, small, "Which wave was it, wave 3 or wave 5?")["x_megacontext"]
-        session = next(slot.session for slot in host._slots.values() if slot.session is not None)
+        session = next(slot.session for slot in host.residents if slot.session is not None)
         assert core.room(session) == 400 // 8
         assert 0 < told["framed"] <= 400 // 8
         assert focus(server.address, small)["framed"] <= 400 // 8

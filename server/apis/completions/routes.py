@@ -23,7 +23,7 @@ from server.errors import bad_request
 from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.common import new_id, now
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.streaming.format import Format
 from server.streaming.pieces import PlainReader

@@ -167,7 +167,7 @@ async def _ingest(
                 state.metrics.ingested.inc(work.added)
                 state.quotas.spend(tenant, work.added)
             answer = told(), work.session.sequence
-    await state.host.leftovers.passed(work.added)
+    await state.host.residents.leftovers.passed(work.added)
     return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mc_core.session.session import Session
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.state import ServerState
 from server.templates.messages import Message
 from server.tools.shape import Shape

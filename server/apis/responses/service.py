@@ -27,7 +27,7 @@ from server.condition import Condition
 from server.errors import bad_request, not_found, to_api_error
 from server.futures import settled
 from server.once.call import Call
-from server.sessions import Lease
+from server.sessions.slots import Lease
 from server.state import ServerState
 from server.streaming.choice import Choice
 from server.streaming.frames import Frame

@@ -13,7 +13,8 @@ from mc_core.store import LeaseHeldError, UnknownSessionError
 from server.apis.responses.stored import GONE, Place, Unread, find
 from server.errors import bad_request
 from server.futures import settled
-from server.sessions import Lease
+from server.sessions.forks import fork_at
+from server.sessions.slots import Lease
 from server.state import ServerState
 from server.templates.messages import Message
 from server.tools.shape import Shape
@@ -155,7 +156,7 @@ class AfterResponse:
         while True:
             parent = await self._host.info(session_id, self._tenant)
             self._prefixes = [(digest, at) for digest, at in parent.prefixes if at <= start]
-            forked = await self._host.fork_at(parent, start, implicit=parent.implicit or not self._keep)
+            forked = await fork_at(self._host, parent, start, implicit=parent.implicit or not self._keep)
             if forked is not None:
                 return forked
 

@@ -20,7 +20,7 @@ from server.errors import ApiError
 from server.front.content import media_type
 from server.futures import settled
 from server.openapi import errors, file_in, file_of
-from server.sessions import new_id
+from server.sessions.names import new_id
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.transfer.checked import Checked, check, damaged
 from server.transfer.form import IN_MEMORY, MEDIA_TYPE

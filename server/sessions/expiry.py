@@ -1,0 +1,97 @@
+"""Sessions that nobody named are deleted when there are too many of them, or when nobody used them for long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from mc_core.errors import StoreError
+from mc_core.store import MAX_LIST, LeaseHeldError, SessionStore, UnknownSessionError
+from server.futures import settled
+from server.sessions.background import Background
+from server.sessions.owner import Owner
+from server.sessions.residents import Residents
+
+logger = logging.getLogger(__name__)
+PRUNE_SHARE = 16
+"""A tenant's implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
+EXPIRE_EVERY = 60.0
+"""Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+EXPIRE_AT_ONCE = 50
+"""Sessions deleted in one call, so that others' calls need not wait long behind it."""
+
+
+class Expiry:
+    """Of one server's store; servers that share it may all do this."""
+
+    def __init__(
+        self,
+        residents: Residents,
+        store: SessionStore,
+        owner: Owner,
+        background: Background,
+        delete: Callable[[str, str], Awaitable[None]],
+        *,
+        most: int,
+        ttl: float | None,
+    ) -> None:
+        """delete: a session by id and tenant. most: implicit sessions of a tenant. ttl: seconds without use."""
+        self._residents, self._store, self._owner, self._background = residents, store, owner, background
+        self._delete, self._most, self._ttl = delete, most, ttl
+        self._unpruned: Counter[str] = Counter()
+
+    def made_implicit(self, tenant: str) -> None:
+        """A tenant has one implicit session more."""
+        self._unpruned[tenant] += 1
+        if self._unpruned[tenant] > self._most // PRUNE_SHARE:
+            del self._unpruned[tenant]
+            self._background.spawn(self._prune(tenant))
+
+    async def keep(self) -> None:
+        """Delete implicit sessions that were not used for ``ttl`` seconds, until cancelled; not at all without one."""
+        if self._ttl is None:
+            return
+        while True:
+            try:
+                await self._expire(self._ttl)
+            except StoreError:
+                logger.warning("unused implicit sessions could not be deleted", exc_info=True)
+            await asyncio.sleep(min(EXPIRE_EVERY, self._ttl / 4))
+
+    async def _expire(self, ttl: float) -> None:
+        # Those that merely rest in this server's memory are in nobody's use.
+        before = time.time() - ttl
+        for slot in self._residents:
+            session = slot.session
+            if not slot.users and session is not None and session.implicit and session.updated <= before:
+                del session
+                await self._residents.drop(slot)
+        gone = EXPIRE_AT_ONCE
+        while gone == EXPIRE_AT_ONCE:
+            gone = await settled(self._store.expire(ttl, EXPIRE_AT_ONCE))
+
+    async def _prune(self, tenant: str) -> None:
+        """Delete those implicit sessions beyond the limit that were not used for longest."""
+        found, after = list[tuple[float, str]](), None
+        while True:
+            page = await settled(self._store.list(tenant, MAX_LIST, after, implicit=True))
+            found += [(info.updated, info.session_id) for info in page.sessions]
+            if (after := page.next) is None:
+                break
+        for _, session_id in sorted(found, reverse=True)[self._most :]:
+            await self._delete_idle(session_id, tenant)
+
+    async def _delete_idle(self, session_id: str, tenant: str) -> None:
+        """Delete a session unless it is in use, here or at another server."""
+        slot = self._residents.get(session_id, tenant)
+        if slot is not None and slot.users:
+            return
+        try:
+            if slot is None or slot.session is None:
+                await settled(self._store.open(session_id, tenant, self._owner.name))
+            await self._delete(session_id, tenant)
+        except (LeaseHeldError, UnknownSessionError):
+            pass  # another server uses it, or was faster

@@ -1,0 +1,233 @@
+"""Gives out sessions: from memory or from the store, to one user at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from mc_core.engine.engine import Engine
+from mc_core.engine.requests import Warmth
+from mc_core.session.cut_end import CUT_OFF
+from mc_core.session.factory import SessionFactory
+from mc_core.session.session import Session
+from mc_core.store import (
+    FencedError,
+    PrefixMatch,
+    SessionPage,
+    SessionRecord,
+    SessionStore,
+    StoreDownError,
+    TurnsLostError,
+    UnknownSessionError,
+)
+from server.condition import NONE, Condition
+from server.errors import ApiError, not_found
+from server.futures import settled
+from server.live.followers import Followers
+from server.sessions.background import Background
+from server.sessions.expiry import Expiry
+from server.sessions.lease_keeper import LeaseKeeper
+from server.sessions.names import new_id
+from server.sessions.opening import open_session
+from server.sessions.owner import Owner
+from server.sessions.residents import Residents
+from server.sessions.slots import Importing, Lease, Slot
+from server.transfer.importing import Importer
+from server.transfer.unborn import is_unborn
+
+T = TypeVar("T")
+STEADY_TRIES = 8
+"""Times that a list is read again where turns end so fast that one ended while it was read."""
+
+
+class SessionHost:
+    """Sessions by (tenant, id). A bare id opens nothing: the tenant is part of every look-up."""
+
+    def __init__(
+        self,
+        factory: SessionFactory,
+        engine: Engine,
+        store: SessionStore,
+        *,
+        model: str,
+        max_resident: int,
+        max_implicit: int,
+        implicit_ttl: float | None = None,
+        followers: Followers | None = None,
+        name: str | None = None,
+    ) -> None:
+        """followers: told of sessions that are deleted. name: of this server, see ``Owner``."""
+        self.factory, self.engine, self.store, self.model = factory, engine, store, model
+        self._followers = Followers() if followers is None else followers
+        self._owner, self._background = Owner(store, name), Background()
+        self.residents = Residents(engine, store, max_resident, self._background)
+        self.leases = LeaseKeeper(self.residents, store, self._owner, self._background)
+        self.expiry = Expiry(
+            self.residents, store, self._owner, self._background, self.delete, most=max_implicit, ttl=implicit_ttl
+        )
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        metadata: dict[str, Any],
+        budget: int | None = None,
+        implicit: bool = False,
+        kind: str = "sess",
+    ) -> Session:
+        """A new session, stored and empty; ``kind`` is what its id begins with."""
+        session = self.factory.create(
+            new_id(kind), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
+        )
+        stored = await settled(self.store.create(session.record()))
+        opened = await settled(self.store.open(session.id, tenant, self._owner.name))
+        session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated
+        self.residents.add(session)
+        if implicit:
+            self.expiry.made_implicit(tenant)
+        return session
+
+    @asynccontextmanager
+    async def passing(self, tenant: str) -> AsyncIterator[Lease]:
+        """A session for one request alone, of which nothing goes to the store; it takes no place among the others."""
+        slot = Slot(session=self.factory.create(new_id(), tenant, model=self.model, durable=False))
+        assert slot.session is not None
+        try:
+            yield Lease(slot.session, "warm", slot)
+        finally:
+            await self.residents.unload(slot)
+
+    @asynccontextmanager
+    async def use(self, session_id: str, tenant: str, expected: Condition = NONE) -> AsyncIterator[Lease]:
+        """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name, ApiError if it
+        is not as ``expected`` when its turn has come."""
+        with self.residents.queued(session_id, tenant) as slot:
+            expected.check_free(session_id, slot.users - 1)
+            async with slot.lock:
+                if slot.deleting:
+                    raise UnknownSessionError(session_id)
+                source: Warmth = "warm"
+                if slot.session is None:
+                    slot.session, source = await self._open(session_id, tenant), "restored"
+                self.residents.used(session_id, tenant)
+                expected.check(session_id, slot.session.sequence)
+                try:
+                    yield Lease(slot.session, source, slot)
+                except (FencedError, StoreDownError) as error:
+                    # Somebody else owns it now, it is gone, or nobody knows what the store has of it; what is in
+                    # memory is worth nothing.
+                    await self.residents.forget(slot)
+                    if isinstance(error, TurnsLostError):
+                        self.residents.departed.forget(session_id)  # this client is told
+                    raise
+                finally:
+                    slot.interrupt = slot.progress = None
+                    if slot.session is not None and slot.session.broken:
+                        await self.residents.forget(slot)
+
+    @asynccontextmanager
+    async def importing(self, session_id: str, tenant: str) -> AsyncIterator[Importing]:
+        """Make a session of an export; who asks for one of that name meanwhile waits."""
+        with self.residents.queued(session_id, tenant) as slot:
+            async with slot.lock:
+                importer = Importer(self.store, self.factory, self.model, self._owner.name)
+                yield Importing(importer, slot)
+
+    def peek(self, session_id: str, tenant: str) -> Session | None:
+        """The session if it is in memory, without holding it: for reading its plain fields."""
+        slot = self.residents.get(session_id, tenant)
+        return slot.session if slot is not None else None
+
+    def progress(self, session_id: str, tenant: str) -> dict[str, Any] | None:
+        """How far the ingest is that holds the session, if one does."""
+        slot = self.residents.get(session_id, tenant)
+        return slot.progress() if slot is not None and slot.progress is not None else None
+
+    def busy(self, session_id: str, tenant: str) -> bool:
+        """Whether a request holds or waits for the session."""
+        slot = self.residents.get(session_id, tenant)
+        return slot is not None and slot.users > 0
+
+    async def info(self, session_id: str, tenant: str) -> SessionRecord:
+        """The committed record; UnknownSessionError if there is none."""
+        record = await settled(self.store.record(session_id, tenant))
+        if is_unborn(record):
+            raise UnknownSessionError(session_id)
+        return record
+
+    async def steady(self, session_id: str, tenant: str, read: Callable[[], Awaitable[T]]) -> T:
+        """What ``read`` finds in the store of a session while no turn there is about to write its end anew.
+
+        Not for one who holds the session: it may have to be brought back to what it was before a server crashed.
+        """
+        for _ in range(STEADY_TRIES):
+            before = await self.info(session_id, tenant)
+            if CUT_OFF in before.state:
+                async with self.use(session_id, tenant):
+                    continue
+            try:
+                found = await read()
+            except ApiError:
+                if await self._stands(before):
+                    raise
+            else:
+                if await self._stands(before):
+                    return found
+        return await read()
+
+    async def _stands(self, record: SessionRecord) -> bool:
+        """Whether nothing was stored of a session since its record was read."""
+        return (await self.info(record.session_id, record.tenant)).sequence == record.sequence
+
+    async def known(self, session_id: str, tenant: str) -> None:
+        """UnknownSessionError if there is no such session; one in memory goes on though the store is away."""
+        if self.peek(session_id, tenant) is None:
+            await self.info(session_id, tenant)
+
+    async def list(self, tenant: str, limit: int, after: str | None, implicit: bool | None = None) -> SessionPage:
+        page = await settled(self.store.list(tenant, limit, after, implicit))
+        return replace(page, sessions=tuple(info for info in page.sessions if not is_unborn(info)))
+
+    async def delete(self, session_id: str, tenant: str) -> None:
+        """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
+        await settled(self.store.record(session_id, tenant))
+        with self.residents.queued(session_id, tenant) as slot:
+            slot.deleting = True
+            if slot.interrupt is not None:
+                slot.interrupt(not_found("the session was deleted meanwhile", "session_not_found"))
+            try:
+                async with slot.lock:
+                    await self.residents.forget(slot)
+                    await settled(self.store.delete(session_id, tenant))
+                    self._followers.gone(session_id)
+            finally:
+                slot.deleting = False
+
+    def stop(self, session_id: str, tenant: str, reason: Exception) -> bool:
+        """Stop who holds the session, if anyone does who can be stopped; it is told the reason."""
+        slot = self.residents.get(session_id, tenant)
+        if slot is None or slot.interrupt is None:
+            return False
+        slot.interrupt(reason)
+        return True
+
+    async def match(self, tenant: str, hashes: Sequence[str]) -> PrefixMatch | None:
+        """The implicit session that holds the longest prefix, hashes longest first."""
+        return await settled(self.store.find_prefix(tenant, self.model, hashes))
+
+    async def close(self) -> None:
+        """Give up all leases; every session is stored already."""
+        await self._background.join()
+        await self.residents.clear()
+
+    async def _open(self, session_id: str, tenant: str) -> Session:
+        return await open_session(
+            session_id,
+            tenant,
+            store=self.store,
+            factory=self.factory,
+            owner=self._owner,
+            departed=self.residents.departed,
+        )

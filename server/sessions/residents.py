@@ -1,0 +1,113 @@
+"""Sessions in memory, as many as the settings allow: the longest idle ones leave first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mc_core.engine.engine import Engine
+from mc_core.session.session import Session
+from mc_core.store import SessionStore
+from server.futures import settled
+from server.memory import Leftovers
+from server.sessions.background import Background
+from server.sessions.departed import Departed
+from server.sessions.slots import Slot
+
+Key = tuple[str, str]
+"""Tenant and id of a session: a bare id opens nothing."""
+
+
+class Residents:
+    """A slot for each session that is in memory, or that somebody waits for, the longest unused first."""
+
+    def __init__(self, engine: Engine, store: SessionStore, most: int, background: Background) -> None:
+        """most: sessions in memory; beyond that idle ones leave."""
+        self._engine, self._store, self._most, self._background = engine, store, most, background
+        self._slots: OrderedDict[Key, Slot] = OrderedDict()
+        self._trimming = False
+        self.departed = Departed()
+        self.leftovers = Leftovers()
+
+    def __len__(self) -> int:
+        """Sessions in memory."""
+        return sum(slot.session is not None for slot in self._slots.values())
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Slots as they are now, whatever comes and goes meanwhile."""
+        return iter(list(self._slots.values()))
+
+    def get(self, session_id: str, tenant: str) -> Slot | None:
+        return self._slots.get((tenant, session_id))
+
+    def add(self, session: Session) -> None:
+        """A new session, of which nobody else knows yet."""
+        self._slots[session.tenant, session.id] = Slot(session=session)
+        self._bound()
+
+    @contextmanager
+    def queued(self, session_id: str, tenant: str) -> Iterator[Slot]:
+        """Be counted as a user of a slot, which goes when it holds nothing for nobody."""
+        key = tenant, session_id
+        slot = self._slots.setdefault(key, Slot())
+        slot.users += 1
+        try:
+            yield slot
+        finally:
+            slot.users -= 1
+            if slot.session is None and not slot.users and self._slots.get(key) is slot:
+                del self._slots[key]
+            self._bound()
+
+    def used(self, session_id: str, tenant: str) -> None:
+        """It is the last one to leave now."""
+        if (tenant, session_id) in self._slots:
+            self._slots.move_to_end((tenant, session_id))
+
+    async def drop(self, slot: Slot) -> None:
+        """Unload a session that nobody uses."""
+        assert slot.session is not None
+        with self.queued(slot.session.id, slot.session.tenant):
+            async with slot.lock:
+                await self.forget(slot)
+
+    async def forget(self, slot: Slot) -> None:
+        """Unload the session of a slot that one holds, if there is one, and give up its lease."""
+        if (session := slot.session) is not None:
+            fence = session.id, session.fence
+            del session  # what it holds must be free once it is unloaded
+            await self.unload(slot)
+            await settled(self._store.release(*fence))
+
+    async def unload(self, slot: Slot) -> None:
+        """The same of a session without a lease."""
+        session, slot.session = slot.session, None
+        assert session is not None
+        await settled(self._engine.release(session))
+        self.departed.add(session)
+        tokens = session.tokens
+        del session
+        await self.leftovers.passed(tokens)
+
+    async def clear(self) -> None:
+        """Unload all, whoever uses them: the server ends."""
+        for slot in self:
+            await self.forget(slot)
+        self._slots.clear()
+
+    def _bound(self) -> None:
+        if len(self) > self._most and not self._trimming:
+            self._trimming = True
+            self._background.spawn(self._trim())
+
+    async def _trim(self) -> None:
+        """Unload the longest idle sessions; they are stored."""
+        try:
+            for slot in self:
+                if len(self) <= self._most:
+                    return
+                if slot.users == 0 and slot.session is not None:
+                    await self.drop(slot)
+        finally:
+            self._trimming = False
