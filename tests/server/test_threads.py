@@ -46,7 +46,7 @@ expect(kept + 1)  # and here it is this thread's
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists() or os.cpu_count() == 1, reason="counts threads of two cores")
 def test_the_engine_alone_has_a_team_of_threads(tmp_path):
-    """Loading a model and restoring a session leave no OpenMP team: two teams on all cores slow each other's every step."""
+    """Loading a model and restoring a session leave no OpenMP team: two of them slow each other's every step."""
     command = [sys.executable, "-c", SERVE, str(BUNDLE), f"sqlite:///{tmp_path / 's.sqlite'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
