@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mc_core.errors import ConfigError
-from mc_core.models import linear
 from mc_core.models.attention import FullAttention
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig
@@ -39,10 +38,21 @@ def test_products_are_those_of_rounded_operands(seed: int, rows: int, inputs: in
     rng = torch.Generator().manual_seed(seed)
     weight, x = torch.randn(outputs, inputs, generator=rng), torch.randn(rows, inputs, generator=rng)
     packed = Int8Weight.of(weight)
-    steps = linear.activation_steps()
-    scale = x.abs().amax(1, keepdim=True) / steps
+    scale = x.abs().amax(1, keepdim=True) / 127
     expected = F.linear((x / scale).round() * scale, packed.rows * packed.scales[:, None])
     torch.testing.assert_close(Int8Linear([packed])(x), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+@given(seed=st.integers(0, 2**16), inputs=st.integers(1, 200), power=st.sampled_from([0.0, 1.0, 3.0]))
+@settings(max_examples=50, deadline=None)
+def test_no_sum_overflows(seed: int, inputs: int, power: float) -> None:
+    """The greatest activations of the weights' own signs, and of the opposite, give the sum of the weights."""
+    weight = torch.randn(24, inputs, generator=torch.Generator().manual_seed(seed))
+    packed = Int8Weight.of(weight.sign() * weight.abs() ** power)
+    worst = torch.cat([packed.rows.sign(), -packed.rows.sign()]).float()
+    worst[:, 0] = torch.where(worst[:, 0] == 0, 1.0, worst[:, 0])  # a row of zeros has no size
+    expected = F.linear(worst, packed.rows * packed.scales[:, None])
+    torch.testing.assert_close(Int8Linear([packed])(worst), expected, rtol=1e-5, atol=1e-4)
 
 
 @given(seed=st.integers(0, 2**16), rows=st.integers(2, 40), loud=st.floats(1, 1e6))
