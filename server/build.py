@@ -233,6 +233,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         restore_deadline=settings.restore_deadline,
         segment_blocks=settings.segment_blocks,
         recent_kv_bytes=settings.recent_kv_bytes,
+        cuda_graphs=settings.cuda_graphs,
         deterministic=settings.deterministic,
     )
 

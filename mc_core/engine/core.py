@@ -87,8 +87,16 @@ def build_core(
     frame_room = slots - focus.budget - focus.block_size
     _check_window(decoder.config, slots, policy.absolute, focus.block_size, framed)
     rows, chunk = config.max_sessions, config.prefill_tokens
-    recent = config.recent_kv_bytes
-    runner = make_runner(decoder, policy, mode, rows=rows, slots=slots, chunk_tokens=chunk, recent_bytes=recent)
+    runner = make_runner(
+        decoder,
+        policy,
+        mode,
+        rows=rows,
+        slots=slots,
+        chunk_tokens=chunk,
+        recent_bytes=config.recent_kv_bytes,
+        static=config.cuda_graphs and decoder.device.type == "cuda",
+    )
     return EngineCore(bundle, runner, store, config, focus, observer or SilentObserver(), frame_room)
 
 

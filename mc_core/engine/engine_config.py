@@ -22,6 +22,7 @@ class EngineConfig:
     straddles a border, and make a repair recompute more.
     recent_kv_bytes: host memory, shared by all sessions, for keys and values of places that left working contexts
     lately under the block mask (0 keeps none): to go back to one then computes nothing.
+    cuda_graphs: a GPU records decode steps and replays them (``kv/static_decode.py``).
     deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
     """
 
@@ -34,6 +35,7 @@ class EngineConfig:
     refresh_every: int = 32
     segment_blocks: int = SEGMENT_BLOCKS
     recent_kv_bytes: int = 256 << 20
+    cuda_graphs: bool = True
     deterministic: bool = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from mc_core.kv.recent import RecentKV, Shelf
 from mc_core.kv.repair import RepairMode
 from mc_core.kv.session_kv import KVModel, SessionKV, decode_step
 from mc_core.kv.slab import SlabPool
+from mc_core.kv.static_decode import StaticDecodes
 from mc_core.models.constraint import Constraint
 from mc_core.models.decoder import Decoder
 from mc_core.models.rotary import Rotary
@@ -106,15 +107,18 @@ def make_runner(
     slots: int,
     chunk_tokens: int,
     recent_bytes: int = 0,
+    static: bool = False,
 ) -> ModelRunner:
     """Allocate ``rows`` slabs of ``slots`` each, where the decoder is; a repair runs in chunks of ``chunk_tokens``.
 
     recent_bytes: host memory for what left the slabs lately. With ``block`` alone: in the other modes keys and values
     depend on all that stood before them, and are of no use where something else does.
+    static: decode steps have fixed shapes, and a GPU records them.
     """
     moves = not policy.absolute and mode != "exact"
     config, device = decoder.config, decoder.device
-    pool = SlabPool(config, rows, slots, device=device, dtype=decoder.dtype, keep_unrotated=moves)
-    model = KVModel(decoder, Rotary(config, device), policy, pool, mode, chunk_tokens)
+    pool = SlabPool(config, rows, slots, device=device, dtype=decoder.dtype, keep_unrotated=moves, spare=static)
+    steps = StaticDecodes(decoder, pool) if static else None
+    model = KVModel(decoder, Rotary(config, device), policy, pool, mode, chunk_tokens, steps)
     recent = RecentKV(recent_bytes) if mode == "block" and recent_bytes else None
     return ModelRunner(model, Sampler(config.vocab_size, device), recent)

@@ -16,6 +16,7 @@ from mc_core.kv.recent import Kept, Shelf, segments_of
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
 from mc_core.kv.slab import SlabPool
 from mc_core.kv.slot_attention import CausalAttention, DecodeAttention, SegmentAttention
+from mc_core.kv.static_decode import StaticDecodes
 from mc_core.models.decoder import Decoder
 from mc_core.models.rotary import Rotary, Rotation, turn
 from mc_core.positions.policies import Policy
@@ -26,7 +27,7 @@ WIDTH_STEP = 64
 
 @dataclass(frozen=True)
 class KVModel:
-    """What computing keys and values needs, the same for all sessions."""
+    """What computing keys and values needs, the same for all sessions. static: for decode steps of fixed shapes."""
 
     decoder: Decoder
     rotary: Rotary
@@ -34,6 +35,7 @@ class KVModel:
     pool: SlabPool
     mode: RepairMode
     chunk_tokens: int = 256
+    static: StaticDecodes | None = None
 
     def rotation(
         self,
@@ -359,17 +361,25 @@ def _decode(model: KVModel, sessions: list[SessionKV], token_indices: list[int],
     cos, sin = model.rotation(levels, starts, starts + 1, ranks)
     at = torch.from_numpy(rows).to(device)
     low, high = int(rows[0]), int(rows[-1]) + 1
-    width = max(session.width for session in sessions)
     pool.bias[at, slots] = 0.0
+    permutation = torch.tensor(order, device=device)
+    measured = [(place, int(rows[place]) - low, sessions[i].ledger) for place, i in enumerate(order)]
+    ledgers = [(place, row, ledger) for place, row, ledger in measured if ledger is not None]
+    # What is measured, or biased by distance, has other inputs in each step.
+    static = None if model.static is None or ledgers or model.policy.has_bias else model.static.covering(low, high)
+    if static is not None:
+        hidden = static(at, slots, ids[permutation], (cos, sin))
+        return torch.empty_like(hidden).index_copy_(0, permutation, hidden)
+    width = max(session.width for session in sessions)
     mask = pool.bias[low:high, None, :width].to(model.decoder.dtype)
     if model.policy.has_bias:
         positions = torch.from_numpy(model.positions(levels, starts, starts + 1, ranks)).to(device)
         pool.positions[at, slots] = positions
         mask = mask[:, None] + _decode_bias(model, positions, rows - low, low, high, width).to(mask.dtype)
-    measured = [(place, int(rows[place]) - low, sessions[i].ledger) for place, i in enumerate(order)]
-    ledgers = [(place, row, ledger) for place, row, ledger in measured if ledger is not None]
-    attention = DecodeAttention(pool, at, slots, (cos[:, None], sin[:, None]), mask, low, ledgers)
-    permutation = torch.tensor(order, device=device)
+    decoding = None if high - low == len(rows) else at - low
+    attention = DecodeAttention(
+        pool, pool.places(at, slots), (cos[:, None], sin[:, None]), mask, low, decoding, ledgers
+    )
     hidden = model.decoder(model.decoder.embed(ids[permutation])[:, None], attention)[:, 0]
     return torch.empty_like(hidden).index_copy_(0, permutation, hidden)
 

@@ -22,6 +22,7 @@ class SlabPool:
 
     keys and values [layers, rows, kv_heads, slots, head_dim]; keys are rotated for their present place.
     unrotated: the same keys before rotation, kept only when places move (``keep_unrotated``).
+    spare: behind the slots, a slot of each slab that nothing reads (``static_decode``).
     bias [rows, slots]: 0 where a slot is valid, -inf elsewhere. positions [rows, slots]: for distance biases.
     """
 
@@ -34,10 +35,12 @@ class SlabPool:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         keep_unrotated: bool = True,
+        spare: bool = False,
     ) -> None:
         if rows < 1 or slots < 1:
             raise ConfigError(f"a slab pool needs rows >= 1 and slots >= 1, got {rows} and {slots}")
-        shape = (config.num_layers, rows, config.num_kv_heads, slots, config.head_dim)
+        self._stride = slots + spare
+        shape = (config.num_layers, rows, config.num_kv_heads, self._stride, config.head_dim)
         self.config, self.rows, self.slots = config, rows, slots
         self.device, self.dtype = torch.device(device), dtype
         self.keys = _zeros(shape, self.device, dtype)
@@ -90,7 +93,7 @@ class SlabPool:
     def places(self, rows: Tensor, slots: Tensor) -> Tensor:
         """Where one unit of each of B sessions stands in a layer: row and slot [B] -> [B * kv_heads]."""
         heads = torch.arange(self.config.num_kv_heads, device=self.device)
-        return ((rows[:, None] * self.config.num_kv_heads + heads) * self.slots + slots[:, None]).flatten()
+        return ((rows[:, None] * self.config.num_kv_heads + heads) * self._stride + slots[:, None]).flatten()
 
     def write_places(self, layer: int, places: Tensor, k: Tensor, rotated: Tensor, v: Tensor) -> None:
         """Store one unit of each of B sessions: k, rotated, v [B, 1, kv_heads, head_dim] into ``places``."""

@@ -120,22 +120,22 @@ class DecodeAttention:
     def __init__(
         self,
         pool: SlabPool,
-        rows: Tensor,
-        slots: Tensor,
+        places: Tensor,
         place: Rotation,
         mask: Tensor,
         low: int,
+        rows: Tensor | None = None,
         ledgers: Sequence[tuple[int, int, AttentionLedger]] = (),
     ) -> None:
-        """rows, slots [B]; place [B, 1, D/2]; mask additive [R, 1, S] or [R, heads, 1, S] for rows low .. low + R.
+        """places: where the tokens go, of ``SlabPool.places``; place [B, 1, D/2]; mask additive [R, 1, S] or
+        [R, heads, 1, S] for the slabs low .. low + R; rows [B]: which of these decode, None = all of them.
         ledgers: of some sessions, with their place among the B, and their row behind ``low``."""
         self.ledgers = ledgers
         self.pool, self.low, self.high = pool, low, low + mask.shape[0]
         seen = (slice(None), slice(self.low, self.high), slice(None), slice(mask.shape[-1]))
         self.keys, self.values = pool.keys[seen].unbind(0), pool.values[seen].unbind(0)
         self.place, self.mask = widen(place, mask.dtype), group_mask(mask, pool.config)
-        self.rows = None if mask.shape[0] == len(rows) else rows - low
-        self.places = pool.places(rows, slots)
+        self.rows, self.places = rows, places
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.pool.write_places(layer, self.places, k, rotate_wide(k, self.place), v)

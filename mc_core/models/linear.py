@@ -39,7 +39,7 @@ class Int8Weight:
         """The nearest to a weight [N, K] of any floating type; a row's greatest becomes 127.
 
         Where kernels add pairs of products in 16 bits (``adds_pairs``) a row's greatest pair becomes that: then no sum
-        overflows, whatever the activations are. Steps become about 1.3 times as wide; half as many steps of activations,
+        overflows, whatever the activations are. Steps become some 1.3 times as wide; half as many steps of activations,
         the other way out, lost twice as much (docs/benchmarks.md).
         """
         wide = weight.float()
@@ -113,7 +113,7 @@ def _near(x: Tensor, expected: float) -> bool:
 
 def _greatest_pairs(weight: Tensor) -> Tensor:
     """[N, K] -> [N]: of the neighbours 2i and 2i + 1, the greatest sum of those with one sign."""
-    pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
+    pairs = F.pad(weight, (0, weight.shape[1] % 2)).view(len(weight), -1, 2)
     sums = torch.stack([pairs.clamp_min(0).sum(-1), pairs.clamp_max(0).sum(-1).neg_()])
     return sums.amax(dim=(0, 2))
 

@@ -10,6 +10,7 @@ from mc_core.errors import PlanError
 from mc_core.kv.layout import Layout
 from mc_core.kv.session_kv import KVModel, SessionKV
 from mc_core.kv.slab import SlabPool
+from mc_core.kv.static_decode import StaticDecodes
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.rotary import Rotary
@@ -31,12 +32,15 @@ CONFIG = DecoderConfig(
 POLICIES = ("compact", "simple", "gaussian", "gaussian_alibi")
 
 
-def make_model(mode: str, policy: str = "compact", rows: int = 1, config: DecoderConfig = CONFIG) -> KVModel:
+def make_model(
+    mode: str, policy: str = "compact", rows: int = 1, config: DecoderConfig = CONFIG, static: bool = False
+) -> KVModel:
     torch.manual_seed(0)
     decoder = Decoder(config).eval().requires_grad_(False)
     chosen = make_policy(policy, CONFIG, K, 0.5)
-    pool = SlabPool(CONFIG, rows, W + K + FRAMES, keep_unrotated=not chosen.absolute)
-    return KVModel(decoder, Rotary(CONFIG), chosen, pool, mode, chunk_tokens=40)
+    pool = SlabPool(CONFIG, rows, W + K + FRAMES, keep_unrotated=not chosen.absolute, spare=static)
+    steps = StaticDecodes(decoder, pool) if static else None
+    return KVModel(decoder, Rotary(CONFIG), chosen, pool, mode, chunk_tokens=40, static=steps)
 
 
 def embed(layout: Layout) -> torch.Tensor:

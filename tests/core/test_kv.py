@@ -79,10 +79,11 @@ def test_a_rewind_forgets_all_that_may_come_back_different(seed: int) -> None:
     np.testing.assert_array_equal(kv.cached().identity, layout.identity[seen])
 
 
+@pytest.mark.parametrize("static", [False, True], ids=["", "static"])
 @pytest.mark.parametrize("mode", ["exact", "block", "incremental"])
-def test_decode_equals_a_fresh_forward(mode: str) -> None:
+def test_decode_equals_a_fresh_forward(mode: str, static: bool) -> None:
     """Tokens decoded one by one in a batch of sessions, each with its own history, equal a fresh forward of each."""
-    model = make_model(mode, rows=3)
+    model = make_model(mode, rows=3, static=static)
     sessions, layouts = [], []
     for tokens in (5, 90, 700):
         wc = WorkingContext(K, W, recent_tokens=2 * K)
@@ -104,6 +105,52 @@ def test_decode_equals_a_fresh_forward(mode: str) -> None:
             vectors = torch.cat([embed(layouts[i]), model.decoder.embed(ids[: step + 1, i])])
             expected = fresh_forward(model, _with_tokens(layouts[i], wc.num_tokens, step + 1), vectors)
             torch.testing.assert_close(hidden[place], expected[-1], atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_step_of_fixed_shape_changes_the_slabs_of_those_that_decode_alone(seed: int) -> None:
+    """Whatever rows decode, in whatever order: hidden states are those of a plain step, and other slabs stay as they
+    are, bit for bit, also where nothing stands in them."""
+    rng = np.random.default_rng(seed)
+    plain, static = make_model("exact", rows=6), make_model("exact", rows=6, static=True)
+    sessions: dict[bool, list[SessionKV]] = {False: [], True: []}
+    lengths = rng.integers(1, 6 * K, 5).tolist()  # the sixth slab is free
+    for model in (plain, static):
+        for tokens in lengths:
+            wc = WorkingContext(K, W, recent_tokens=2 * K)
+            wc.extend(tokens, reserve=K)
+            kv = SessionKV(model, model.pool.acquire())
+            repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=None))
+            sessions[model is static].append(kv)
+    for _ in range(3):
+        chosen = rng.permutation(5)[: rng.integers(1, 6)].tolist()
+        indices, ids = [len(sessions[True][i]) for i in chosen], torch.from_numpy(rng.integers(0, 64, len(chosen)))
+        others = [row for row in range(6) if row not in {sessions[True][i].row for i in chosen}]
+        before = [slab[:, others, :, : static.pool.slots].clone() for slab in (static.pool.keys, static.pool.values)]
+        expected, got = (
+            decode_step(model, [sessions[model is static][i] for i in chosen], indices, ids)
+            for model in (plain, static)
+        )
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        after = [slab[:, others, :, : static.pool.slots] for slab in (static.pool.keys, static.pool.values)]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@given(low=st.integers(0, 40), more=st.integers(1, 40))
+@settings(deadline=None)
+def test_ranges_of_fixed_shape_are_few_and_near_what_decodes(low: int, more: int) -> None:
+    """A step holds all rows that decode and at most as many others; of 64 slabs there are 127 ranges at most."""
+    model = make_model("exact", rows=64, static=True)
+    assert model.static is not None
+    step = model.static.covering(low, min(64, low + more))
+    if step is not None:
+        size = step.end - step.start
+        assert step.start <= low < min(64, low + more) <= step.end
+        assert size <= 2 * more
+        assert size & (size - 1) == 0
+        assert step.start % size == 0
+    assert model.static.covering(0, 64) is not None
 
 
 def _with_tokens(layout: Layout, start: int, count: int) -> Layout:
