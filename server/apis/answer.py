@@ -50,7 +50,7 @@ async def begin(choices: Sequence[Choice]) -> None:
         for choice in choices:
             choice.stream.cancel()
             if (failure := choice.stream.failure()) is not None:
-                choice.observe(Failed(failure), 0.0)
+                choice.observed(Failed(failure))
         raise
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from server.streaming.format import Format
 from server.streaming.pieces import Piece, PieceReader, TextPiece
 from server.streaming.turn_stream import TurnStream
 
+logger = logging.getLogger(__name__)
 Observe = Callable[[Event, float], None]
 """Told of each event and when it came (monotonic seconds)."""
 
@@ -21,6 +24,13 @@ class Choice:
     stream: TurnStream
     form: Format
     observe: Observe
+
+    def observed(self, event: Event) -> None:
+        """Tell who measures; what fails there harms no stream."""
+        try:
+            self.observe(event, time.monotonic())
+        except Exception:
+            logger.exception("an event of a turn could not be measured")
 
     def pieces(self, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:
         """What an event turns out to be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from server.streaming.frames import Frame
 from server.streaming.reply import Reply
 from server.streaming.turn_group import TurnGroup
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -87,7 +88,17 @@ class TurnResponse(EventResponse):
 async def told(
     choices: Sequence[Choice], group: TurnGroup, silence: float | None = None
 ) -> AsyncIterator[Sequence[Frame]]:
-    """The frames of all turns as they come; none where ``silence`` seconds passed without any."""
+    """The frames of all turns as they come; none where ``silence`` seconds passed without any. Whatever fails, the last
+    ones say how it ended."""
+    try:
+        async for frames in _told(choices, group, silence):
+            yield frames
+    except Exception as error:
+        logger.exception("a stream could not be written to its end")
+        yield choices[0].form.failed(to_api_error(error))
+
+
+async def _told(choices: Sequence[Choice], group: TurnGroup, silence: float | None) -> AsyncIterator[Sequence[Frame]]:
     for choice in choices:
         if opening := choice.form.opening():
             yield opening
@@ -97,7 +108,7 @@ async def told(
             yield ()
             continue
         choice, event = choices[came[0]], came[1]
-        choice.observe(event, time.monotonic())
+        choice.observed(event)
         if isinstance(event, Failed):
             yield choice.form.failed(to_api_error(event.error))
             return
@@ -143,7 +154,7 @@ async def collected(choices: Sequence[Choice], group: TurnGroup) -> dict[str, An
         assert came is not None
         place, event = came
         choice = choices[place]
-        choice.observe(event, time.monotonic())
+        choice.observed(event)
         if isinstance(event, Failed):
             raise event.error
         for piece in choice.pieces(event):

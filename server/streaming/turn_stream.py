@@ -58,10 +58,12 @@ class TurnStream:
             stop()
 
     def sink(self, event: Event) -> None:
-        """Called on threads of the engine and the store."""
-        if self._watch is not None:
-            self._watch(event)
-        self._loop.call_soon_threadsafe(self.put, event)
+        """Called on threads of the engine and the store. The reader gets the event whatever becomes of who watches."""
+        try:
+            if self._watch is not None:
+                self._watch(event)
+        finally:
+            self._loop.call_soon_threadsafe(self.put, event)
 
     def put(self, event: Event) -> None:
         """Hand an event to the reader; nothing follows the last one."""

@@ -189,6 +189,28 @@ async def test_a_failed_stream_ends_with_an_error_event():
     assert [type(event) for event in seen] == [Delta, Failed]
 
 
+async def test_a_stream_that_cannot_be_written_ends_with_an_error_event():
+    """What fails while a stream is written is told to its client, who never gets a short stream; what fails while it is
+    measured is told to nobody."""
+
+    def unmeasured(event, when):
+        raise RuntimeError("a metric")
+
+    class Unwritten(ChatFormat):
+        def piece(self, piece, logprobs):
+            raise RuntimeError("a piece")
+
+    for kind, last in ((ChatFormat, "data: [DONE]"), (Unwritten, "error")):
+        stream, client = TurnStream(), Client()
+        stream.put(Delta("Once", (5,)))
+        stream.put(Finished("stop", Usage(3, 1, 0), ContextReport()))
+        form = kind("chatcmpl-1", 1, MODEL, tokenizer=None, include_usage=True)
+        await TurnResponse([Choice(stream, form, unmeasured)], keep_alive=10.0)({}, client.receive, client.send)
+        lines = [line for line in client.lines() if line]
+        assert lines[-1] == last or (lines[-2] == "event: error" and "internal_error" in lines[-1])
+        assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 async def test_done_comes_after_finished_alone():
     """[DONE] is written when the turn is Finished, which is after the store's acknowledgement, and not before."""
     stream, client = TurnStream(), Client()

@@ -1,4 +1,4 @@
-"""Faults at every seam of the engine: its observer, store, networks, lens, sampler and sinks."""
+"""Faults at every seam of the engine: its observer, store, networks, focus, slabs, sampler and sinks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_lab import Lab, Reply
+from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Moment, RefocusTrace
-from mc_core.engine.requests import Delta, Event
+from mc_core.errors import StoreError
 from mc_core.focus.lens_lexical import LexicalLens
+from mc_core.focus.refocuser import Refocuser
+from mc_core.kv.session_kv import SessionKV
 from mc_core.session.look import Look
 
 Chance = Callable[[str], bool]
@@ -22,6 +24,23 @@ Chance = Callable[[str], bool]
 
 class Fault(Exception):
     """What was injected; its text names the seam."""
+
+
+class StoreFault(Fault, StoreError):
+    """What a store's future fails with."""
+
+
+METHODS = (
+    (LexicalLens, "append", "lens.append"),
+    (LexicalLens, "score", "lens.score"),
+    (LexicalLens, "rewind", "lens.rewind"),
+    (Refocuser, "propose", "refocus.propose"),
+    (Refocuser, "commit", "refocus.commit"),
+    (Refocuser, "restore", "rollback"),
+    (SessionKV, "begin", "repair"),
+)
+"""Class, method, seam."""
+WRITES = ("write_spans", "write_gists", "commit")
 
 
 class Faults:
@@ -48,7 +67,7 @@ class Faults:
 
     def at_random(self, seed: int, odds: dict[str, float]) -> None:
         rng = np.random.default_rng(seed)
-        self.chance = lambda seam: bool(rng.random() < odds[seam])
+        self.chance = lambda seam: bool(rng.random() < odds.get(seam, 0.0))
 
     def before(self, seam: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, behind the seam."""
@@ -77,9 +96,9 @@ class Faults:
     def commit_state(self, text: str, finished: object) -> None:
         self.at("commit_state")
 
-    def install(self, lab: Lab, patch: pytest.MonkeyPatch) -> None:
+    def install(self, core: EngineCore, patch: pytest.MonkeyPatch) -> None:
         """Put a seam before what the engine and its sessions call."""
-        decoder, sampler, store = lab.bundle.decoder, lab.engine.core.runner.sampler, lab.store
+        decoder, gistnet, sampler = core.bundle.decoder, core.bundle.gistnet, core.runner.sampler
         forward, sample = decoder.forward, sampler.sample
 
         def reads(embeddings: Any, attention: Any) -> Any:
@@ -94,35 +113,24 @@ class Faults:
 
         patch.setattr(decoder, "forward", reads)
         patch.setattr(sampler, "sample", draws)
-        patch.setattr(lab.bundle.gistnet, "forward", self.before("gistnet", lab.bundle.gistnet.forward))
-        for name in ("append", "score", "rewind"):
-            patch.setattr(LexicalLens, name, self.before(f"lens.{name}", getattr(LexicalLens, name)))
-        for name in ("write_spans", "commit"):
-            called = self.before(f"store.{name}", getattr(store, name))
-            patch.setattr(store, name, self.refused(f"store.{name}.future", called))
+        patch.setattr(gistnet, "forward", self.before("gistnet", gistnet.forward))
+        for owner, name, seam in METHODS:
+            patch.setattr(owner, name, self.before(seam, getattr(owner, name)))
+        for name in WRITES:
+            called = self.before(f"store.{name}", getattr(core.store, name))
+            patch.setattr(core.store, name, self.refused(f"store.{name}.future", called))
+        patch.setattr(core.store, "read_spans", self.refused("store.read_spans.future", core.store.read_spans))
 
-    def refused(self, seam: str, write: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
-        """A write whose call goes well, but whose future fails."""
+    def refused(self, seam: str, call: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+        """A call that goes well, but whose future fails."""
 
-        def writes(*args: Any) -> Future[Any]:
+        def calls(*args: Any, **kwargs: Any) -> Future[Any]:
             try:
                 self.at(seam)
             except Fault as fault:
                 future: Future[Any] = Future()
-                future.set_exception(fault)
+                future.set_exception(StoreFault(str(fault)))
                 return future
-            return write(*args)
+            return call(*args, **kwargs)
 
-        return writes
-
-
-class FaultySink:
-    """Takes all events, but may fail on a text; the last event is what a test looks at."""
-
-    def __init__(self, faults: Faults) -> None:
-        self.faults, self.reply = faults, Reply()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Delta):
-            self.faults.at("sink")
-        self.reply(event)
+        return calls
