@@ -12,7 +12,7 @@ from mc_core.models.attention import FullAttention
 from mc_core.models.decoder import Decoder
 from mc_core.models.decoder_config import DecoderConfig, RopeScaling
 from mc_core.models.families import read_config, write_config
-from mc_core.models.loading import INDEX, load_decoder, save_decoder
+from mc_core.models.loading import INDEX, load_decoder, save_decoder, save_tensors
 from mc_core.models.rotary import Rotary
 
 transformers = pytest.importorskip("transformers")
@@ -279,3 +279,12 @@ def test_a_shape_that_the_family_cannot_express_is_not_saved():
     with pytest.raises(ConfigError, match="qk_norm"):
         write_config(llama)
     assert read_config(write_config(replace(llama, qk_norm="none"))).rope_scaling == RopeScaling("linear", 2.0)
+
+
+def test_views_are_saved_as_what_they_show(tmp_path):
+    """A transposed, cut or stepped tensor is in the file as the numbers that it shows."""
+    whole = torch.arange(24.0).reshape(4, 6)
+    views = {"turned": whole.T, "cut": whole[:, 2:4], "stepped": whole[::2, ::3], "same": whole.expand(2, 4, 6)}
+    save_tensors(tmp_path / "views.safetensors", views)
+    for name, found in load_file(tmp_path / "views.safetensors").items():
+        assert torch.equal(found, views[name]), name

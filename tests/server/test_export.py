@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -16,9 +17,11 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect
 
 from mc_core.session.factory import SessionFactory
 from redis_server import shared_redis
+from server.apis.sessions.file_routes import FileResponse
 from server.stores.sqlite import SqliteStore
 from server.transfer.checked import check
 from server.transfer.importing import Importer
@@ -287,3 +290,24 @@ def test_an_import_that_died_is_seen_by_nobody_and_can_be_repeated(
             assert http.get(f"/v1/sessions/{name}{path}").status_code == 404, path
         assert put(http, file, keep_id=True).status_code == 201
         assert sessions_of(http) == [name]
+
+
+async def test_a_client_that_leaves_an_export_lets_its_file_go() -> None:
+    """Law: the file of an export that nobody reads to its end is closed with its response, and not when the generator
+    that reads it happens to be collected."""
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("broken pipe")
+
+    file = io.BytesIO(b"x" * (1 << 20))
+    response = FileResponse(file, {})
+    kept = response.body_iterator
+    with pytest.raises((OSError, ClientDisconnect, ExceptionGroup)):
+        await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    assert file.closed
+    assert kept is not None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from mc_core.store import SessionRecord
 from server.apis.sessions.format import describe
@@ -50,7 +51,7 @@ async def export(session_id: str, state: State, tenant: Tenant) -> Response:
         "Content-Disposition": 'attachment; filename="session.jsonl"',
     }
     file.seek(0)
-    return StreamingResponse(_pieces(file), media_type=MEDIA_TYPE, headers=headers)
+    return FileResponse(file, headers)
 
 
 @router.post(
@@ -98,10 +99,21 @@ async def _snapshot(state: ServerState, session_id: str, tenant: str) -> tuple[S
             ) from error
 
 
+class FileResponse(StreamingResponse):
+    """Owns its file: when the client goes, nobody runs on, or closes, the generator that reads it."""
+
+    def __init__(self, file: IO[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(file), media_type=MEDIA_TYPE, headers=headers)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    with file:
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            yield piece
+    while piece := await asyncio.to_thread(file.read, PIECE):
+        yield piece
 
 
 async def _stored(state: ServerState, tenant: str, checked: Checked, keep_id: bool) -> ImportedSession:
