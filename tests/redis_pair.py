@@ -77,6 +77,14 @@ class Pair:
         self.address.target = self.new.port
         self.old.client().replicaof("127.0.0.1", self.new.port)
 
+    def turn_round(self) -> None:
+        """Ready for the next failover: the new primary is the one that fails, the other one its replica."""
+        self.old, self.new = self.new, self.old
+        if self.new.process.poll() is not None:
+            self.new.start()
+            self.new.client().replicaof("127.0.0.1", self.old.port)
+        wait_until(lambda: self.new.client().info("replication")["master_link_status"] == "up")
+
     def stop(self) -> None:
         self.address.close()
         self.old.stop()
