@@ -55,6 +55,10 @@ class LeaseHeldError(StoreError):
         self.retry_after = retry_after
 
 
+class DamagedRecordError(StoreError):
+    """The store has the session, but its record is not as it was written."""
+
+
 class StoreDownError(StoreError):
     """The store can't be reached, or is too far behind to take more; try again after ``retry_after`` seconds.
 
@@ -64,6 +68,10 @@ class StoreDownError(StoreError):
     def __init__(self, message: str, retry_after: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class StoreFullError(StoreDownError):
+    """The store has no room for what it was to keep, which it has not got now. What it has can be read and deleted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -122,15 +130,13 @@ class SessionRecord(SessionInfo):
 
     ``tail``: int32 [tokens % K], the ids of the open block. ``state``: JSON-able (layout, residency, counters, RNG).
     ``prefixes``: (hash, position) for each message boundary, position in tokens; the complete list each time.
-    ``fence``: the token of the lease under which the record is committed. ``checksum``: the store's own, as it was
-    stored with the record; None if it had none.
+    ``fence``: the token of the lease under which the record is committed.
     """
 
     tail: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
     state: Mapping[str, Any] = field(default_factory=dict)
     prefixes: Sequence[tuple[str, int]] = ()
     fence: int = 0
-    checksum: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,7 +263,8 @@ class SessionStore(Protocol):
 
     def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
         """Takes the lease and drops staged rows. The same ``owner`` may always reopen; another one gets LeaseHeldError
-        until the lease lapses or is released. UnknownSessionError as for every look-up by tenant."""
+        until the lease lapses or is released. UnknownSessionError as for every look-up by tenant, DamagedRecordError
+        as for every reading of a record."""
         ...
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:

@@ -17,7 +17,15 @@ from mc_core.errors import (
     SpanMissingError,
     StoreError,
 )
-from mc_core.store import FencedError, LeaseHeldError, StoreDownError, TurnsLostError, UnknownSessionError
+from mc_core.store import (
+    DamagedRecordError,
+    FencedError,
+    LeaseHeldError,
+    StoreDownError,
+    StoreFullError,
+    TurnsLostError,
+    UnknownSessionError,
+)
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of an answer that nobody waits for any more."""
@@ -117,6 +125,16 @@ def to_api_error(error: BaseException) -> ApiError:
             return bad_request(str(error))
         case SpanMissingError():
             return ApiError(500, str(error), "server_error", "span_missing")
+        case DamagedRecordError():
+            return ApiError(500, f"{error}; megacontext fsck tells more", "server_error", "session_damaged")
+        case StoreFullError():
+            return ApiError(
+                503,
+                "the session store is full, so nothing of this was kept; sessions can be read and deleted",
+                "server_error",
+                "store_full",
+                retry_after=error.retry_after,
+            )
         case StoreDownError():
             return store_down(
                 "the session store can't be reached; look at the session before you repeat this", error.retry_after

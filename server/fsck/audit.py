@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mc_core.errors import StoreError
-from mc_core.store import MAX_LIST, GistBatch, SessionRecord, SessionStore, SpanBatch, StoreDownError
-from server.stores.record_sum import is_sound
+from mc_core.store import (
+    MAX_LIST,
+    DamagedRecordError,
+    GistBatch,
+    SessionRecord,
+    SessionStore,
+    SpanBatch,
+    StoreDownError,
+)
 from server.transfer.unborn import is_unborn
 
 logger = logging.getLogger(__name__)
@@ -53,14 +60,16 @@ def audit(store: SessionStore, tenant: str, session: str) -> list[Finding]:
         record = store.record(session, tenant).result()
     except StoreDownError:
         raise
+    except DamagedRecordError as error:
+        return [Finding("record", str(error), tenant, session)]
     except Exception as error:
         # Whatever is in the way of reading it: a damaged record has no shape that could be relied on.
         return [Finding("record", f"the record can't be read ({type(error).__name__})", tenant, session)]
     if is_unborn(record):
         return [Finding("import", "an import of it has not ended", tenant, session)]
     found: list[Finding] = []
-    if is_sound(record) is False or bool(record.gist_keys) != bool(record.key_dim):
-        found.append(Finding("record", "the record is not as it was written", tenant, session))
+    if bool(record.gist_keys) != bool(record.key_dim):
+        found.append(Finding("record", "the shape of its gists is not as it was written", tenant, session))
     for check in (_spans, _gists, _prefixes, _notes):
         try:
             found += check(store, record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
 from mc_core.store import (
+    DamagedRecordError,
     FencedError,
     PrefixMatch,
     SessionPage,
@@ -192,7 +193,8 @@ class SessionHost:
 
     async def delete(self, session_id: str, tenant: str) -> None:
         """Delete a session, its spans and gists; who holds it is stopped, who waits for it finds nothing."""
-        await settled(self.store.record(session_id, tenant))
+        with suppress(DamagedRecordError):  # which is there, and can be deleted
+            await settled(self.store.record(session_id, tenant))
         with self.residents.queued(session_id, tenant) as slot:
             slot.deleting = True
             if slot.interrupt is not None:

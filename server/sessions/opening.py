@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from mc_core.errors import StoreError
 from mc_core.models.threads import aside
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
@@ -13,6 +15,8 @@ from server.futures import settled
 from server.sessions.departed import Departed
 from server.sessions.owner import Owner
 from server.transfer.unborn import is_unborn
+
+logger = logging.getLogger(__name__)
 
 
 async def open_session(
@@ -27,8 +31,16 @@ async def open_session(
         departed.check(session_id, stored.record.sequence)
         return await asyncio.to_thread(aside, lambda: factory.load(stored, store))
     except Exception as error:
-        await settled(store.release(session_id, stored.fence))
+        await give_back(store, session_id, stored.fence)
         if isinstance(error, StoreDownError | TurnsLostError | UnknownSessionError):
             raise
         # Whatever it is, it is not the fault of the request that asked for the session.
         raise unreadable(session_id, error) from error
+
+
+async def give_back(store: SessionStore, session_id: str, fence: int) -> None:
+    """End a lease; where the store can't take that now, it lapses by itself."""
+    try:
+        await settled(store.release(session_id, fence))
+    except StoreError:
+        logger.warning("the lease of session %s is left to lapse", session_id, exc_info=True)

@@ -13,6 +13,7 @@ from server.futures import settled
 from server.memory import Leftovers
 from server.sessions.background import Background
 from server.sessions.departed import Departed
+from server.sessions.opening import give_back
 from server.sessions.slots import Slot
 
 Key = tuple[str, str]
@@ -78,7 +79,7 @@ class Residents:
             fence = session.id, session.fence
             del session  # what it holds must be free once it is unloaded
             await self.unload(slot)
-            await settled(self._store.release(*fence))
+            await give_back(self._store, *fence)
 
     async def unload(self, slot: Slot) -> None:
         """The same of a session without a lease."""

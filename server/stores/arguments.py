@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mc_core.errors import ConfigError, MegaContextError
 from mc_core.store import MAX_LIST, Floats, SessionInfo, SessionRecord
-from server.stores.record_sum import record_sum, sealed
+from server.stores.record_sum import sealed
 
 MAX_RANGE = 1 << 26
 INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
@@ -40,7 +40,7 @@ class EncodedRecord:
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{name} must be JSON-able: {error}") from error
         metadata, state = texts
-        return cls(record, metadata, sealed(state, record_sum(record, metadata, state)))
+        return cls(record, metadata, sealed(record, metadata, state))
 
     @classmethod
     def of_new(cls, record: SessionRecord) -> EncodedRecord:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mc_core.session.pins import pin_room
 from mc_core.session.session import Session
-from mc_core.store import LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
+from mc_core.store import DamagedRecordError, LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
 from server.futures import settled
 from server.sessions.forks import fork
 from server.sessions.host import SessionHost
@@ -81,7 +81,7 @@ class MatchedLease:
             held = self._host.peek(match.session_id, self._tenant) or await self._host.info(
                 match.session_id, self._tenant
             )
-        except UnknownSessionError:
+        except (DamagedRecordError, UnknownSessionError):
             return False
         return _ends_with(held, match.hash)
 

@@ -63,3 +63,28 @@ def test_a_mended_session_goes_on(model_dir: Path, tmp_path: Path) -> None:
         assert http.get(f"/v1/sessions/{session}/export").status_code == 200
         error = http.get(f"/v1/sessions/{whole}/export")
         assert (error.status_code, error.json()["error"]["code"]) == (500, "session_damaged")
+
+
+def test_a_damaged_record_is_told_and_can_be_deleted(model_dir: Path, tmp_path: Path) -> None:
+    """Law: a session whose record is not as it was written is told to be damaged, and not read as something else; its
+    chat goes on in another session, and it can be deleted."""
+    store, chat = tmp_path / "s.sqlite", [{"role": "user", "content": "Who keeps the lighthouse?"}]
+    body = {"model": "tiny", "max_tokens": 8, "temperature": 0, "ignore_eos": True, "logit_bias": {"67": 100}}
+    with running(settings_for(model_dir, store)) as address:
+        answer = httpx.post(f"{address}/v1/chat/completions", json={**body, "messages": chat})
+        damaged = answer.headers["X-Session-ID"]
+        chat += [answer.json()["choices"][0]["message"], {"role": "user", "content": "Since when?"}]
+    damage(store, "UPDATE sessions SET tokens = tokens - 1")
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        for told in (
+            http.get(f"/v1/sessions/{damaged}"),
+            http.get(f"/v1/sessions/{damaged}/export"),
+            http.get(f"/v1/sessions/{damaged}/focus"),
+            http.post("/v1/chat/completions", json={**body, "messages": chat, "session_id": damaged}),
+        ):
+            assert (told.status_code, told.json()["error"]["code"]) == (500, "session_damaged")
+        other = http.post("/v1/chat/completions", json={**body, "messages": chat})
+        assert other.status_code == 200
+        assert other.headers["X-Session-ID"] != damaged
+        assert http.delete(f"/v1/sessions/{damaged}").status_code == 200
+        assert http.get(f"/v1/sessions/{damaged}").status_code == 404

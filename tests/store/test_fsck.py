@@ -14,13 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from mc_core.context.working_context import WorkingContext
+from mc_core.errors import MegaContextError
 from mc_core.notes import Note
 from server.cli import app
-from store_harness import RedisHarness, SqliteHarness, begin, fill, some_ids
+from store_harness import RedisHarness, SqliteHarness, begin, fill, make_record, some_ids
 
 RUNNER = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
 IDS = some_ids(4 * 40 + 3)
-FLIPS = 60
+ROW_KEY = {"lineage": "session * 1000 + ordinal"}
+"""What names a row of a table that has no rowid."""
 
 
 def fsck(harness: Any, *options: str) -> tuple[int, dict[str, Any]]:
@@ -42,6 +44,16 @@ def prepare(harness: Any, name: str = "s") -> None:
     store.close()
 
 
+def prepare_fork(harness: Any) -> None:
+    """A session that shares the beginning of ``s`` and went on another way."""
+    store = harness.open()
+    store.fork("s", "alice", make_record("f", tokens=80)).result()
+    record = store.open("f", "alice", "me").result().record
+    record = fill(store, record, np.concatenate([IDS[:80], some_ids(70, 1)]))
+    store.release("f", record.fence).result()
+    store.close()
+
+
 def fields(harness: Any) -> list[tuple[Any, ...]]:
     """Where bytes of the session lie: places that ``flip`` knows."""
     if isinstance(harness, SqliteHarness):
@@ -53,9 +65,12 @@ def fields(harness: Any) -> list[tuple[Any, ...]]:
             "states": ["tail", "state"],
             "sessions": ["tokens", "metadata", "model", "tokenizer", "session_id", "tenant"],
             "prefixes": ["hash", "position"],
+            "lineage": ["spans", "end_block", "gists"],
         }.items():
-            for (row,) in connection.execute(f"SELECT rowid FROM {table}").fetchall():
-                found += [(table, column, row) for column in columns]
+            key = ROW_KEY.get(table, "rowid")
+            for column in columns:
+                query = f"SELECT {key} FROM {table} WHERE {column} IS NOT NULL ORDER BY 1"
+                found += [(table, column, row) for (row,) in connection.execute(query)]
         connection.close()
         return found
     kinds = ("rows", "session", "notes")
@@ -81,15 +96,16 @@ def flip(harness: Any, place: tuple[Any, ...], rng: random.Random) -> None:
 
     if isinstance(harness, SqliteHarness):
         table, column, row = place
+        key = ROW_KEY.get(table, "rowid")
         connection = sqlite3.connect(harness.path)
         connection.text_factory = bytes
-        (value,) = connection.execute(f"SELECT {column} FROM {table} WHERE rowid = ?", (row,)).fetchone()
+        (value,) = connection.execute(f"SELECT {column} FROM {table} WHERE {key} = ?", (row,)).fetchone()
         kind = {int: "INTEGER", bytes: "BLOB"}[type(value)]
         new = value ^ 1 << rng.randrange(16) if isinstance(value, int) else changed(value)
         text = column not in ("data", "value", "tail") and isinstance(value, bytes)
         with connection:
             cast = f"CAST(? AS {'TEXT' if text else kind})"
-            connection.execute(f"UPDATE {table} SET {column} = {cast} WHERE rowid = ?", (new, row))
+            connection.execute(f"UPDATE {table} SET {column} = {cast} WHERE {key} = ?", (new, row))
         connection.close()
         return
     key, name = place
@@ -100,19 +116,54 @@ def flip(harness: Any, place: tuple[Any, ...], rng: random.Random) -> None:
             client.hset(key, name, changed(client.hget(key, name)))
 
 
-def test_every_flip_is_found(prepared: Any) -> None:
-    """Law: one bit changed in what a store keeps of a session's record, rows, beginnings or notes is a finding."""
+def seen(harness: Any) -> dict[tuple[Any, ...], Any]:
+    """All that can be read of the sessions, by what it is; what is told to be lost or damaged is not there."""
+    store, found = harness.open(), dict[tuple[Any, ...], Any]()
+
+    def read(future: Any) -> Any:
+        try:
+            return future.result()
+        except MegaContextError:
+            return None
+
+    for name in ("s", "f", "t"):
+        record = read(store.record(name, "alice"))
+        if record is not None:
+            kept = record.tenant, record.model, record.tokenizer, record.tokens, record.implicit, record.prefixes
+            found[name, "record"] = *kept, record.tail.tolist(), record.state, record.metadata
+        if (spans := read(store.read_span_range(name, 0, 41))) is not None:
+            rows = zip(spans.blocks.tolist(), spans.ids.tolist(), strict=True)
+            found |= {(name, "span", at): ids for at, ids in rows}
+        for level in (1, 2, 3):
+            if (gists := read(store.read_gist_range(name, level, 0, 41))) is not None:
+                rows = zip(gists.indices.tolist(), gists.gists.tolist(), strict=True)
+                found |= {(name, level, at): gist for at, gist in rows}
+        if (page := read(store.notes(name, "alice"))) is not None:
+            found |= {(name, "note", note.key): note for note in page.notes}
+        if note := read(store.find_note("alice", f"key-{name}")):
+            found[name, "indexed"] = note
+    store.close()
+    return found
+
+
+@pytest.mark.parametrize("flips", [40, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_every_flip_is_found(prepared: Any, flips: int) -> None:
+    """Law: one bit changed in what a store keeps of a session's record, rows, beginnings or notes is a finding, and
+    what is read then is what was written, or told to be damaged."""
     rng = random.Random(0)
     fields = list(dict.fromkeys(prepared.places))
     rng.shuffle(fields)
-    places = [*fields, *rng.choices(prepared.places, k=FLIPS)][:FLIPS]
-    unseen = []
+    places = [*fields, *rng.choices(prepared.places, k=flips)][:flips]
+    unseen, wrong = [], []
     for place in places:
         prepared.restore()
         flip(prepared.harness, place, rng)
+        for what, value in seen(prepared.harness).items():
+            if prepared.seen.get(what) != value:
+                wrong.append((place, what))
         if fsck(prepared.harness)[0] == 0:
             unseen.append(place)
-    assert unseen == []
+    assert (unseen, wrong) == ([], [])
 
 
 class Prepared:
@@ -121,7 +172,10 @@ class Prepared:
     def __init__(self, harness: Any) -> None:
         self.harness = harness
         prepare(harness)
-        assert fsck(harness) == (0, {"sessions": 1, "findings": [], "left": 0})
+        prepare(harness, "t")
+        prepare_fork(harness)
+        assert fsck(harness) == (0, {"sessions": 3, "findings": [], "left": 0})
+        self.seen = seen(harness)
         self.places = fields(harness)
         self.kept: dict[str, bytes] = {}
         if isinstance(harness, RedisHarness):

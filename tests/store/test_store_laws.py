@@ -424,6 +424,19 @@ def test_buffers_may_be_reused_at_once(store):
     assert store.read_span_range("s", 0, 50).result().ids[:, 0].tolist() == list(range(50))
 
 
+def test_views_are_stored_as_what_they_show(store):
+    """Law: arrays that are transposed, cut or stepped are kept as the numbers that they show."""
+    record = begin(store, gist_keys=1, key_dim=2)
+    ids, numbers = some_ids(64).reshape(8, 8), np.arange(32, dtype=np.float32).reshape(4, 8)
+    turned, gists, keys = ids.T[::2, :4], numbers[:, ::4], numbers[:, 1:3].reshape(4, 1, 2)
+    store.write_spans("s", record.fence, 0, turned)
+    store.write_gists("s", record.fence, 1, 0, gists, keys)
+    assert np.array_equal(store.read_span_range("s", 0, 4).result().ids, turned)
+    batch = store.read_gist_range("s", 1, 0, 4).result()
+    assert np.array_equal(batch.gists, gists)
+    assert np.array_equal(batch.keys, keys)
+
+
 def test_bad_arguments_come_back_on_the_future(store):
     """Law: every error is on the future, names the field, and leaves the session as it was."""
     record = begin(store)

@@ -40,8 +40,8 @@ def test_one_file_serves_one_process(place):
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
     place.open().close()
-    place._execute("PRAGMA user_version = 4")
-    with pytest.raises(StoreError, match="schema 4"):
+    place._execute("PRAGMA user_version = 5")
+    with pytest.raises(StoreError, match="schema 5"):
         place.open()
     for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
@@ -65,6 +65,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
     for statement in (
         *(f"DROP INDEX {name}" for name in ("lineage_gists", "sessions_newest_of_kind", "sessions_oldest_implicit")),
         "DROP INDEX lineage_spans",
+        "ALTER TABLE lineage DROP COLUMN sum",
         "ALTER TABLE lineage DROP COLUMN gists",
         "ALTER TABLE lineage RENAME COLUMN spans TO storage",
         "CREATE INDEX lineage_storage ON lineage (storage)",
@@ -82,7 +83,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         store.delete(name, "alice").result()
     store.close()
     assert place.count_everything() == 0
-    assert place._execute("PRAGMA user_version")[0][0] == 3
+    assert place._execute("PRAGMA user_version")[0][0] == 4
 
 
 def test_a_file_of_version_2_gets_notes(place):
@@ -92,6 +93,7 @@ def test_a_file_of_version_2_gets_notes(place):
     fill(store, begin(store), ids)
     store.close()
     place._execute("DROP TABLE notes")
+    place._execute("ALTER TABLE lineage DROP COLUMN sum")
     place._execute("PRAGMA user_version = 2")
     store = place.open()
     assert place._execute("SELECT name, sql FROM sqlite_master ORDER BY name") == schema

@@ -25,17 +25,23 @@ end
 
 local FIELDS = {
   'fence', 'lease', 'tokens', 'block_size', 'sequence', 'widths', 'lineage', 'staged', 'owner', 'until', 'op', 'result',
-  'reshaped',
+  'reshaped', 'lineage_sum',
 }
 
--- The session, without its big fields. tenant '': any.
-local function find(id, tenant)
+-- Of where the rows of a session lie: those of another one would look sound.
+local function lineage_sum(id, lineage) return string.sub(redis.sha1hex(id .. ' ' .. lineage), 1, 16) end
+
+-- The session, without its big fields. tenant '': any. damaged: though where its rows lie is not as it was written.
+local function find(id, tenant, damaged)
   local owner = redis.call('HGET', ns .. 'owners', id)
   if not owner or (tenant ~= '' and owner ~= tenant) then fail('unknown', id) end
   local key = tenant_key(owner, 'session', id)
   local values = redis.call('HMGET', key, unpack(FIELDS))
   local s = {id = id, tenant = owner, key = key}
   for i, name in ipairs(FIELDS) do s[name] = values[i] end
+  if not damaged and s.lineage_sum and s.lineage_sum ~= lineage_sum(id, s.lineage) then
+    fail('damaged', string.format("where the rows of session '%s' lie is not as it was written", id))
+  end
   for _, name in ipairs({'fence', 'tokens', 'block_size', 'sequence', 'until'}) do s[name] = tonumber(s[name]) end
   for _, name in ipairs({'widths', 'lineage', 'staged'}) do s[name] = cjson.decode(s[name]) end
   s.blocks = math.floor(s.tokens / s.block_size)

@@ -29,12 +29,15 @@ from mc_core.store import StoreDownError
 from server.stores.redis.place import Place
 
 logger = logging.getLogger(__name__)
-FORMAT = 3
-"""1: gists always lay in the storage of their spans, and sessions were not listed by kind. 2: there were no notes."""
+FORMAT = 4
+"""1: gists always lay in the storage of their spans, and sessions were not listed by kind. 2: there were no notes. 3:
+where rows lie had no checksum."""
 SCRIPT = "".join(
     (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "notes", "sessions", "queries")
 )
-SHA = hashlib.sha1(SCRIPT.encode()).hexdigest()
+FREEING = f"#!lua flags=allow-oom\n{SCRIPT}"
+"""The same, for calls that need no room to speak of: a Redis at its ``maxmemory`` runs them too (from 7.0 on)."""
+SHA = {script: hashlib.sha1(script.encode()).hexdigest() for script in (SCRIPT, FREEING)}
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, EOFError)
 """What sending raises while Redis is away; it may come back."""
 WRONG_NODE = (ReadOnlyError, ClusterDownError, AskError, TryAgainError)
@@ -65,6 +68,7 @@ class Link:
         began, meta = time.monotonic(), f"{self.place.namespace}meta"
 
         async def greet() -> Any:
+            # In a store that is there the first one changes nothing, and a full Redis may refuse it.
             _, found = await self._exchange([("HSETNX", meta, "format", str(FORMAT)), ("HGET", meta, "format")])
             if isinstance(found, Exception):
                 raise found
@@ -87,15 +91,18 @@ class Link:
                 f"{self.place.shown} has store format {found}; this server knows up to {FORMAT}: upgrade the server"
             )
 
-    async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Reply | ResponseError]:
+    async def send(
+        self, commands: Sequence[Command], *, durable: bool = False, full: bool = False
+    ) -> list[Reply | ResponseError]:
         """Runs commands in this order, in one round trip -> the reply of each. Raises one of AWAY.
 
-        durable: not before as many replicas have what they did as the URL asks for.
+        durable: not before as many replicas have what they did as the URL asks for. full: though Redis has no room.
         """
         # A Redis that restarted has forgotten the script.
-        calls: list[Command] = [("EVALSHA", SHA, 0, self.place.namespace, *command) for command in commands]
+        script = FREEING if full else SCRIPT
+        calls: list[Command] = [("EVALSHA", SHA[script], 0, self.place.namespace, *command) for command in commands]
         wait: list[Command] = [("WAIT", self.place.replicas, REPLICATION)] if durable and self.place.replicas else []
-        replies = (await self._exchange([("SCRIPT LOAD", SCRIPT), *calls, *wait]))[1:]
+        replies = (await self._exchange([("SCRIPT LOAD", script), *calls, *wait]))[1:]
         if wait and not _enough(count := replies.pop(), self.place.replicas):
             raise RedisConnectionError(f"of {self.place.replicas} replicas that must have a write, {count} do")
         if self.down_since is not None:

@@ -8,14 +8,17 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from redis.exceptions import OutOfMemoryError
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.store import (
     MAX_LEVEL,
+    DamagedRecordError,
     FencedError,
     LeaseHeldError,
     SessionInfo,
     SessionRecord,
+    StoreFullError,
     TurnsLostError,
     UnknownSessionError,
 )
@@ -30,6 +33,8 @@ TIMES = ("created", "updated")
 
 def value_of(reply: Any, session_id: str) -> Reply:
     """What follows "ok" in a reply; anything else is raised as what it means."""
+    if isinstance(reply, OutOfMemoryError):
+        raise StoreFullError("Redis is full (maxmemory)")
     if not isinstance(reply, list):
         raise StoreError(f"Redis refused: {reply}")
     kind, text = reply[0], bytes(reply[1]).decode() if reply[0] != b"ok" and len(reply) > 1 else ""
@@ -40,6 +45,8 @@ def value_of(reply: Any, session_id: str) -> Reply:
             raise UnknownSessionError(text)
         case b"fenced":
             raise FencedError(text)
+        case b"damaged":
+            raise DamagedRecordError(text)
         case b"lost":
             raise TurnsLostError(text)
         case b"held":
@@ -61,17 +68,20 @@ def info_of(values: Sequence[bytes]) -> SessionInfo:
 
 
 def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
-    """The whole record from a session's hash."""
+    """The whole record from a session's hash. DamagedRecordError if it is not as it was written."""
     values = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
     pairs = sorted(json.loads(values["prefixes"]), key=lambda pair: pair[1])
-    state, checksum = unsealed(values["state"])
+    prefixes = [(str(key), int(position)) for key, position in pairs]
+    info = _info({name: values[name] for name in INFO_FIELDS})
+    if values["implicit"] not in (b"0", b"1"):
+        raise DamagedRecordError(f"the record of session {info['session_id']!r} is not as it was written")
+    texts = values["metadata"].decode(), values["state"].decode()
     return SessionRecord(
-        **_info({name: values[name] for name in INFO_FIELDS}),
+        **info,
         tail=np.frombuffer(values["tail"], "<i4").astype(np.int32),
-        state=state,
-        prefixes=[(str(key), int(position)) for key, position in pairs],
+        state=unsealed(SessionInfo(**info), values["tail"], prefixes, *texts),
+        prefixes=prefixes,
         fence=fence,
-        checksum=checksum,
     )
 
 

@@ -128,7 +128,8 @@ local function save_lineage(s, lineage)
       redis.call('HSET', storage_key(s, segment[1]), 'user:' .. s.id, segment[2])
     end
   end
-  redis.call('HSET', s.key, 'lineage', cjson.encode(lineage))
+  local text = cjson.encode(lineage)
+  redis.call('HSET', s.key, 'lineage', text, 'lineage_sum', lineage_sum(s.id, text))
 end
 
 -- The segments of the first `blocks` blocks, all closed; empty ones are left out.

@@ -208,7 +208,7 @@ end
 -- again: '1' if the call may have been made already.
 function commands.delete(id, tenant, again)
   if again == '1' and redis.call('HEXISTS', ns .. 'owners', id) == 0 then return {'ok'} end
-  remove(find(id, tenant))
+  remove(find(id, tenant, true)) -- what others need of its rows stays in any case
   return {'ok'}
 end
 
@@ -221,7 +221,7 @@ function commands.expire(seconds, limit)
       'LIMIT', at, limit)
     for _, member in ipairs(members) do
       local tenant, id = string.match(member, '^([^:]*):(.*)$')
-      local known, s = pcall(find, id, tenant)
+      local known, s = pcall(find, id, tenant, true)
       if not known then redis.call('ZREM', ns .. 'implicit', member)
       elseif #found < limit and (s.owner == '' or s['until'] <= time) then found[#found + 1] = s end
     end
@@ -231,13 +231,18 @@ function commands.expire(seconds, limit)
   return {'ok', #found}
 end
 
--- From format 1, where sessions were listed all together: lists each by its kind. Format 2 had no notes.
+-- From format 1, where sessions were listed all together: lists each by its kind. Format 2 had no notes, 3 no checksums
+-- of lineages.
 function commands.upgrade(format)
   local owners = redis.call('HGETALL', ns .. 'owners')
   for i = 1, #owners, 2 do
     local s = {id = owners[i], tenant = owners[i + 1]}
-    local values = redis.call('HMGET', tenant_key(s.tenant, 'session', s.id), 'implicit', 'created', 'updated')
-    if values[1] then list_kind(s, unpack(values)) end
+    local key = tenant_key(s.tenant, 'session', s.id)
+    local values = redis.call('HMGET', key, 'implicit', 'created', 'updated', 'lineage')
+    if values[1] then
+      list_kind(s, values[1], values[2], values[3])
+      redis.call('HSET', key, 'lineage_sum', lineage_sum(s.id, values[4]))
+    end
   end
   redis.call('HSET', ns .. 'meta', 'format', format)
   return {'ok'}

@@ -30,7 +30,8 @@ acknowledged notices it (the sequence went back, TurnsLostError); opened again t
 **When Redis is away** calls wait: a write for ``deadline`` seconds, a read or an open for ``patience``; then they fail
 with StoreDownError. Waiting writes are bounded by ``max_pending`` bytes and go out in their order when Redis is back; a
 write that failed was never sent, or what becomes of it is unknown (the connection broke before the reply), and its
-lease is given up: the session must be opened again, and shows then what Redis has.
+lease is given up: the session must be opened again, and shows then what Redis has. **A full one** (``maxmemory``)
+refuses what needs room with StoreFullError; reads, deletions and leases go on.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class RedisStore:
             return StoredSession(replace(record, fence=fence), fence)
 
         command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds)
-        return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience)
+        return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience, frees=True)
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
         asked = dict(leases)
@@ -135,11 +136,11 @@ class RedisStore:
             parts = [part for name, fence, own in known for part in (name, fence, own.sequence if own else "")]
             return ("renew", self.lease_seconds, owner or "", *parts)
 
-        return self._calls.write(command, None, lambda reply: tuple(name.decode() for name in reply))
+        return self._calls.write(command, None, lambda reply: tuple(name.decode() for name in reply), frees=True)
 
     def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
         command = ("announce", key_part(owner), life, int(first), self.lease_seconds)
-        return self._calls.write(lambda _: command, None, lambda reply: reply[0] == 1)
+        return self._calls.write(lambda _: command, None, lambda reply: reply[0] == 1, frees=True)
 
     def release(self, session_id: str, fence: int) -> Future[None]:
         """Resolves at once while Redis is away: the lease lapses by itself, and its owner may open again anyway."""
@@ -147,7 +148,7 @@ class RedisStore:
         def take(_: Reply) -> None:
             self._calls.leases.drop(session_id, fence)
 
-        done = self._calls.write(lambda _: ("release", session_id, fence), session_id, take)
+        done = self._calls.write(lambda _: ("release", session_id, fence), session_id, take, frees=True)
         if not self._calls.away:
             return done
         future: Future[None] = Future()
@@ -191,7 +192,8 @@ class RedisStore:
         def command(sending: Sending) -> Sequence[Any]:
             return ("delete_note", session_id, key_part(tenant), key, int(sending.again))
 
-        return self._calls.write(command, session_id, lambda reply: bool(reply[0]), patience=self.place.patience)
+        patience = self.place.patience
+        return self._calls.write(command, session_id, lambda reply: bool(reply[0]), patience=patience, frees=True)
 
     def reshape(
         self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
@@ -224,15 +226,15 @@ class RedisStore:
         def command(sending: Sending) -> Sequence[Any]:
             return ("delete", session_id, key_part(tenant), int(sending.again))
 
-        return self._calls.write(command, session_id, take, patience=self.place.patience)
+        return self._calls.write(command, session_id, take, patience=self.place.patience, frees=True)
 
     def expire(self, unused_seconds: float, limit: int) -> Future[int]:
         try:
             check_limit(limit)
         except ConfigError as error:
             return refused(error)
-        command = ("expire", unused_seconds, limit)
-        return self._calls.write(lambda _: command, None, lambda reply: int(reply[0]), patience=self.place.patience)
+        command, patience = ("expire", unused_seconds, limit), self.place.patience
+        return self._calls.write(lambda _: command, None, lambda reply: int(reply[0]), patience=patience, frees=True)
 
     def _stage(self, rows: Staging) -> Future[None]:
         def command(sending: Sending) -> Sequence[Any]:

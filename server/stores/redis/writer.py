@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 
 from mc_core.errors import MegaContextError, StoreError
 from server.stores.lanes import Operation, settle
@@ -31,10 +32,12 @@ class Sending:
 
 @dataclass(eq=False, kw_only=True)
 class Write(Operation):
-    """``run`` takes a Sending -> the command; ``take`` reads the reply. ``fence``: of the lease it needs, if any."""
+    """``run`` takes a Sending -> the command; ``take`` reads the reply. ``fence``: of the lease it needs, if any.
+    ``frees``: it needs no room to speak of, so a full Redis is to run it."""
 
     take: Callable[[Reply], Any] = lambda _: None
     fence: int | None = None
+    frees: bool = False
     deadline: float = 0.0
     sent: bool = False
 
@@ -112,6 +115,7 @@ class Writer:
         begun, *replies = await self._link.send([begin, *sent], durable=any(write.durable for write in self._batch))
         if isinstance(begun, Exception):
             replies = [begun] * len(replies)  # then none of them ran
+        replies = await self._where_full(begin, sent, replies)
         answered = list(zip(self._batch, replies, strict=True))
         self._batch = [write for write, reply in answered if isinstance(reply, list) and reply[0] == b"stale"]
         for write, reply in answered:
@@ -119,6 +123,16 @@ class Writer:
                 self._answer(write, reply)
         if self._batch:
             raise RedisConnectionError("Redis forgot the batch that it was given")
+
+    async def _where_full(self, begin: Command, sent: Sequence[Command], replies: list[Any]) -> list[Any]:
+        """What needs no room is sent again to a Redis that refused it for want of it -> all replies."""
+        refused = [isinstance(reply, OutOfMemoryError) for reply in replies]
+        again = [at for at, write in enumerate(self._batch) if write.frees and refused[at]]
+        if again:
+            _, *freed = await self._link.send([begin, *(sent[at] for at in again)], durable=True, full=True)
+            told = {at: reply for at, reply in zip(again, freed, strict=True) if isinstance(reply, list)}
+            replies = [told.get(at, reply) for at, reply in enumerate(replies)]
+        return replies
 
     async def _learn_leases(self) -> None:
         """A lease from before this store was opened is asked for; a wrong one fails here."""
@@ -157,7 +171,7 @@ class Writer:
         try:
             result = write.take(value_of(reply, write.lane or ""))
         except Exception as error:
-            if type(error) is StoreError and not isinstance(reply, list):
+            if isinstance(error, StoreError) and not isinstance(reply, list):
                 self._lose(write)  # Redis itself failed: out of memory, out of disk
             self._settle(write, None, error)
         else:

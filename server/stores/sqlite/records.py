@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mc_core.store import (
+    DamagedRecordError,
     FencedError,
     PrefixMatch,
     SessionInfo,
@@ -84,17 +85,19 @@ def held(connection: sqlite3.Connection, session_id: str, fence: int) -> Row:
 
 
 def load_record(connection: sqlite3.Connection, row: Row, fence: int = 0) -> SessionRecord:
-    """The whole committed record."""
-    tail, state = connection.execute("SELECT tail, state FROM states WHERE session = ?", (row.id,)).fetchone()
-    info = {name: getattr(row.info, name) for name in INFO_FIELDS}
-    told, checksum = unsealed(state)
+    """The whole committed record. DamagedRecordError if it is not as it was written."""
+    query = "SELECT tail, state, metadata FROM states JOIN sessions ON id = session WHERE id = ?"
+    found = connection.execute(query, (row.id,)).fetchone()
+    if found is None:
+        raise DamagedRecordError(f"session {row.info.session_id!r} has lost its state")
+    tail, state, metadata = found
+    prefixes = load_prefixes(connection, row.id)
     return SessionRecord(
-        **info,
+        **{name: getattr(row.info, name) for name in INFO_FIELDS},
         tail=np.frombuffer(tail, "<i4").astype(np.int32),
-        state=told,
-        prefixes=load_prefixes(connection, row.id),
+        state=unsealed(row.info, tail, prefixes, metadata, state),
+        prefixes=prefixes,
         fence=fence,
-        checksum=checksum,
     )
 
 

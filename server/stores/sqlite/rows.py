@@ -9,6 +9,7 @@ Gists lie beside the spans, in the same storages, until the session is reshaped:
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mc_core.errors import StoreError
-from mc_core.store import MAX_LEVEL, SessionInfo, rows_at
+from mc_core.store import MAX_LEVEL, DamagedRecordError, SessionInfo, rows_at
 from server.stores.codec import RowFormat
 
 INDEX_BITS, LEVEL_BITS = 32, 4
@@ -62,18 +63,30 @@ def new_storage(connection: sqlite3.Connection) -> int:
     return number
 
 
-def load_lineage(connection: sqlite3.Connection, session: int) -> list[Segment]:
-    """The session's segments in order; ``session`` is the row id."""
-    query = "SELECT spans, gists, end_block FROM lineage WHERE session = ? ORDER BY ordinal"
-    return [Segment(*row) for row in connection.execute(query, (session,))]
+def lineage_sum(session: int, ordinal: int, spans: int, end: int | None, gists: int) -> int:
+    """CRC-32 of one segment: where it leads, rows of another session would look sound."""
+    return zlib.crc32(f"{session} {ordinal} {spans} {end} {gists}".encode())
+
+
+def load_lineage(connection: sqlite3.Connection, session: int, checked: bool = True) -> list[Segment]:
+    """The session's segments in order; ``session`` is the row id. DamagedRecordError if they are not as they were
+    written."""
+    query = "SELECT ordinal, spans, end_block, gists, sum FROM lineage WHERE session = ? ORDER BY ordinal"
+    lineage = []
+    for *place, checksum in connection.execute(query, (session,)):
+        if checked and lineage_sum(session, *place) != checksum:
+            raise DamagedRecordError(f"where the rows of session number {session} lie is not as it was written")
+        _, spans, end, gists = place
+        lineage.append(Segment(spans, gists, end))
+    return lineage
 
 
 def save_lineage(connection: sqlite3.Connection, session: int, lineage: Lineage) -> None:
     """Replaces the session's segments."""
     connection.execute("DELETE FROM lineage WHERE session = ?", (session,))
-    rows = [(session, ordinal, part.spans, part.gists, part.end) for ordinal, part in enumerate(lineage)]
-    insert = "INSERT INTO lineage (session, ordinal, spans, gists, end_block) VALUES (?, ?, ?, ?, ?)"
-    connection.executemany(insert, rows)
+    places = [(session, ordinal, part.spans, part.end, part.gists) for ordinal, part in enumerate(lineage)]
+    insert = "INSERT INTO lineage (session, ordinal, spans, end_block, gists, sum) VALUES (?, ?, ?, ?, ?, ?)"
+    connection.executemany(insert, [(*place, lineage_sum(*place)) for place in places])
 
 
 def cut(lineage: Lineage, blocks: int) -> list[Segment]:

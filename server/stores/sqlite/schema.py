@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from mc_core.errors import StoreError
+from server.stores.sqlite.rows import lineage_sum
 
 APPLICATION_ID = 0x4D435458  # "MCTX"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 NOTES = """
 CREATE TABLE notes (
@@ -44,7 +45,7 @@ CREATE UNIQUE INDEX prefixes_own ON prefixes (session, hash, position);
 CREATE INDEX prefixes_find ON prefixes (tenant, model, hash) WHERE implicit;
 CREATE TABLE lineage (
     session INTEGER NOT NULL, ordinal INTEGER NOT NULL, spans INTEGER NOT NULL, end_block INTEGER,
-    gists INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (session, ordinal)) WITHOUT ROWID;
+    gists INTEGER NOT NULL DEFAULT 0, sum INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (session, ordinal)) WITHOUT ROWID;
 CREATE INDEX lineage_spans ON lineage (spans);
 CREATE INDEX lineage_gists ON lineage (gists);
 CREATE TABLE rows (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -52,7 +53,7 @@ INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
 """
 
 # What brings a file of each version to the next: in version 1 gists always lay in the storage of their spans, and
-# listings were never of one kind alone; in version 2 there were no notes.
+# listings were never of one kind alone; in version 2 there were no notes; in version 3 a lineage had no checksums.
 UPGRADES = {
     1: """
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
@@ -66,6 +67,10 @@ CREATE INDEX lineage_spans ON lineage (spans);
 CREATE INDEX lineage_gists ON lineage (gists);
 """,
     2: NOTES,
+    3: """
+ALTER TABLE lineage ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+UPDATE lineage SET sum = lineage_sum(session, ordinal, spans, end_block, gists);
+""",
 }
 
 
@@ -113,6 +118,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA secure_delete = FAST")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("lineage_sum", 5, lineage_sum, deterministic=True)
     if not tables or version < SCHEMA_VERSION:
         setup = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         changes = "".join(UPGRADES[old] for old in range(version, SCHEMA_VERSION)) if tables else SCHEMA

@@ -190,7 +190,7 @@ def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) ->
 
 def _remove(connection: sqlite3.Connection, row: Row) -> None:
     """Deletes the session of ``row``."""
-    lineage = load_lineage(connection, row.id)
+    lineage = load_lineage(connection, row.id, checked=False)  # what others need of it stays in any case
     for table in ("states", "prefixes", "lineage", "notes"):
         connection.execute(f"DELETE FROM {table} WHERE session = ?", (row.id,))
     connection.execute("DELETE FROM sessions WHERE id = ?", (row.id,))

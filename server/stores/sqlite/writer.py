@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mc_core.errors import StoreError
+from mc_core.store import StoreFullError
 from server.stores.lanes import Operation, settle
 from server.stores.sqlite.schema import FileIdentity
 
@@ -91,7 +92,7 @@ class Writer:
                 raise  # SQLite gave the whole transaction up (disk full, I/O error)
             self._connection.execute("ROLLBACK TO operation")
             self._connection.execute("RELEASE operation")
-            return operation, None, error
+            return operation, None, _failure(error) if isinstance(error, sqlite3.Error) else error
         self._connection.execute("RELEASE operation")
         return operation, result, None
 
@@ -103,11 +104,17 @@ class Writer:
         except sqlite3.Error:
             pass  # the original error is the one to tell
         refused = {id(operation): own for operation, _, own in outcomes if own is not None}
-        failure = StoreError(f"the store failed: {error}")
-        failure.__cause__ = error
+        failure = _failure(error)
         return [(operation, None, refused.get(id(operation), failure)) for operation in batch]
 
     def _set_durable(self, durable: bool) -> None:
         if durable != self._durable:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._durable = durable
+
+
+def _failure(error: Exception) -> StoreError:
+    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    failure = (StoreFullError if full else StoreError)(f"the store failed: {error}")
+    failure.__cause__ = error
+    return failure
