@@ -94,8 +94,8 @@ class Bundle:
 
     @property
     def gist_cost(self) -> int:
-        """Of a gist in the budget: nothing where the model is not shown any."""
-        return 0 if self.hidden_gists else 1
+        """Of a gist in the budget: its vectors, and nothing where the model is not shown any."""
+        return 0 if self.hidden_gists else self.gistnet.vectors
 
 
 def load_bundle(

@@ -26,8 +26,8 @@ class Entries:
 
     levels, indices: the node of each. residency: refocuses since it last changed level. cooldown: for how many more
     refocuses an entry that an expand brought shall not collapse (positive), one that a collapse brought not expand
-    (negative). held: how much the last plan wants a raw block kept, 0 for not at all. gist_cost: of a gist, 1, or 0
-    where the model is not shown any.
+    (negative). held: how much the last plan wants a raw block kept, 0 for not at all. gist_cost: of a gist, as many as
+    it has vectors, or 0 where the model is not shown any.
     """
 
     block_size: int

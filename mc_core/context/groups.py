@@ -90,7 +90,8 @@ def make_room(entries: Entries, protection: Protection, limit: int) -> Entries:
             raise BudgetError(_too_small(entries, protection, limit))
         order = _by_age(entries, groups)
         candidates = candidates[np.argsort(order[candidates], kind="stable")]
-        needed = -(-(entries.cost - limit) // entries.step(1))
+        saved = np.where(groups.levels[candidates] == 1, entries.step(1), entries.step(2)).cumsum()
+        needed = int(np.searchsorted(saved, entries.cost - limit)) + 1
         entries = tidied(collapsed(entries, groups, candidates[:needed]))
     return entries
 

@@ -21,8 +21,7 @@ Node = tuple[int, int]
 class Edit:
     """``expand``: node (level, index) gives way to its K children. ``collapse``: its K children give way to it.
 
-    At level 1 the K children are one raw block. Either way the cost changes by ``Entries.step``: K - 1 where gists are
-    shown.
+    At level 1 the K children are one raw block. Either way the cost changes by ``Entries.step``.
     """
 
     kind: Literal["expand", "collapse"]

@@ -23,7 +23,8 @@ class WorkingContext:
     """Entries (level, index) in chronological order; metadata on the host, no vectors.
 
     An entry is a gist node (level >= 1), a whole raw block (level 0, cost K), or the open block at the end. A gist
-    costs 1; or 0 where the model is not shown any, and then they are as coarse as the raw blocks between them allow.
+    costs as many as it has vectors; or 0 where the model is not shown any, and then they are as coarse as the raw
+    blocks between them allow.
     It always holds that the entries tile [0, num_tokens), cost at most ``budget``, and leave block 0, the pins and the
     tail raw. Every change happens whole or, on an error, not at all.
     """
@@ -42,8 +43,8 @@ class WorkingContext:
         """
         if block_size < 2:
             raise ConfigError(f"block_size must be at least 2, got {block_size}")
-        if gist_cost not in (0, 1):
-            raise ConfigError(f"gist_cost must be 0 or 1, got {gist_cost}")
+        if not 0 <= gist_cost < block_size or (gist_cost and block_size % gist_cost):
+            raise ConfigError(f"gist_cost must be 0 or a part of block_size {block_size}, got {gist_cost}")
         self.budget = budget
         self.protection = _affordable(Protection(block_size, recent_tokens, pins), budget)
         self._entries = Entries.none(block_size, gist_cost)

@@ -154,8 +154,9 @@ def unit_embeddings(core: EngineCore, session: Session, layout: Layout, ranks: N
     vectors = core.runner.embed(ids)
     for level in np.unique(levels[levels > 0]).tolist():
         rows = np.flatnonzero(levels == level)
-        nodes = layout.starts[ranks[rows]] // session.block_size**level
-        vectors[torch.from_numpy(rows).to(vectors.device)] = session.tree.gists(level, nodes).to(vectors.dtype)
+        nodes, parts = layout.gist_vectors(ranks[rows], session.block_size)
+        gists = session.tree.gist_vectors(level, nodes)[torch.arange(len(nodes)), torch.from_numpy(parts)]
+        vectors[torch.from_numpy(rows).to(vectors.device)] = gists.to(vectors.dtype)
     return vectors
 
 

@@ -103,7 +103,9 @@ class FocusConfig:
             raise ConfigError(f"allocator must be one of {_listed(ALLOCATORS)}, got {self.allocator!r}")
 
 
-def least_budget(block_size: int, recent_tokens: int, reserve: int, num_tokens: int = PROMISED_TOKENS) -> int:
+def least_budget(
+    block_size: int, recent_tokens: int, reserve: int, num_tokens: int = PROMISED_TOKENS, gist_cost: int = 1
+) -> int:
     """The most that the coarsest context of up to ``num_tokens`` can cost, with ``reserve`` and block 0 pinned.
 
     Block 0 keeps the first nodes from merging, and so does the end: up to 2 (K - 1) nodes a level stay single.
@@ -113,7 +115,7 @@ def least_budget(block_size: int, recent_tokens: int, reserve: int, num_tokens: 
         cover += min(2 * (block_size - 1), num_tokens // span)
         span *= block_size
     longest_tail = recent_tokens + block_size - 1
-    return block_size + cover + longest_tail + reserve
+    return block_size + cover * gist_cost + longest_tail + reserve
 
 
 def hardest_length(block_size: int, num_tokens: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""What the model sees of a working context, unit by unit: one unit is one token or one gist, one KV slot."""
+"""What the model sees of a working context, unit by unit: a unit is a token or a vector of a gist, one KV slot."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ class Layout:
 
     ``rank`` is the place in these arrays, all of length n.
 
-    ``identity`` names a unit by level and index. ``segment_start`` is the token at which begins what a history unit is
-    encoded with under the block mask, -1 for the tail and whenever there is no block mask.
+    ``starts``, ``ends``: the tokens that a unit stands for; the m vectors of a gist share its span in equal parts.
+    ``identity`` names a unit by level and index; of the vectors of node i, the j-th has the index i m + j.
+    ``segment_start`` is the token at which begins what a history unit is encoded with under the block mask, -1 for the
+    tail and whenever there is no block mask.
     ``local`` is the canonical position of a history unit, at which its segment is encoded. A frame's tokens have
     level ``FRAME``, the token range [before, before), and belong to the entry that they stand before.
     """
@@ -53,6 +55,12 @@ class Layout:
         """Rank of the first unit that sees everything before it."""
         history = np.flatnonzero(self.segment_start >= 0)
         return int(history[-1]) + 1 if len(history) else 0
+
+    def gist_vectors(self, ranks: NDArray[np.int64], block_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of units that are vectors of gists: the node of each, and which of its vectors it is."""
+        spans = np.int64(block_size) ** self.levels[ranks].astype(np.int64)
+        starts, ends = self.starts[ranks], self.ends[ranks]
+        return starts // spans, starts % spans // (ends - starts)
 
     def frame_ids(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Token ids of units that are of frames."""
@@ -79,13 +87,15 @@ def layout_of(
     """
     levels, starts, ends = context.levels, context.starts(), context.ends()
     raw = levels == 0
-    counts = np.where(raw, ends - starts, 0 if hidden_gists else 1)
+    vectors = max(1, context.gist_cost)
+    counts = np.where(raw, ends - starts, 0 if hidden_gists else vectors)
     entry = np.repeat(np.arange(len(levels)), counts)
     offset = np.arange(len(entry)) - np.repeat(np.cumsum(counts) - counts, counts)
     unit_raw = raw[entry]
-    unit_starts = starts[entry] + np.where(unit_raw, offset, 0)
-    unit_ends = np.where(unit_raw, unit_starts + 1, ends[entry])
-    indices = np.where(unit_raw, unit_starts, context.indices[entry])
+    share = np.where(unit_raw, 1, (ends - starts)[entry] // vectors)
+    unit_starts = starts[entry] + offset * share
+    unit_ends = unit_starts + share
+    indices = np.where(unit_raw, unit_starts, context.indices[entry] * vectors + offset)
     if segment_blocks is None:
         segment_start = np.full(len(entry), -1, np.int64)
         local = np.zeros(len(entry), np.int64)
@@ -93,7 +103,8 @@ def layout_of(
         segment_start = _segments(context, starts, raw, segment_blocks)[entry]
         block = context.block_size
         # Block 0 is encoded at its own positions, every other segment right after it.
-        local = np.where(segment_start == 0, unit_starts, block + np.where(unit_raw, unit_starts - segment_start, 0))
+        inside = np.where(unit_raw, unit_starts - segment_start, offset)
+        local = np.where(segment_start == 0, unit_starts, block + inside)
         local = np.where(segment_start < 0, 0, local)
     layout = Layout(
         identity=identity_of(levels[entry], indices),

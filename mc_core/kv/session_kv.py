@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.kv.attention_ledger import AttentionLedger
-from mc_core.kv.layout import Layout
+from mc_core.kv.layout import LEVEL_SHIFT, Layout
 from mc_core.kv.recent import Kept, Shelf, segments_of
 from mc_core.kv.repair import Cached, Chunk, RepairMode, RepairPlan, plan_repair
 from mc_core.kv.slab import SlabPool
@@ -199,6 +199,10 @@ class SessionKV:
         # All behind the first of them goes too: what is read last of all before a question may be old.
         later = np.flatnonzero(self._ends[: self._n] > position)
         keep = int(later[0]) if len(later) else self._n
+        if keep < self._n and self._identity[keep] >> LEVEL_SHIFT:
+            # Of a gist that is cut all vectors go, those of its part before the cut too.
+            assert self._layout is not None
+            keep = int(np.argmax(self._layout.entry == self._layout.entry[keep]))
         gone = self._slot[keep : self._n]
         self._free[gone] = True
         self._rank_of_slot[gone] = -1

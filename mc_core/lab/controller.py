@@ -104,8 +104,9 @@ class MCController:
         """
         focus, core = self._factory.focus, self.core
         segments = core.config.segment_blocks if core.runner.mode == "block" else None
-        shape = ContextShape(focus.budget, focus.recent_tokens, focus.block_size, segments)
-        model = FocusModel(core.bundle.decoder, core.bundle.gistnet, core.runner.policy)
+        gistnet = core.bundle.gistnet
+        shape = ContextShape(focus.budget, focus.recent_tokens, focus.block_size, segments, gistnet.vectors)
+        model = FocusModel(core.bundle.decoder, gistnet, core.runner.policy)
         passages = [passage_of(row, horizon) for row in ids.cpu().numpy()]
         rng, count = np.random.default_rng(focus.seed), len(passages)
         processor = BatchProcessor(model, weights or LossWeights())

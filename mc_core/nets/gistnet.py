@@ -1,4 +1,4 @@
-"""GistNet: K vectors -> one gist in the base model's input-embedding space."""
+"""GistNet: K children -> a gist of one or several vectors in the base model's input-embedding space."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ GistKind = Literal["mean", "transformer"]
 Pooling = Literal["mean", "query", "cls"]
 Head = Literal["linear", "mlp"]
 CHOICES = {"kind": ("mean", "transformer"), "pooling": ("mean", "query", "cls"), "head": ("linear", "mlp")}
+VECTORS = (1, 2, 4, 8)
+"""Vectors of a gist; each divides any block size, so that each stands for as many tokens."""
 
 
 class GistNet(nn.Module):
     """Summarizes K children. Starts as their mean: the learned part is a residual whose scale is 0 at first.
+
+    A gist is ``vectors`` vectors, m of them, each of an m-th of the children, in order: what is said below of "the
+    children" is done to each part alone, with the same weights. Children above LOD1 are gists, m vectors each.
 
     kind ``mean``: pool, then head, no attention. ``transformer``: 2 or 4 bidirectional layers with their own rotary
     over the K places, then pool, then head. pooling ``cls`` adds a learned row that the layers fill, ``query`` weighs
@@ -37,10 +42,11 @@ class GistNet(nn.Module):
         heads: int = 4,
         pooling: Pooling = "mean",
         head: Head = "linear",
+        vectors: int = 1,
     ) -> None:
         super().__init__()
-        _check(dim, block_size, kind, pooling, head)
-        self.dim, self.block_size, self.kind, self.pooling = dim, block_size, kind, pooling
+        _check(dim, block_size, kind, pooling, head, vectors)
+        self.dim, self.block_size, self.kind, self.pooling, self.vectors = dim, block_size, kind, pooling, vectors
         self.layers = nn.ModuleList()
         if kind == "transformer":
             if layers not in (2, 4):
@@ -60,14 +66,29 @@ class GistNet(nn.Module):
             self.head = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, T, d] with T <= K, mask [B, T] bool (True = real; None = all are) -> gists [B, d].
+    @property
+    def width(self) -> int:
+        """Numbers of a gist: its vectors side by side."""
+        return self.vectors * self.dim
 
-        What stands in masked rows changes nothing; where all rows are masked, the learned part has nothing to add
-        to and the gist is zero. ConfigError if T or d do not fit.
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, T, d], mask [B, T] bool (True = real; None = all are) -> gists [B, m d], their m vectors side by side.
+
+        T: tokens, at most K, or the vectors of at most K gists; a multiple of m. What stands in masked rows changes
+        nothing; where all rows of a part are masked, the learned part has nothing to add to and its vector is zero.
+        ConfigError if T or d do not fit.
         """
-        if x.shape[1] > self.block_size or x.shape[2] != self.dim:
-            raise ConfigError(f"x must be [B, <= {self.block_size}, {self.dim}], got {list(x.shape)}")
+        most, rows = self.vectors * self.block_size, x.shape[1]
+        if rows > most or rows % self.vectors or x.shape[2] != self.dim:
+            raise ConfigError(
+                f"x must be [B, <= {most}, {self.dim}], rows in {self.vectors} parts, got {list(x.shape)}"
+            )
+        parts = x.reshape(-1, rows // self.vectors, self.dim)
+        masks = None if mask is None else mask.reshape(-1, rows // self.vectors)
+        return self._summary(parts, masks).reshape(len(x), self.width)
+
+    def _summary(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """One vector [n, d] of each part [n, T / m, d]."""
         x = without_masked(x, mask)
         mean = masked_mean(x, mask)
         if self._adds_nothing():
@@ -107,7 +128,7 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.mean(1) if mask is None else x.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
-def _check(dim: int, block_size: int, kind: str, pooling: str, head: str) -> None:
+def _check(dim: int, block_size: int, kind: str, pooling: str, head: str, vectors: int) -> None:
     for name, value in (("kind", kind), ("pooling", pooling), ("head", head)):
         if value not in CHOICES[name]:
             raise ConfigError(f"{name} must be one of {CHOICES[name]}, got {value!r}")
@@ -115,6 +136,8 @@ def _check(dim: int, block_size: int, kind: str, pooling: str, head: str) -> Non
         raise ConfigError(f"dim must be at least 1, got {dim}")
     if block_size < 2:
         raise ConfigError(f"block_size must be at least 2, got {block_size}")
+    if vectors not in VECTORS or block_size % vectors or vectors == block_size:
+        raise ConfigError(f"vectors must be one of {VECTORS} and divide a larger block_size, got {vectors}")
     if kind == "mean" and pooling == "cls":
         raise ConfigError("pooling=cls needs kind=transformer: without layers nothing fills the cls row")
 

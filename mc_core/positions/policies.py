@@ -27,9 +27,9 @@ POLICIES = ("compact", "simple", "gaussian", "gaussian_alibi", "gaussian_lod2d",
 class Policy:
     """One position policy for one base model; make it with ``make_policy``.
 
-    absolute: positions are token indices (else ranks in the working context). gaussian: gists are damped by
-    sigma = sigma_scale * K^level tokens. by_level: level channels turn by level. has_bias: attention to a key falls
-    with its distance (``bias`` must be added to the scores).
+    absolute: positions are token indices (else ranks in the working context). gaussian: a gist's vectors are damped by
+    sigma = sigma_scale * the tokens that each stands for (K^level / m). by_level: level channels turn by level.
+    has_bias: attention to a key falls with its distance (``bias`` must be added to the scores).
     """
 
     name: str
@@ -51,7 +51,7 @@ class Policy:
         """Place n units.
 
         levels [n]; starts, ends [n]: token range [start, end) of a unit, one token at level 0; ranks [n]: place among
-        the *visible* units of the working context. A gist stands at the centre of its span's token positions.
+        the *visible* units of the working context. A gist's vector stands at the centre of its tokens.
         """
         none = np.zeros(len(levels), np.float64)
         if not self.absolute:
@@ -59,8 +59,7 @@ class Policy:
         positions = 0.5 * (starts.astype(np.float64) + (ends.astype(np.float64) - 1.0))
         sigma = turns = none
         if self.gaussian:
-            width = float(self.block_size) ** levels.astype(np.float64)
-            sigma = np.where(levels > 0, self.sigma_scale * width, 0.0)
+            sigma = np.where(levels > 0, self.sigma_scale * (ends - starts), 0.0)
         if self.by_level:
             turns = levels.astype(np.float64)
         return positions, sigma, turns

@@ -30,8 +30,13 @@ class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
     def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
-        """ConfigError if the bundle lacks what the lens needs."""
+        """ConfigError if the bundle lacks what the lens needs, or its gists have more vectors than the budget holds."""
         self.bundle, self.focus = bundle, focus
+        if focus.budget < self.least_budget:
+            raise ConfigError(
+                f"budget must be at least {self.least_budget} for gists of {bundle.gist_cost} vectors, so that a long"
+                f" history fits; got {focus.budget}"
+            )
         spec = lens_spec(focus.lens)
         spec.check(bundle.lensnet)
         net = bundle.lensnet if "vectors" in spec.indexes else None
@@ -107,6 +112,13 @@ class SessionFactory:
         restoring.put_back()
         return session
 
+    @property
+    def least_budget(self) -> int:
+        """The smallest budget that a session may have."""
+        focus = self.focus
+        cost = max(1, self.bundle.gist_cost)
+        return least_budget(focus.block_size, focus.recent_tokens, focus.refocus_interval, gist_cost=cost)
+
     def empty_tree(self) -> MegaContextTree:
         return MegaContextTree(self.tree_config, self.bundle.gistnet, self.bundle.embed, self.key_net)
 
@@ -119,12 +131,13 @@ class SessionFactory:
             return self.focus
         if budget > self.focus.budget:
             raise ConfigError(f"budget can be at most the server's {self.focus.budget}, got {budget}")
+        if budget < self.least_budget:
+            raise ConfigError(f"budget must be at least {self.least_budget}, got {budget}")
         return replace(self.focus, budget=budget)
 
     def _with_stored_budget(self, budget: int | None) -> FocusConfig:
         """As far as the present settings allow it; None: the server's."""
-        focus = self.focus
-        least = least_budget(focus.block_size, focus.recent_tokens, focus.refocus_interval)
+        focus, least = self.focus, self.least_budget
         return focus if budget is None or not least <= budget < focus.budget else replace(focus, budget=budget)
 
     def _restored_context(self, record: SessionRecord, focus: FocusConfig) -> WorkingContext:

@@ -56,10 +56,10 @@ class Restoring:
         self.session, self.record, self.store = session, record, store
         self.empty = session.tree
         config = self.empty.config
-        self.gists = [Rows.unknown(rows, (self.empty.dim,), config.gist_dtype) for rows in _counts(record)]
+        self.gists = [Rows.unknown(rows, (self.empty.gist_width,), config.gist_dtype) for rows in _counts(record)]
         self.keys = Rows.unknown(record.blocks, (config.lens_keys, config.lens_key_dim), config.gist_dtype)
         shape = {name: getattr(record, name) for name in session.row_shape}
-        same_gists = record.state["gists"] == session.gist_fingerprint and record.gist_dim == self.empty.dim
+        same_gists = record.state["gists"] == session.gist_fingerprint and record.gist_dim == self.empty.gist_width
         same_keys = record.state.get("keys") == session.key_fingerprint and shape == session.row_shape
         # Rows are of one shape and of the networks that the record names: if any of that changes, all are replaced.
         self.stale = not (same_gists and same_keys)
@@ -173,7 +173,7 @@ class Restoring:
     def _make(self, rows: Rows, make: Callable[[Ids], Tensor], blocks: Ints, ids: Ids) -> None:
         """Make the rows that are not known of blocks whose ids are."""
         wanted = np.flatnonzero(~rows.known[blocks])
-        step = nodes_at_once(self.record.block_size, self.empty.dim)
+        step = nodes_at_once(self.record.block_size, self.empty.gist_width)
         for at in range(0, len(wanted), step):
             part = wanted[at : at + step]
             rows.put(blocks[part], make(ids[part]))
@@ -182,7 +182,7 @@ class Restoring:
 
     def _make_parents(self) -> None:
         """Make the gists that are not known above LOD1 of their children, as far as these are."""
-        step = nodes_at_once(self.record.block_size, self.empty.dim)
+        step = nodes_at_once(self.record.block_size, self.empty.gist_width)
         within = np.arange(self.record.block_size)
         for below, rows in zip(self.gists, self.gists[1:], strict=False):
             lost = np.flatnonzero(~rows.known)

@@ -387,7 +387,7 @@ class Session:
         config = self.tree.config
         key_dim = config.lens_key_dim if config.lens_keys else 0
         return {
-            "gist_dim": self.tree.dim,
+            "gist_dim": self.tree.gist_width,
             "gist_dtype": "float16",
             "gist_keys": config.lens_keys,
             "key_dim": key_dim,

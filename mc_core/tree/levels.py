@@ -46,9 +46,9 @@ class GistLevels:
         return self._pools[level - 1]
 
     def append(self, level: int, rows: Tensor) -> None:
-        """Add gists [n, d] to a level, which may be the next one up."""
+        """Add gists [n, m d] to a level, which may be the next one up."""
         if level > len(self._pools):
-            self._pools.append(Pool((self._gistnet.dim,), self._config.gist_dtype, self._config.device))
+            self._pools.append(Pool((self._gistnet.width,), self._config.gist_dtype, self._config.device))
         self._pools[level - 1].append(rows)
 
     def truncate(self, blocks: int) -> None:
@@ -75,11 +75,11 @@ class GistLevels:
         self, level: int, first: int, end: int, read: Callable[[int, int], Tensor], on_blocks: Callable[[Tensor], None]
     ) -> int:
         k, dim = self._config.block_size, self._gistnet.dim
-        most = nodes_at_once(k, dim)
+        most = nodes_at_once(k, self._gistnet.width)
         parts = range(first, end, most)
         for at in parts:
             stop = min(end, at + most)
-            children = read(at * k, stop * k).float().reshape(stop - at, k, dim)
+            children = read(at * k, stop * k).float().reshape(stop - at, -1, dim)
             self.append(level, self._gistnet(children))
             if level == 1:
                 on_blocks(children)

@@ -41,7 +41,7 @@ class MegaContextTree:
         if config.lens_keys and key_net is None:
             raise ConfigError(f"lens_keys is {config.lens_keys}, but there is no key network")
         self.config, self.gistnet, self.embed, self.key_net = config, gistnet, embed, key_net
-        self.dim = gistnet.dim
+        self.dim, self.gist_width = gistnet.dim, gistnet.width
         self._ids = HotIds(config.block_size)
         self._gists = GistLevels(config, gistnet)
         self._keys = Pool((config.lens_keys, config.lens_key_dim), config.gist_dtype, config.device)
@@ -62,7 +62,7 @@ class MegaContextTree:
     ) -> MegaContextTree:
         """A tree from stored parts, without a GistNet call.
 
-        gists: [n_l, d] of each level from 1 up; hot_ids: ids from a block border up to ``num_tokens``; keys
+        gists: [n_l, m d] of each level from 1 up; hot_ids: ids from a block border up to ``num_tokens``; keys
         [n_1, keys, dim], see ``block_keys``; a level without nodes may be left out. ConfigError if the parts are not
         those of ``num_tokens`` tokens.
         """
@@ -75,8 +75,8 @@ class MegaContextTree:
         if config.lens_keys and nodes and (keys is None or keys.shape != shape):
             raise ConfigError(f"keys must be {list(shape)}, got {'none' if keys is None else list(keys.shape)}")
         for level, rows in enumerate(gists, start=1):
-            if rows.shape != (nodes, tree.dim):
-                raise ConfigError(f"gists of level {level} must be {[nodes, tree.dim]}, got {list(rows.shape)}")
+            if rows.shape != (nodes, tree.gist_width):
+                raise ConfigError(f"gists of level {level} must be {[nodes, tree.gist_width]}, got {list(rows.shape)}")
             tree._gists.append(level, rows)
             nodes //= k
         if nodes:
@@ -163,12 +163,16 @@ class MegaContextTree:
         return self._ids.blocks(blocks)
 
     def gists(self, level: int, indices: NDArray[np.int64] | Tensor) -> Tensor:
-        """Gists [n, d] of nodes (level, indices), level >= 1; indices on the host. IndexError if one is not there."""
+        """Gists [n, m d] of nodes (level, indices), level >= 1; indices on the host. IndexError if one is not there."""
         host = indices.cpu().numpy() if isinstance(indices, Tensor) else indices
         return self._gists[level].gather(host)
 
+    def gist_vectors(self, level: int, indices: NDArray[np.int64]) -> Tensor:
+        """The same, vector by vector [n, m, d]."""
+        return self.gists(level, indices).view(len(indices), self.gistnet.vectors, self.dim)
+
     def gist_range(self, level: int, start: int, end: int) -> Tensor:
-        """Gists [end - start, d] of neighbouring nodes, without a copy; good until the next change."""
+        """Gists [end - start, m d] of neighbouring nodes, without a copy; good until the next change."""
         return self._gists[level].view(start, end)
 
     def lens_keys(self, start: int, end: int) -> Tensor:
@@ -182,16 +186,17 @@ class MegaContextTree:
 
     @torch.no_grad()
     def block_gists(self, ids: Ids) -> Tensor:
-        """Gists [n, d] of blocks with ids [n, K], as an append makes them: for ``load``."""
+        """Gists [n, m d] of blocks with ids [n, K], as an append makes them: for ``load``."""
         gists: Tensor = self.gistnet(self.embed(self._on_device(ids)).float())
         return gists.to(self.config.gist_dtype)
 
     @torch.no_grad()
     def parent_gists(self, children: Tensor, known: NDArray[np.bool_]) -> Tensor:
-        """Gists [n, d] of nodes of these children [n, K, d], of which only the ``known`` [n, K] count: for ``load``."""
+        """Gists [n, m d] of nodes of children [n, K, m d], of which only the ``known`` [n, K] count: for ``load``."""
         device = self.config.device
-        mask = None if known.all() else torch.from_numpy(known).to(device)
-        gists: Tensor = self.gistnet(children.to(device).float(), mask)
+        vectors = children.to(device).float().view(len(children), -1, self.dim)
+        mask = None if known.all() else torch.from_numpy(known).to(device).repeat_interleave(self.gistnet.vectors, 1)
+        gists: Tensor = self.gistnet(vectors, mask)
         return gists.to(self.config.gist_dtype)
 
     @torch.no_grad()

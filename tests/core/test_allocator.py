@@ -53,13 +53,14 @@ def raw_blocks(wc: WorkingContext) -> list[int]:
 
 @pytest.mark.parametrize("kind", ALLOCATORS)
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), price=st.sampled_from([0.0, 0.3]), gist_cost=st.sampled_from([0, 1]))
+@given(seed=st.integers(0, 2**32 - 1), price=st.sampled_from([0.0, 0.3]), gist_cost=st.sampled_from([0, 1, 4, 8]))
 def test_any_plan_keeps_the_laws(kind: str, seed: int, price: float, gist_cost: int) -> None:
     """Through any growth, cuts and scores, every plan commits whole, leaves its reserve free, and is repeatable."""
     rng = np.random.default_rng(seed)
     config = replace(CONFIG, allocator=kind, repair_price=price, seed=seed % 1000)
     allocator, twin = make_allocator(config), make_allocator(config)
-    wc = WorkingContext(K, W, 64, gist_cost=gist_cost)
+    budget = W * max(1, gist_cost)
+    wc = WorkingContext(K, budget, 64, gist_cost=gist_cost)
     wc.extend(int(rng.integers(0, 4)) and int(rng.integers(1, 300_000)), reserve=K)
     for _ in range(12):
         if rng.random() < 0.5:
@@ -71,7 +72,7 @@ def test_any_plan_keeps_the_laws(kind: str, seed: int, price: float, gist_cost: 
         plan, report = allocator.plan(wc, scores, reserve)
         assert twin.plan(wc, scores, reserve)[0] == plan
         wc.commit(plan)
-        assert_laws(wc, W - reserve)
+        assert_laws(wc, budget - reserve)
         assert (report.expands, report.collapses) == (plan.expands, plan.collapses)
         assert report.changed <= report.eligible
         assert report.swap_rate == (report.changed / report.eligible if report.eligible else 0)

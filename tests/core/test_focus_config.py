@@ -54,10 +54,10 @@ def test_bad_values_name_field_and_limit(field: str, value: Any, limit: str) -> 
     assert limit in str(caught.value)
 
 
-@pytest.mark.parametrize("block_size", [16, 32, 64])
-def test_the_least_budget_holds_any_history_up_to_ten_million(block_size: int) -> None:
+@pytest.mark.parametrize(("block_size", "gist_cost"), [(16, 1), (32, 1), (64, 1), (16, 8), (32, 4)])
+def test_the_least_budget_holds_any_history_up_to_ten_million(block_size: int, gist_cost: int) -> None:
     """A budget that the settings accept never fails later, wherever the history ends."""
-    budget = least_budget(block_size, 128, block_size)
+    budget = least_budget(block_size, 128, block_size, gist_cost=gist_cost)
     config = FocusConfig(budget=budget, block_size=block_size)
     rng = np.random.default_rng(0)
     lengths = [
@@ -67,7 +67,7 @@ def test_the_least_budget_holds_any_history_up_to_ten_million(block_size: int) -
     ]
     worst = 0
     for length in lengths:
-        wc = WorkingContext(block_size, budget, config.recent_tokens)
+        wc = WorkingContext(block_size, budget, config.recent_tokens, gist_cost=gist_cost)
         wc.cover(length, reserve=config.refocus_interval)
         worst = max(worst, wc.cost)
     assert worst + config.refocus_interval <= budget

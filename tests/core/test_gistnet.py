@@ -71,6 +71,23 @@ def test_padding_changes_nothing(variant: dict[str, Any], garbage: float) -> Non
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=_name)
+@pytest.mark.parametrize("vectors", [2, 4])
+def test_each_vector_summarizes_its_part(variant: dict[str, Any], vectors: int) -> None:
+    """The j-th vector is the gist of the j-th part of the children alone, be they tokens or gists, masked or not."""
+    one, several = _net(variant, 0.7), _net({**variant, "vectors": vectors}, 0.7)
+    for length in (K, vectors * K):
+        x = _rows(3, length)
+        mask = torch.rand(3, length, generator=torch.Generator().manual_seed(2)) < 0.7
+        parts = zip(x.chunk(vectors, 1), mask.chunk(vectors, 1), strict=True)
+        expected = torch.cat([one(part, real) for part, real in parts], 1)
+        torch.testing.assert_close(several(x, mask), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="parts"):
+        several(_rows(3, K - 1))
+    with pytest.raises(ConfigError, match="vectors"):
+        _net({**variant, "vectors": 3})
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=_name)
 def test_no_mask_means_all_real(variant: dict[str, Any]) -> None:
     """Leaving the mask out is the same as a mask of True."""
     net, x = _net(variant, 0.7), _rows()

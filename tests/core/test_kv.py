@@ -38,15 +38,19 @@ def random_excerpt(wc: WorkingContext, rng: np.random.Generator) -> Excerpt:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode", ["exact", "block"])
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), hidden_gists=st.booleans(), segment_blocks=st.sampled_from([1, 4, 8]))
-def test_repair_equals_a_fresh_forward(
-    mode: str, policy: str, seed: int, hidden_gists: bool, segment_blocks: int
-) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    vectors=st.sampled_from([0, 1, 2, 4]),
+    segment_blocks=st.sampled_from([1, 4, 8]),
+)
+def test_repair_equals_a_fresh_forward(mode: str, policy: str, seed: int, vectors: int, segment_blocks: int) -> None:
     """After any sequence of edits, ``exact`` and ``block`` repair hold what a fresh forward over the WC computes."""
     rng = np.random.default_rng(seed)
     model = make_model(mode, policy)
     kv = SessionKV(model, model.pool.acquire())
-    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    # Hidden gists may cost their places all the same.
+    hidden_gists = not vectors
+    wc = WorkingContext(K, W, recent_tokens=2 * K, gist_cost=max(1, vectors))
     wc.extend(int(rng.integers(1, 40 * K)), reserve=K)
     segments = segment_blocks if mode == "block" else None
     for _ in range(6):
@@ -151,6 +155,30 @@ def test_ranges_of_fixed_shape_are_few_and_near_what_decodes(low: int, more: int
         assert size & (size - 1) == 0
         assert step.start % size == 0
     assert model.static.covering(0, 64) is not None
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), vectors=st.sampled_from([1, 2, 4]))
+def test_the_vectors_of_a_gist_share_its_span_and_go_together(seed: int, vectors: int) -> None:
+    """Units tile the history, one a vector, and name its node and place; a cut inside a gist forgets all of it."""
+    rng = np.random.default_rng(seed)
+    wc = WorkingContext(K, W, recent_tokens=2 * K, gist_cost=vectors)
+    wc.extend(int(rng.integers(20 * K, 40 * K)), reserve=K)
+    layout = layout_of(wc, hidden_gists=False, segment_blocks=None)
+    assert len(layout) == wc.cost
+    assert len(set(layout.identity.tolist())) == len(layout)
+    np.testing.assert_array_equal(layout.starts[1:], layout.ends[:-1])
+    ranks = np.flatnonzero(layout.levels > 0)
+    nodes, parts = layout.gist_vectors(ranks, K)
+    np.testing.assert_array_equal(nodes, wc.indices[layout.entry[ranks]])
+    np.testing.assert_array_equal(parts, np.tile(np.arange(vectors), len(ranks) // vectors))
+    model = make_model("exact")
+    kv = SessionKV(model, model.pool.acquire())
+    repair(kv, layout)
+    position = int(rng.integers(1, wc.num_tokens + 1))
+    kv.rewind(position)
+    whole = np.where(layout.levels > 0, wc.ends()[layout.entry], layout.ends) <= position
+    np.testing.assert_array_equal(kv.cached().identity, layout.identity[whole])
 
 
 def _with_tokens(layout: Layout, start: int, count: int) -> Layout:

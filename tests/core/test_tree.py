@@ -29,10 +29,10 @@ from tests.core.tree_oracle import (
 NO_BLOCKS = np.empty(0, np.int64)
 
 
-@pytest.mark.parametrize("kind", ["mean", "transformer"])
-def test_gists_equal_one_call_a_node(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "vectors"), [("mean", 1), ("transformer", 1), ("mean", 4), ("transformer", 8)])
+def test_gists_equal_one_call_a_node(kind: str, vectors: int) -> None:
     """Batched by level, each gist is what GistNet makes of that node's children alone."""
-    gistnet, ids = CountingGistNet(kind), random_ids(K**3 + 2 * K**2 + 5)
+    gistnet, ids = CountingGistNet(kind, vectors=vectors), random_ids(K**3 + 2 * K**2 + 5)
     tree = make_tree(gistnet)
     for part in np.split(ids, [1, K, K * K - 1, K * K + 3, K**3 - 2]):
         tree.append(part)
@@ -43,13 +43,15 @@ def test_gists_equal_one_call_a_node(kind: str) -> None:
         )
 
 
-def test_untrained_gist_is_the_mean_of_its_tokens() -> None:
-    """With a GistNet that learned nothing, a node of any level is the mean of the embeddings that it covers."""
-    tree, ids = make_tree(CountingGistNet(scale=0.0)), random_ids(2 * K * K)
+@pytest.mark.parametrize("vectors", [1, 2, 4, 8])
+def test_untrained_gist_is_the_mean_of_its_tokens(vectors: int) -> None:
+    """With a GistNet that learned nothing, a node of any level is the mean of the embeddings that it covers; each of
+    several vectors is that of its part."""
+    tree, ids = make_tree(CountingGistNet(scale=0.0, vectors=vectors)), random_ids(2 * K * K)
     tree.append(ids)
     for level in (1, 2):
-        means = TABLE[torch.from_numpy(ids.astype(np.int64))].reshape(-1, K**level, DIM).mean(1)
-        torch.testing.assert_close(tree.gist_range(level, 0, tree.count(level)), means)
+        means = TABLE[torch.from_numpy(ids.astype(np.int64))].reshape(-1, vectors, K**level // vectors, DIM).mean(2)
+        torch.testing.assert_close(tree.gist_vectors(level, np.arange(tree.count(level))), means)
 
 
 def test_one_call_a_level() -> None:

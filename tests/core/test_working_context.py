@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mc_core.context.groups import make_room
 from mc_core.context.growth import coarsest_cover
 from mc_core.context.working_context import Edit, Plan, WorkingContext
 from mc_core.errors import BudgetError, ConfigError, PlanError
@@ -57,7 +58,7 @@ def edited_by_hand(wc: WorkingContext, edits: list[Edit]) -> list[tuple[int, int
     block_size=st.sampled_from([2, 4, 16]),
     recent=st.sampled_from([0, 5, 16, 40]),
     pinned=st.booleans(),
-    gist_cost=st.sampled_from([0, 1]),
+    gist_cost=st.sampled_from([0, 1, 2, 4, 8]),
 )
 def test_any_history_of_changes_keeps_the_laws(
     seed: int, block_size: int, recent: int, pinned: bool, gist_cost: int
@@ -65,7 +66,8 @@ def test_any_history_of_changes_keeps_the_laws(
     """After any appends, cuts and edits the entries tile the history, fit the budget, and leave pins and tail raw."""
     rng = np.random.default_rng(seed)
     pins = [(37, 50), (500, 501)] if pinned else []
-    wc = WorkingContext(block_size, 320, recent, pins, gist_cost)
+    gist_cost = min(gist_cost, block_size // 2)
+    wc = WorkingContext(block_size, 320 * max(1, gist_cost), recent, pins, gist_cost)
     for _ in range(30):
         action = rng.integers(5)
         reserve = int(rng.integers(0, 33))
@@ -302,15 +304,32 @@ def test_gists_that_are_not_seen_leave_their_room_to_raw_tokens() -> None:
     assert_laws(charged)
     assert_laws(charged.under(512, 32, 0))
     with pytest.raises(ConfigError, match="gist_cost"):
-        WorkingContext(16, 256, gist_cost=2)
+        WorkingContext(16, 256, gist_cost=16)
+    with pytest.raises(ConfigError, match="gist_cost"):
+        WorkingContext(16, 256, gist_cost=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), gist_cost=st.sampled_from([1, 2, 4, 8]))
+def test_growth_puts_away_no_more_than_it_must(seed: int, gist_cost: int) -> None:
+    """Room is made by as few collapses as it takes: one less would leave the context over its limit."""
+    rng = np.random.default_rng(seed)
+    wc = WorkingContext(16, 2048, recent_tokens=32, gist_cost=gist_cost)
+    wc.extend(int(rng.integers(2_000, 60_000)))
+    if rng.random() < 0.5:
+        rows = np.flatnonzero(wc.levels == 1)
+        open_blocks(wc, rng.permutation(wc.indices[rows])[:8].tolist(), 0)
+    limit = wc.cost - int(rng.integers(1, 200))
+    after = make_room(wc.entries, wc.protection, limit)
+    assert limit - max(after.step(1), after.step(2)) < after.cost <= limit
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), gist_cost=st.sampled_from([0, 1]))
+@given(seed=st.integers(0, 2**32 - 1), gist_cost=st.sampled_from([0, 1, 4]))
 def test_a_snapshot_brings_all_of_it_back(seed: int, gist_cost: int) -> None:
     """A snapshot survives JSON, and a damaged one is refused."""
     rng = np.random.default_rng(seed)
-    wc = WorkingContext(16, 256, recent_tokens=32, pins=[(70, 80)], gist_cost=gist_cost)
+    wc = WorkingContext(16, 256 * max(1, gist_cost), recent_tokens=32, pins=[(70, 80)], gist_cost=gist_cost)
     wc.extend(int(rng.integers(200, 4000)))
     raw = wc.indices[(wc.levels == 0) & ~wc.protected()]
     wc.commit(Plan((Edit("collapse", 1, int(raw[0])),), wc.num_tokens, cooldown=2, hold=(int(raw[-1]),)))

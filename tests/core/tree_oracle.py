@@ -18,9 +18,9 @@ TABLE = torch.randn(VOCABULARY, DIM, generator=torch.Generator().manual_seed(3))
 class CountingGistNet(GistNet):
     """A GistNet that notes how many nodes each call is for, and can be told to fail."""
 
-    def __init__(self, kind: str = "mean", scale: float = 0.3) -> None:
+    def __init__(self, kind: str = "mean", scale: float = 0.3, vectors: int = 1) -> None:
         torch.manual_seed(0)
-        super().__init__(DIM, K, kind=kind, heads=2)  # type: ignore[arg-type]
+        super().__init__(DIM, K, kind=kind, heads=2, vectors=vectors)  # type: ignore[arg-type]
         self.scale.data.fill_(scale)
         self.calls: list[int] = []
         self.fail_at: int | None = None
@@ -67,8 +67,8 @@ def gist_of(gistnet: GistNet, ids: Ids, level: int, index: int) -> Tensor:
     if level == 1:
         children = TABLE[torch.from_numpy(ids[index * K : (index + 1) * K].astype(np.int64))]
     else:
-        children = torch.stack([gist_of(gistnet, ids, level - 1, index * K + child) for child in range(K)])
-    return GistNet.forward(gistnet, children[None], torch.ones(1, K, dtype=torch.bool))[0]
+        children = torch.cat([gist_of(gistnet, ids, level - 1, index * K + child) for child in range(K)]).view(-1, DIM)
+    return GistNet.forward(gistnet, children[None], torch.ones(1, len(children), dtype=torch.bool))[0]
 
 
 def assert_same(tree: MegaContextTree, ids: Ids) -> None:

@@ -14,16 +14,19 @@ from support import write_model
 GIST = {"kind": "mean", "pooling": "query", "head": "linear"}
 
 
-def lens_bundle(folder: Path, kind: LensKind = "cross", seed: int = 0, gistnet_seed: int | None = None) -> Bundle:
-    """The tiny base with a LensNet, and with a trained-like GistNet if ``gistnet_seed`` says which."""
+def lens_bundle(
+    folder: Path, kind: LensKind = "cross", seed: int = 0, gistnet_seed: int | None = None, vectors: int = 1
+) -> Bundle:
+    """The tiny base with a LensNet, and with a trained-like GistNet of ``vectors`` if ``gistnet_seed`` says which."""
     write_model(folder)
     torch.manual_seed(seed)
     lensnet = LensNet(LensNetConfig(64, kind=kind, width=16, heads=2, keys=2, key_dim=8)).eval()
-    gistnet = None
+    gistnet, arguments = None, {**GIST, "vectors": vectors}
     if gistnet_seed is not None:
         torch.manual_seed(gistnet_seed)
-        gistnet = make_gistnet(64, 32, GIST)
+        gistnet = make_gistnet(64, 32, arguments)
         torch.nn.init.constant_(gistnet.scale, 0.5)
-    manifest = Manifest(name="tiny", lensnet=lensnet_arguments(lensnet), gistnet=GIST if gistnet is not None else None)
+    described = arguments if gistnet is not None else None
+    manifest = Manifest(name="tiny", lensnet=lensnet_arguments(lensnet), gistnet=described)
     save_networks(folder, manifest, gistnet=gistnet, lensnet=lensnet)
     return load_bundle(folder)

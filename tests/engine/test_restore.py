@@ -41,6 +41,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
         "retrained": lens_bundle(folder / "retrained", seed=1),
         "gistnet": lens_bundle(folder / "gistnet", gistnet_seed=1),
         "other gistnet": lens_bundle(folder / "other", gistnet_seed=2),
+        "several": lens_bundle(folder / "several", gistnet_seed=1, vectors=4),
     }
 
 
@@ -124,7 +125,14 @@ def test_one_stored_session_goes_through_all_lenses(open_lab: OpenLab, tokens: i
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("hybrid", "retrained"), ("hybrid", "gistnet"), ("gistnet", "other gistnet")]
+    ("before", "after"),
+    [
+        ("hybrid", "retrained"),
+        ("hybrid", "gistnet"),
+        ("gistnet", "other gistnet"),
+        ("gistnet", "several"),
+        ("several", "gistnet"),
+    ],
 )
 def test_other_networks_make_their_own_vectors(open_lab: OpenLab, before: str, after: str) -> None:
     """Stored gists and keys are searched with the networks that made them only: with others, of the same shape even,
@@ -197,7 +205,7 @@ def test_a_fork_keeps_its_vectors(open_lab: OpenLab) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("bundle", ["hybrid", "gistnet"])
+@pytest.mark.parametrize("bundle", ["hybrid", "gistnet", "several"])
 def test_lost_gists_are_made_anew(open_lab: OpenLab, tmp_path: Path, bundle: str) -> None:
     """Missing and corrupt rows of any level come back from the ids of their blocks, and are stored again."""
     with open_lab(bundle=bundle) as lab:

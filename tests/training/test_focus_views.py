@@ -29,14 +29,29 @@ K = 32
 SHAPE = ContextShape(budget=384, recent=64)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder: Path = write_model(tmp_path_factory.mktemp("model"))
+def with_gists(folder: Path, vectors: int) -> Bundle:
     torch.manual_seed(3)
-    net = GistNet(load_bundle(folder).decoder.config.hidden_size, K, kind="mean", pooling="query").eval()
+    dim = load_bundle(folder).decoder.config.hidden_size
+    net = GistNet(dim, K, kind="mean", pooling="query", vectors=vectors).eval()
     with torch.no_grad():
         net.scale.fill_(0.5)
     return dataclasses.replace(load_bundle(folder), gistnet=net, hidden_gists=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return with_gists(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def several(folder: Path) -> Bundle:
+    """The same with gists of four vectors."""
+    return with_gists(folder, 4)
 
 
 def passage(tokens: int, future: int = 0, seed: int = 0, opened: tuple[int, ...] = ()) -> Passage:
@@ -56,19 +71,24 @@ def model_of(bundle: Bundle, positions: str = "compact") -> FocusModel:
 
 @pytest.mark.parametrize(("repair", "segments"), [("block", SEGMENT_BLOCKS), ("exact", None)])
 @pytest.mark.parametrize("positions", ["compact", "simple", "gaussian", "gaussian_alibi"])
+@pytest.mark.parametrize("vectors", [1, 4])
 def test_a_view_foretells_what_the_served_context_foretells(
-    bundle: Bundle, repair: str, segments: int | None, positions: str
+    request: pytest.FixtureRequest, repair: str, segments: int | None, positions: str, vectors: int
 ) -> None:
     """The logits after the working context are those that serving computes for the same working context."""
     text = passage(32 * 40 + 7)
-    controller = MCController(bundle, FocusConfig(budget=384, recent_tokens=64), repair=repair, positions=positions)
+    bundle: Bundle = request.getfixturevalue("bundle" if vectors == 1 else "several")
+    focus = FocusConfig(budget=384 if vectors == 1 else 992, recent_tokens=64)
+    controller = MCController(bundle, focus, repair=repair, positions=positions)
     served = controller.begin_inference_session(text.ids.astype(np.int32))
     assert controller.session is not None
     assert (controller.session.wc.levels > 0).any()
     shape = dataclasses.replace(SHAPE, segment_blocks=segments)
     view = view_of(dataclasses.replace(text, history=len(text.ids)), controller.session.wc, shape)
     with_future = dataclasses.replace(view, future=np.array([5]), weights=np.append(view.weights, np.float32(1)))
-    model = model_of(bundle, positions)
+    model = FocusModel(bundle.decoder, bundle.gistnet, make_policy(positions, bundle.decoder.config, K))
+    shown = view.gists[0]
+    assert len(shown) == vectors * np.count_nonzero(controller.session.wc.levels)
     with torch.no_grad():
         output = model([with_future], model.gists([controller.session.tree], [view]))
     assert torch.allclose(output.logits[output.future][0], served.logits, atol=1e-4)
@@ -138,20 +158,25 @@ def test_a_perfect_copier_scores_badly(bundle: Bundle) -> None:
     assert shifted.losses().mean() < 0.01
 
 
-def test_live_gists_are_the_trees_gists(bundle: Bundle) -> None:
+@pytest.mark.parametrize("vectors", [1, 4])
+def test_live_gists_are_the_trees_gists(request: pytest.FixtureRequest, vectors: int) -> None:
     """The gists that carry gradients equal those that the tree keeps for serving, at every level."""
+    bundle: Bundle = request.getfixturevalue("bundle" if vectors == 1 else "several")
+    shape = dataclasses.replace(SHAPE, budget=384 * vectors, vectors=vectors)
     text = passage(32 * 32 * 4 + 40)
-    wc = sample_context(np.random.default_rng(0), text, "coarse", SHAPE)
+    wc = sample_context(np.random.default_rng(0), text, "coarse", shape)
     open_blocks(wc, [40], 1)
-    view, tree = view_of(text, wc, SHAPE), tree_of(bundle, text)
+    view, tree = view_of(text, wc, shape), tree_of(bundle, text)
     ranks, levels, nodes = view.gists
     assert set(levels.tolist()) == {1, 2}
     live = model_of(bundle).gists([tree], [view])
-    kept = torch.cat([tree.gists(int(level), np.array([node])) for level, node in zip(levels, nodes, strict=True)])
-    assert len(live) == len(ranks)
+    shown = zip(*view.nodes, strict=True)
+    kept = torch.cat([tree.gist_vectors(int(level), np.array([node]))[0] for level, node in shown])
+    assert len(live) == len(ranks) == vectors * len(view.nodes[0])
+    assert len(levels) == len(nodes) == len(ranks)
     assert torch.allclose(live, kept.float(), atol=2e-3)
     deep = passage(2 * 32 * 32 * 32 + 90, seed=1)
-    coarse = view_of(deep, sample_context(np.random.default_rng(0), deep, "coarse", SHAPE), SHAPE)
+    coarse = view_of(deep, sample_context(np.random.default_rng(0), deep, "coarse", shape), shape)
     assert set(coarse.gists[1].tolist()) >= {3}
     both = model_of(bundle).gists([tree, tree_of(bundle, deep)], [view, coarse])
     assert torch.allclose(model_of(bundle).made(gist_sources([text, deep], [view, coarse], K)), both, atol=2e-3)

@@ -124,7 +124,7 @@ class NllViews:
         self.bundle, self.length = bundle, length // size * size
         self.budget = self.length // SHARE // size * size
         self.recent = min(recent, self.budget // 4)
-        self.shape = ContextShape(self.budget, self.recent, size, bundle.segment_blocks)
+        self.shape = ContextShape(self.budget, self.recent, size, bundle.segment_blocks, bundle.gistnet.vectors)
         self.focus = FocusConfig(budget=max(self.budget, 1024), block_size=size, recent_tokens=self.recent, lens=lens)
         policy = make_policy(bundle.positions, bundle.decoder.config, size, bundle.sigma_scale)
         self.model = FocusModel(bundle.decoder, bundle.gistnet, policy)

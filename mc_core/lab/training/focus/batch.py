@@ -21,7 +21,7 @@ from mc_core.positions.policies import Policy
 class GistSources:
     """Token ids that the gists of a batch are made of.
 
-    ids: by level, lowest first, [g, K^level]; order [G]: where each gist of the batch stands among those of all levels.
+    ids: by level, lowest first, [g, K^level]; order [n]: where each node of the batch stands among those of all levels.
     """
 
     ids: dict[int, Tensor]
@@ -32,9 +32,9 @@ class GistSources:
 class FocusBatch:
     """B passages, each seen through one working context.
 
-    neighbours [m, 2]: gists of one level that stand side by side, as indices of the batch's gists. blocks [n, K]: flat
-    places in the batch whose targets are whole blocks of the future, and runs: how many of them each sample has that
-    has any. full: the passages of ``fits`` [B] bool as the base sees them whole, None where that isn't asked for.
+    neighbours [m, 2]: gists' vectors of one level that stand side by side, as indices of the batch's. blocks [n, K]:
+    flat places in the batch whose targets are whole blocks of the future, and runs: how many of them each sample has
+    that has any. full: the passages of ``fits`` [B] bool as the base sees them whole, None where that isn't asked for.
     """
 
     seen: ViewBatch
@@ -93,15 +93,16 @@ class BatchMaker:
 
 def gist_sources(passages: Sequence[Passage], views: Sequence[View], block_size: int) -> GistSources:
     """What the gists that the views show are made of, in order of the views."""
-    levels = np.concatenate([view.gists[1] for view in views])
+    shown = [view.nodes for view in views]
+    levels = np.concatenate([of for of, _ in shown])
     ids: dict[int, Tensor] = {}
     order, first = np.empty(len(levels), np.int64), 0
     for level in sorted(set(levels.tolist())):
         span = block_size**level
         rows = [
             passage.ids[node * span : (node + 1) * span]
-            for passage, view in zip(passages, views, strict=True)
-            for node in view.gists[2][view.gists[1] == level].tolist()
+            for passage, (of, nodes) in zip(passages, shown, strict=True)
+            for node in nodes[of == level].tolist()
         ]
         ids[level] = torch.from_numpy(np.stack(rows).astype(np.int64))
         order[levels == level] = first + np.arange(len(rows))

@@ -42,12 +42,14 @@ class Passage:
 
 @dataclass(frozen=True)
 class ContextShape:
-    """budget: W; recent: tokens that are always raw; segment_blocks: of the block mask, None = the full mask."""
+    """budget: W; recent: tokens that are always raw; segment_blocks: of the block mask, None = the full mask;
+    vectors: of a gist."""
 
     budget: int
     recent: int = 128
     block_size: int = 32
     segment_blocks: int | None = SEGMENT_BLOCKS
+    vectors: int = 1
 
 
 def sample_context(rng: Generator, passage: Passage, kind: ContextKind, shape: ContextShape) -> WorkingContext:
@@ -59,10 +61,10 @@ def sample_context(rng: Generator, passage: Passage, kind: ContextKind, shape: C
     """
     k, n = shape.block_size, passage.history
     if kind == "full":
-        wc = WorkingContext(k, n + 2 * k + shape.recent, shape.recent)
+        wc = WorkingContext(k, n + 2 * k + shape.recent, shape.recent, gist_cost=shape.vectors)
         wc.extend(n)
         return wc
-    wc = WorkingContext(k, shape.budget, shape.recent)
+    wc = WorkingContext(k, shape.budget, shape.recent, gist_cost=shape.vectors)
     wc.cover(n)
     before = wc.tail_start // k
     open_blocks(wc, passage.opened, 0)

@@ -77,7 +77,8 @@ class FocusBatches:
                 break
         else:
             raise ConfigError(f"served: what was asked for had no room in any of {TRIES} histories; raise budget")
-        shape = ContextShape(0, self.config.recent_tokens, self.config.block_size, self.segment_blocks)
+        config = self.config
+        shape = ContextShape(0, config.recent_tokens, config.block_size, self.segment_blocks, config.gist.vectors)
         hidden = self.served.bundle.hidden_gists
         views = [view_of(each.passage, each.context, shape, hidden_gists=hidden) for each in seen]
         return self.maker.shown([each.passage for each in seen], views)
@@ -95,7 +96,8 @@ class FocusBatches:
         history, budget = self._history(rng, stage), self._budget(rng, stage)
         if kind == "full":
             history = min(history, budget - config.block_size)
-        shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segment_blocks)
+        vectors = config.gist.vectors
+        shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segment_blocks, vectors)
         if rng.random() < stage.memory:
             passage = self.passages.memory(rng, history, gisted=stage.gisted)
             if kind != "full" or len(passage.ids) <= window:

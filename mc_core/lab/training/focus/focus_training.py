@@ -20,17 +20,18 @@ LEAST_SERVED = 2048
 
 @dataclass(frozen=True)
 class GistShape:
-    """The GistNet's arguments, as ``bundle.json`` keeps them."""
+    """The GistNet's arguments, as ``bundle.json`` keeps them; one vector is not told of."""
 
     kind: GistKind = "mean"
     layers: int = 2
     heads: int = 4
     pooling: Pooling = "query"
     head: Head = "mlp"
+    vectors: int = 1
 
     def arguments(self) -> dict[str, Any]:
         """For ``GistNet``."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("vectors", 1)}
 
 
 @dataclass(frozen=True)

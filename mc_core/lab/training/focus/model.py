@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,27 +53,31 @@ class FocusModel(nn.Module):
         self.rotary = Rotary(decoder.config, decoder.device)
 
     def gists(self, trees: Sequence[MegaContextTree], views: Sequence[View]) -> Tensor:
-        """Live gists [G, d] of all gists that the views show, in order: one GistNet call.
+        """Live vectors [G, d] of all gists that the views show, in order: one GistNet call a level.
 
         Children of LOD1 are the embeddings of their tokens; children above are the tree's own gists, made by this
         GistNet but without a gradient, as LOD2 is trained on LOD1's outputs.
         """
-        parts = [self._children(tree, view) for tree, view in zip(trees, views, strict=True)]
-        children = torch.cat(parts)
-        return self.gistnet(children) if len(children) else children.mean(1)
+        levels = np.concatenate([view.nodes[0] for view in views])
+        gists = torch.zeros(len(levels), self.gistnet.width, device=self.decoder.device)
+        for level in np.unique(levels).tolist():
+            children = [self._children(tree, view, level) for tree, view in zip(trees, views, strict=True)]
+            rows = torch.from_numpy(np.flatnonzero(levels == level)).to(gists.device)
+            gists = gists.index_put((rows,), self.gistnet(torch.cat(children)).float())
+        return gists.view(-1, self.gistnet.dim)
 
     def made(self, sources: GistSources) -> Tensor:
         """The same gists [G, d] from token ids alone, a level at a time; where no tree is there to be read."""
         size, dim = self.gistnet.block_size, self.gistnet.dim
-        parts = [self.decoder.embed_tokens.weight.new_zeros(0, dim).float()]
+        parts = [self.decoder.embed_tokens.weight.new_zeros(0, self.gistnet.width).float()]
         for level, ids in sources.ids.items():
             with torch.set_grad_enabled(torch.is_grad_enabled() and level == 1):
                 children = self.decoder.embed(ids).float().view(-1, size, dim)
             for _ in range(level - 1):
                 with torch.no_grad():
-                    children = self.gistnet(children).float().view(-1, size, dim)
+                    children = self.gistnet(children).float().view(-1, size * self.gistnet.vectors, dim)
             parts.append(self.gistnet(children).float())
-        return torch.cat(parts)[sources.order]
+        return torch.cat(parts)[sources.order].view(-1, dim)
 
     def forward(self, views: Sequence[View], gists: Tensor) -> ViewOutput:
         """Read the views, ``gists`` [G, d] in their places."""
@@ -107,24 +112,19 @@ class FocusModel(nn.Module):
         return gist_regression(guessed, known), gist_regression(*parents)
 
     def _parents(self, gists: Tensor, runs: Sequence[int]) -> Tensor:
-        """Gists [n, d] of ``runs`` that belong together -> one each, of as many children as there are."""
+        """Gists [n, m d] of ``runs`` that belong together -> one each, of as many children as there are."""
+        vectors, dim = self.gistnet.vectors, self.gistnet.dim
         children = nn.utils.rnn.pad_sequence(list(torch.split(gists, list(runs))), batch_first=True)
         count = torch.tensor(runs, device=gists.device)
         mask = torch.arange(children.shape[1], device=gists.device) < count[:, None]
-        return self.gistnet(children, mask).float()
+        return self.gistnet(children.view(len(children), -1, dim), mask.repeat_interleave(vectors, 1)).float()
 
-    def _children(self, tree: MegaContextTree, view: View) -> Tensor:
-        """Children [g, K, d] of the gists that one view shows, in order."""
-        _, levels, nodes = view.gists
-        size = tree.config.block_size
-        children = torch.empty(len(nodes), size, tree.dim, device=self.decoder.device)
-        rows = torch.from_numpy((levels == 1).nonzero()[0]).to(children.device)
-        if len(rows):
-            ids = torch.from_numpy(tree.block_ids(nodes[levels == 1]).astype("int64")).to(children.device)
-            children = children.index_put((rows,), self.decoder.embed(ids).float())
-        for level in sorted({int(level) for level in levels if level > 1}):
-            here = levels == level
-            inner = (nodes[here][:, None] * size + range(size)).reshape(-1)
-            values = tree.gists(level - 1, inner).float().view(-1, size, tree.dim)
-            children = children.index_put((torch.from_numpy(here.nonzero()[0]).to(children.device),), values)
-        return children
+    def _children(self, tree: MegaContextTree, view: View, level: int) -> Tensor:
+        """Children [g, T, d] of the gists of one level that one view shows, in order: K tokens, or K gists' vectors."""
+        levels, nodes = view.nodes
+        chosen, size = nodes[levels == level], tree.config.block_size
+        if level == 1:
+            ids = torch.from_numpy(tree.block_ids(chosen).astype("int64")).to(self.decoder.device)
+            return self.decoder.embed(ids).float()
+        inner = (chosen[:, None] * size + np.arange(size)).reshape(-1)
+        return tree.gists(level - 1, inner).float().view(-1, size * tree.gistnet.vectors, tree.dim)

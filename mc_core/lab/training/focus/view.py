@@ -39,10 +39,16 @@ class View:
 
     @property
     def gists(self) -> tuple[Ints, Ints, Ints]:
-        """Ranks, levels and node indices of the gists that are shown."""
+        """Ranks, levels and node indices of the gists' vectors that are shown."""
         ranks = np.flatnonzero(self.layout.levels > 0)
-        levels = self.layout.levels[ranks].astype(np.int64)
-        return ranks, levels, self.layout.starts[ranks] // self.block_size**levels
+        return ranks, self.layout.levels[ranks].astype(np.int64), self.layout.gist_vectors(ranks, self.block_size)[0]
+
+    @property
+    def nodes(self) -> tuple[Ints, Ints]:
+        """Levels and indices of the nodes that are shown as gists."""
+        ranks, levels, nodes = self.gists
+        first = self.layout.gist_vectors(ranks, self.block_size)[1] == 0
+        return levels[first], nodes[first]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +59,7 @@ class ViewBatch:
     none; weights [B, T] of the targets; future [B, T] True where the target lies after the working context; positions
     [B, T] float64, and the rotations place [B, T, D / 2] and local [B, history, D / 2], per sample; segments
     [B, history] numbers what sees each other, 0 the first block, -1 padding; real [B, T]; gist_rows [G] places of
-    the gists in the flattened batch, in order of samples.
+    the gists' vectors in the flattened batch, in order of samples.
     """
 
     ids: Tensor

@@ -136,9 +136,8 @@ def make_labels(
     rows: list[dict[str, Tensor]] = []
     while len(rows) < count:
         rng = np.random.default_rng([seed, len(rows)])
-        shape = ContextShape(
-            int(rng.integers(BUDGET[0], BUDGET[1] + 1)), RECENT, bundle.block_size, bundle.segment_blocks
-        )
+        budget = int(rng.integers(BUDGET[0], BUDGET[1] + 1))
+        shape = ContextShape(budget, RECENT, bundle.block_size, bundle.segment_blocks, bundle.gistnet.vectors)
         measured = Counterfactuals(bundle, shape)
         task = tasks[int(rng.integers(len(tasks)))]
         case = memory_case(rng, maker, task, shape) if rng.random() < MEMORY else text_case(rng, passages, shape)
