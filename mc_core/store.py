@@ -8,6 +8,7 @@ No store library is imported here: the implementations live in ``server/stores``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -81,8 +82,9 @@ class SessionInfo:
     ``tokenizer`` is the tokenizer's fingerprint, ``gist_dim`` the width d of a gist (0: no gists are stored),
     ``gist_keys`` x ``key_dim`` the lens keys stored beside each LOD1 gist (level 1 only): the shape of the rows, which
     ``reshape`` alone changes. The tenant, the model, the tokenizer and the block size K are fixed at creation.
-    ``tokens``, ``metadata`` and ``implicit`` follow each commit; ``sequence`` (it counts commits and reshapes),
-    ``created`` and ``updated`` (seconds since the epoch) are the store's own.
+    ``tokens``, ``metadata``, ``implicit``, ``keep`` and ``ttl`` follow each commit; ``sequence`` (it counts commits and
+    reshapes), ``created`` and ``updated`` (seconds since the epoch) are the store's own. A session that nothing was
+    committed to for ``ttl`` seconds (None: as ``expire`` says of its kind) may be deleted, unless ``keep`` says no.
     """
 
     session_id: str
@@ -97,6 +99,8 @@ class SessionInfo:
     tokens: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
     implicit: bool = False
+    keep: bool = False
+    ttl: float | None = None
     sequence: int = 0
     created: float = 0.0
     updated: float = 0.0
@@ -113,6 +117,8 @@ class SessionInfo:
         for name in ("gist_dim", "gist_keys", "key_dim", "tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.ttl is not None and not 0 < self.ttl < math.inf:
+            raise ConfigError(f"ttl must be a positive number of seconds, got {self.ttl}")
 
     @property
     def blocks(self) -> int:
@@ -368,9 +374,12 @@ class SessionStore(Protocol):
         """
         ...
 
-    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
-        """Deletes *implicit* sessions of any tenant whose last commit is at least so long ago by the store's clock,
-        the longest unused first, ``limit`` (1..1000) at most -> how many there were. Those with a live lease stay."""
+    def expire(self, limit: int, *, implicit: float | None = None, explicit: float | None = None) -> Future[int]:
+        """Deletes sessions of any tenant whose last commit is at least as long ago, by the store's clock, as their own
+        ``ttl`` says, or, without one, as is said here for sessions of their kind (None: never) -> how many there were.
+
+        ``limit`` (1..1000) at most, of each kind the longest unused first. Those that are to be kept, and those with a
+        live lease, stay."""
         ...
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:

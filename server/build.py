@@ -138,6 +138,7 @@ def _assemble(
         max_resident=settings.max_resident_sessions,
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
+        session_ttl=settings.session_ttl,
         followers=followers,
         name=name_of(settings),
     )

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds after which stored sessions without an id, if unused, are deleted; never by default",
     )
+    session_ttl: float | None = Field(
+        None,
+        gt=0,
+        description="the same of sessions with an id, but for those with a time of their own, or that are kept",
+    )
 
     idempotency_keys: int = Field(
         100, ge=1, le=10_000, description="answers a session keeps for requests with an Idempotency-Key"

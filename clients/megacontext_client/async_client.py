@@ -52,10 +52,17 @@ class AsyncMegaContext:
         await self._http.aclose()
 
     async def create_session(
-        self, metadata: Mapping[str, Any] | None = None, system: str | None = None, budget: int | None = None
+        self,
+        metadata: Mapping[str, Any] | None = None,
+        system: str | None = None,
+        budget: int | None = None,
+        *,
+        keep: bool | None = None,
+        ttl: float | None = None,
     ) -> Session:
-        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
-        return await self._send(calls.create_session(metadata, system, budget))
+        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens. ``keep``, ``ttl``: as
+        of ``update``."""
+        return await self._send(calls.create_session(metadata, system, budget, keep, ttl))
 
     async def sessions(self, page_size: int = 100, implicit: bool | None = None) -> AsyncIterator[Session]:
         """All sessions of this key, fetched page by page while you iterate.
@@ -144,9 +151,17 @@ class AsyncMegaContext:
         """Stop the turn or ingest that runs in a session; whether there was one."""
         return await self._send(calls.cancel(session_id))
 
-    async def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
-        """Put other metadata in the place of a session's."""
-        return await self._send(calls.update(session_id, metadata))
+    async def update(
+        self,
+        session_id: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        keep: bool | None = None,
+        ttl: float | None = None,
+    ) -> Session:
+        """Put other metadata in the place of a session's, and say how long it lives: for good (``keep``), or ``ttl``
+        seconds without use; 0: as long as the server keeps such sessions. What is None stays."""
+        return await self._send(calls.update(session_id, metadata, keep, ttl))
 
     async def export(self, session_id: str) -> AsyncIterator[bytes]:
         """All of a session as one file, in pieces; its last line has the SHA-256 of what comes before."""

@@ -28,9 +28,11 @@ class Call(Generic[T]):
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def create_session(metadata: Mapping[str, Any] | None, system: str | None, budget: int | None) -> Call[Session]:
-    given = {"metadata": None if metadata is None else dict(metadata), "system": system, "budget": budget}
-    return Call("POST", "/v1/sessions", Session.parse, json={k: v for k, v in given.items() if v is not None})
+def create_session(
+    metadata: Mapping[str, Any] | None, system: str | None, budget: int | None, keep: bool | None, ttl: float | None
+) -> Call[Session]:
+    given = {"metadata": _plain(metadata), "system": system, "budget": budget, "keep": keep, "ttl": ttl}
+    return Call("POST", "/v1/sessions", Session.parse, json=_given(given))
 
 
 def list_sessions(limit: int, after: str | None, implicit: bool | None) -> Call[SessionPage]:
@@ -81,8 +83,9 @@ def cancel(session_id: str) -> Call[bool]:
     return Call("POST", f"{_session(session_id)}/cancel", lambda body: bool(body["cancelled"]))
 
 
-def update(session_id: str, metadata: Mapping[str, Any]) -> Call[Session]:
-    return Call("PATCH", _session(session_id), Session.parse, json={"metadata": dict(metadata)})
+def update(session_id: str, metadata: Mapping[str, Any] | None, keep: bool | None, ttl: float | None) -> Call[Session]:
+    given = _given({"metadata": _plain(metadata), "keep": keep, "ttl": ttl})
+    return Call("PATCH", _session(session_id), Session.parse, json=given)
 
 
 def messages(session_id: str, limit: int, after: str | None, newest_first: bool) -> Call[MessagePage]:
@@ -130,6 +133,15 @@ def _tokens(body: Any) -> int:
 def _place(position: int | None, message_id: str | None) -> JSON:
     given = {"position": position, "message_id": message_id}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> JSON | None:
+    return None if metadata is None else dict(metadata)
+
+
+def _given(fields: JSON) -> JSON:
+    """What is not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _session(session_id: str) -> str:

@@ -53,10 +53,17 @@ class MegaContext:
         self._http.close()
 
     def create_session(
-        self, metadata: Mapping[str, Any] | None = None, system: str | None = None, budget: int | None = None
+        self,
+        metadata: Mapping[str, Any] | None = None,
+        system: str | None = None,
+        budget: int | None = None,
+        *,
+        keep: bool | None = None,
+        ttl: float | None = None,
     ) -> Session:
-        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens."""
-        return self._send(calls.create_session(metadata, system, budget))
+        """A new, empty session; ``system`` is pinned at its start, ``budget`` is its W in tokens. ``keep``, ``ttl``: as
+        of ``update``."""
+        return self._send(calls.create_session(metadata, system, budget, keep, ttl))
 
     def sessions(self, page_size: int = 100, implicit: bool | None = None) -> Iterator[Session]:
         """All sessions of this key, fetched page by page while you iterate.
@@ -145,9 +152,17 @@ class MegaContext:
         """Stop the turn or ingest that runs in a session; whether there was one."""
         return self._send(calls.cancel(session_id))
 
-    def update(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
-        """Put other metadata in the place of a session's."""
-        return self._send(calls.update(session_id, metadata))
+    def update(
+        self,
+        session_id: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        keep: bool | None = None,
+        ttl: float | None = None,
+    ) -> Session:
+        """Put other metadata in the place of a session's, and say how long it lives: for good (``keep``), or ``ttl``
+        seconds without use; 0: as long as the server keeps such sessions. What is None stays."""
+        return self._send(calls.update(session_id, metadata, keep, ttl))
 
     def export(self, session_id: str) -> Iterator[bytes]:
         """All of a session as one file, in pieces; its last line has the SHA-256 of what comes before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +103,12 @@ class MessageIndex:
         self.tokens, self._held = position, tail[max(0, len(tail) - self.reach) :]
         self.append(tail[:0])
         self._noted = {}
+
+    def frames(self) -> Iterator[tuple[int, int, int, bool]]:
+        """What opens and closes messages, in order: its tokens [start, end), the kind of message, whether it opens."""
+        for row in range(self._count):
+            start = int(self._at[row])
+            yield start, start + int(self._length[row]), int(self._kind[row]), bool(self._opens[row])
 
     @property
     def reach(self) -> int:

@@ -96,6 +96,7 @@ class SessionFactory:
         session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
         session.own_budget = record.state["budget"] == focus.budget
         session.fence, session.implicit = stored.fence, record.implicit
+        session.keep, session.ttl = record.keep, record.ttl
         session.metadata, session.prefixes = dict(record.metadata), list(record.prefixes)
         session.created, session.updated, session.sequence = record.created, record.updated, record.sequence
         session.chat = dict(record.state.get("chat", {}))

@@ -41,6 +41,8 @@ def fork_record(
         session_id=session.id,
         metadata=own.metadata,
         implicit=own.implicit,
+        keep=own.keep,
+        ttl=own.ttl,
         tokens=tokens,
         tail=tail,
         # What tells with which networks the shared rows were made stays the parent's.

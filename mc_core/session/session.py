@@ -67,6 +67,8 @@ class Acknowledged:
     allocator: Mapping[str, Any]
     counters: Counters
     metadata: Mapping[str, Any]
+    keep: bool
+    ttl: float | None
     prefixes: Sequence[tuple[str, int]]
     chat: Mapping[str, Any]
     ingest_cut: IngestCut | None
@@ -79,6 +81,7 @@ class Session:
 
     ``tree`` holds [0, tokens); what lies beyond ``committed_tokens`` is not acknowledged and is dropped by a
     rollback. Of a session that is not ``durable`` nothing goes to the store, so none of its ids leave memory.
+    ``keep``, ``ttl``: whether, and after how many seconds without use, it may be deleted, see ``SessionInfo``.
     ``own_budget``: it was asked for; without one the session has the server's, whatever that is when it comes back.
     ``kv`` is there while the session owns a slab. ``staged``: rows at each level that the store holds. ``gist_calls``:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
@@ -106,6 +109,8 @@ class Session:
     fence: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     implicit: bool = False
+    keep: bool = False
+    ttl: float | None = None
     durable: bool = True
     own_budget: bool = False
     prefixes: list[tuple[str, int]] = field(default_factory=list)
@@ -239,6 +244,8 @@ class Session:
             self.refocuser.snapshot(),
             replace(self.counters),
             dict(self.metadata),
+            self.keep,
+            self.ttl,
             tuple(self.prefixes),
             dict(self.chat),
             self.ingest_cut,
@@ -296,7 +303,8 @@ class Session:
         self._cut(back.tokens)
         self.wc, self.counters = back.wc.copy(), replace(back.counters)
         self.refocuser.restore(back.allocator)
-        self.metadata, self.prefixes, self.chat = dict(back.metadata), list(back.prefixes), dict(back.chat)
+        self.metadata, self.keep, self.ttl = dict(back.metadata), back.keep, back.ttl
+        self.prefixes, self.chat = list(back.prefixes), dict(back.chat)
         self.ingest_cut, self.sources = back.ingest_cut, back.sources
 
     def release_slab(self) -> None:
@@ -406,6 +414,8 @@ class Session:
             tokens=self.tokens,
             metadata=self.metadata,
             implicit=self.implicit,
+            keep=self.keep,
+            ttl=self.ttl,
             tail=self.tree.ids(open_start, self.tokens),
             state={
                 "context": self.wc.snapshot(),

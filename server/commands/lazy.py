@@ -56,6 +56,7 @@ class SessionsGroup(LazyGroup):
         "show": "server.commands.sessions:show",
         "export": "server.commands.sessions:export",
         "import": "server.commands.sessions:import_session",
+        "keep": "server.commands.sessions:keep",
         "delete": "server.commands.sessions:delete",
     }
 

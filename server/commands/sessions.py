@@ -36,10 +36,11 @@ def list_sessions(
         return
     from rich.table import Table
 
-    table = Table("session", "tokens", "updated", "metadata")
+    table = Table("session", "tokens", "updated", "expires", "metadata")
     for session in page.data:
         metadata = json.dumps(session.metadata, ensure_ascii=False) if session.metadata else ""
-        table.add_row(session.id, f"{session.tokens:,}", _time(session.raw["updated"]), metadata[:60])
+        times = _time(session.raw["updated"]), _life(session.raw)
+        table.add_row(session.id, f"{session.tokens:,}", *times, metadata[:60])
     _print(table)
     if page.next is not None:
         typer.echo(f"more: --after {page.next}", err=True)
@@ -66,7 +67,7 @@ def show(
 
     about = Table(show_header=False)
     for name, value in found.raw.items():
-        is_time = name in ("created", "updated")
+        is_time = name in ("created", "updated", "expires")
         about.add_row(name, _time(value) if is_time else _plain(value))
     _print(about)
     if newest:
@@ -113,6 +114,21 @@ def import_session(
     typer.echo(made.id)
 
 
+def keep(
+    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="ids of sessions")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    ttl: Annotated[
+        float | None, typer.Option(min=0, help="for so many seconds without use instead; 0: as the server says")
+    ] = None,
+) -> None:
+    """Keep sessions for good, or for a time of their own; prints what each has now."""
+    with _server(url, api_key) as server:
+        for session in sessions:
+            found = server.update(session, keep=ttl is None, ttl=ttl)
+            typer.echo(f"{session}\t{_life(found.raw)}")
+
+
 def delete(
     sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="ids of sessions")],
     url: Url = DEFAULT_URL,
@@ -150,6 +166,13 @@ def _plain(value: Any) -> str:
     """Text without what a terminal would obey."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _life(session: dict[str, Any]) -> str:
+    """When a session expires, in a word."""
+    if session["keep"]:
+        return "kept"
+    return _time(session["expires"]) if "expires" in session else "never"
 
 
 def _time(seconds: float) -> str:

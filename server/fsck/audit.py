@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mc_core.errors import StoreError
+from mc_core.session.cut_end import CUT_OFF
 from mc_core.store import (
     MAX_LIST,
     DamagedRecordError,
@@ -19,11 +20,12 @@ from mc_core.store import (
     StoreDownError,
 )
 from server.transfer.unborn import is_unborn
+from server.turns.message_notes import PREFIX
 
 logger = logging.getLogger(__name__)
 ROWS = 16_384
 """Rows read at once."""
-Kind = Literal["store", "record", "spans", "gists", "prefixes", "notes", "import"]
+Kind = Literal["store", "record", "spans", "gists", "prefixes", "notes", "messages", "import"]
 
 
 class Whole(SessionStore, Protocol):
@@ -122,10 +124,12 @@ def _prefixes(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
 def _notes(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
     after: str | None = None
     corrupt: list[str] = []
+    listed: set[int] = set()
     astray = 0
     while True:
         page = store.notes(record.session_id, record.tenant, after=after, limit=MAX_LIST).result()
         corrupt += page.corrupt
+        listed |= set(_numbers([*page.corrupt, *(note.key for note in page.notes)]))
         for note in page.notes:
             astray += note.position > record.tokens or (note.indexed and not _found(store, record, note.key))
         after = page.next
@@ -134,6 +138,24 @@ def _notes(store: SessionStore, record: SessionRecord) -> Iterator[Finding]:
     if corrupt or astray:
         detail = f"{len(corrupt)} notes (messages, responses) are corrupt, {astray} are not where they belong"
         yield Finding("notes", detail, record.tenant, record.session_id, keys=tuple(corrupt))
+    if lost := sorted(set(range(max(_listed(record), max(listed, default=-1) + 1))) - listed):
+        detail = f"{len(lost)} messages are missing, the first of them number {lost[0]}"
+        yield Finding("messages", detail, record.tenant, record.session_id)
+
+
+def _numbers(keys: Iterable[str]) -> Iterator[int]:
+    """Of the messages among notes: they are counted without a gap."""
+    for key in keys:
+        number = key.removeprefix(PREFIX)
+        if number != key and number.isdecimal():
+            yield int(number)
+
+
+def _listed(record: SessionRecord) -> int:
+    """How many messages a session knows to have, 0 where it does not know."""
+    told = record.state.get("chat", {}).get("told")
+    known = told is not None and told["last"]["end"] <= record.tokens and CUT_OFF not in record.state
+    return int(told["next"]) if known else 0
 
 
 def _found(store: SessionStore, record: SessionRecord, key: str) -> bool:

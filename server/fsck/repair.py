@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mc_core.context.sources import Sources
-from mc_core.context.working_context import WorkingContext
-from mc_core.session.cut_end import CUT_OFF
 from mc_core.store import SessionRecord, SessionStore
 from server.fsck.audit import Finding
+from server.transfer.covering import covering
 
 OWNER = "megacontext fsck"
 
@@ -74,27 +71,9 @@ def _cut(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
             record,
             tokens=tokens,
             tail=np.empty(0, np.int32),
-            state=_state_at(record.state, tokens),
+            # As one that was rewound by nobody: its messages are as the store lists them.
+            state=covering(record.state, tokens, lambda token: min(token, tokens)),
             prefixes=tuple((key, at) for key, at in record.prefixes if at <= tokens),
         )
     ).result()
     return f"cut its history from {record.tokens} to {tokens} tokens"
-
-
-def _state_at(state: Mapping[str, Any], tokens: int) -> dict[str, Any]:
-    """The state of a session that was rewound by nobody: as coarse as can be, its messages as the store lists them."""
-    before = WorkingContext.restore(state["context"])
-    pins = [(start, min(end, tokens)) for start, end in before.protection.pins if start < tokens]
-    wc = WorkingContext(before.block_size, before.budget, before.recent_tokens, pins, before.gist_cost)
-    wc.cover(tokens)
-    allocator = {name: state["allocator"][name] for name in ("kind", "plans") if name in state["allocator"]}
-    kept = {name: value for name, value in state.items() if name != CUT_OFF}
-    sources = Sources.of_json(state.get("sources", ())).cut(tokens).json()
-    return {
-        **kept,
-        "context": wc.snapshot(),
-        "allocator": {**allocator, "arms": {}, "opened": []},
-        "chat": {},
-        "ingest_cut": None,
-        "sources": sources,
-    }

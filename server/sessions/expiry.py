@@ -1,4 +1,4 @@
-"""Sessions that nobody named are deleted when there are too many of them, or when nobody used them for long."""
+"""Sessions that nobody used for long are deleted, and those that nobody named, too, when there are too many of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from mc_core.errors import StoreError
-from mc_core.store import MAX_LIST, LeaseHeldError, SessionStore, UnknownSessionError
+from mc_core.session.session import Session
+from mc_core.store import MAX_LIST, LeaseHeldError, SessionInfo, SessionStore, UnknownSessionError
 from server.futures import settled
 from server.sessions.background import Background
 from server.sessions.owner import Owner
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 PRUNE_SHARE = 16
 """A tenant's implicit sessions beyond the limit are deleted once there may be 1 / 16 too many."""
 EXPIRE_EVERY = 60.0
-"""Seconds between two looks for implicit sessions that nobody has used for long; a quarter of the time if shorter."""
+"""Seconds between two looks for sessions that nobody has used for long; a quarter of the settings' if shorter."""
 EXPIRE_AT_ONCE = 50
 """Sessions deleted in one call, so that others' calls need not wait long behind it."""
 
@@ -36,11 +37,14 @@ class Expiry:
         delete: Callable[[str, str], Awaitable[None]],
         *,
         most: int,
-        ttl: float | None,
+        implicit_ttl: float | None,
+        session_ttl: float | None,
     ) -> None:
-        """delete: a session by id and tenant. most: implicit sessions of a tenant. ttl: seconds without use."""
+        """delete: a session by id and tenant. most: implicit sessions of a tenant. implicit_ttl, session_ttl: seconds
+        without use of implicit sessions and of the others, None for ever; a session may have its own."""
         self._residents, self._store, self._owner, self._background = residents, store, owner, background
-        self._delete, self._most, self._ttl = delete, most, ttl
+        self._delete, self._most = delete, most
+        self._implicit_ttl, self._session_ttl = implicit_ttl, session_ttl
         self._unpruned: Counter[str] = Counter()
 
     def made_implicit(self, tenant: str) -> None:
@@ -50,35 +54,43 @@ class Expiry:
             del self._unpruned[tenant]
             self._background.spawn(self._prune(tenant))
 
+    def expires(self, session: Session | SessionInfo) -> float | None:
+        """When a session may be deleted if nobody uses it until then, in seconds since the epoch; None: never."""
+        of_kind = self._implicit_ttl if session.implicit else self._session_ttl
+        ttl = of_kind if session.ttl is None else session.ttl
+        return None if session.keep or ttl is None else session.updated + ttl
+
     async def keep(self) -> None:
-        """Delete implicit sessions that were not used for ``ttl`` seconds, until cancelled; not at all without one."""
-        if self._ttl is None:
-            return
+        """Delete sessions that were not used for long, until cancelled."""
+        pause = min([EXPIRE_EVERY, *(ttl / 4 for ttl in (self._implicit_ttl, self._session_ttl) if ttl is not None)])
         while True:
             try:
-                await self._expire(self._ttl)
+                await self._expire()
             except StoreError:
-                logger.warning("unused implicit sessions could not be deleted", exc_info=True)
-            await asyncio.sleep(min(EXPIRE_EVERY, self._ttl / 4))
+                logger.warning("unused sessions could not be deleted", exc_info=True)
+            await asyncio.sleep(pause)
 
-    async def _expire(self, ttl: float) -> None:
+    async def _expire(self) -> None:
         # Those that merely rest in this server's memory are in nobody's use.
-        before = time.time() - ttl
         for slot in self._residents:
-            session = slot.session
-            if not slot.users and session is not None and session.implicit and session.updated <= before:
-                del session
+            if not slot.users and slot.session is not None and self._is_due(slot.session):
                 await self._residents.drop(slot)
         gone = EXPIRE_AT_ONCE
         while gone == EXPIRE_AT_ONCE:
-            gone = await settled(self._store.expire(ttl, EXPIRE_AT_ONCE))
+            gone = await settled(
+                self._store.expire(EXPIRE_AT_ONCE, implicit=self._implicit_ttl, explicit=self._session_ttl)
+            )
+
+    def _is_due(self, session: Session) -> bool:
+        expires = self.expires(session)
+        return expires is not None and expires <= time.time()
 
     async def _prune(self, tenant: str) -> None:
         """Delete those implicit sessions beyond the limit that were not used for longest."""
         found, after = list[tuple[float, str]](), None
         while True:
             page = await settled(self._store.list(tenant, MAX_LIST, after, implicit=True))
-            found += [(info.updated, info.session_id) for info in page.sessions]
+            found += [(info.updated, info.session_id) for info in page.sessions if not info.keep]
             if (after := page.next) is None:
                 break
         for _, session_id in sorted(found, reverse=True)[self._most :]:

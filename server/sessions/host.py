@@ -56,6 +56,7 @@ class SessionHost:
         max_resident: int,
         max_implicit: int,
         implicit_ttl: float | None = None,
+        session_ttl: float | None = None,
         followers: Followers | None = None,
         name: str | None = None,
     ) -> None:
@@ -66,7 +67,14 @@ class SessionHost:
         self.residents = Residents(engine, store, max_resident, self._background)
         self.leases = LeaseKeeper(self.residents, store, self._owner, self._background)
         self.expiry = Expiry(
-            self.residents, store, self._owner, self._background, self.delete, most=max_implicit, ttl=implicit_ttl
+            self.residents,
+            store,
+            self._owner,
+            self._background,
+            self.delete,
+            most=max_implicit,
+            implicit_ttl=implicit_ttl,
+            session_ttl=session_ttl,
         )
 
     async def create(
@@ -76,12 +84,15 @@ class SessionHost:
         metadata: dict[str, Any],
         budget: int | None = None,
         implicit: bool = False,
+        keep: bool = False,
+        ttl: float | None = None,
         kind: str = "sess",
     ) -> Session:
         """A new session, stored and empty; ``kind`` is what its id begins with."""
         session = self.factory.create(
             new_id(kind), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
+        session.keep, session.ttl = keep, ttl
         stored = await settled(self.store.create(session.record()))
         opened = await settled(self.store.open(session.id, tenant, self._owner.name))
         session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated

@@ -31,6 +31,8 @@ def record_sum(info: SessionInfo, tail: bytes, prefixes: Sequence[tuple[str, int
         sorted({(position, key) for key, position in prefixes}),
         tail.hex(),
     ]
+    if info.keep or info.ttl is not None:  # records from before there were these have the sum that they had
+        told += [info.keep, info.ttl]
     return zlib.crc32(json.dumps(told).encode())
 
 

@@ -44,6 +44,8 @@ class Head(StrictModel):
     created: float
     updated: float
     implicit: bool
+    keep: bool = False
+    ttl: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     metadata: dict[str, Any]
 
 
@@ -95,7 +97,7 @@ LINES: TypeAdapter[Head | State | Ids | StoredNote | End] = TypeAdapter(Line)
 
 
 def head_line(record: SessionRecord, server: str, exported: float) -> bytes:
-    return _line(
+    return json_line(
         {
             "type": "session",
             "format": FORMAT,
@@ -111,13 +113,15 @@ def head_line(record: SessionRecord, server: str, exported: float) -> bytes:
             "created": record.created,
             "updated": record.updated,
             "implicit": record.implicit,
+            **({"keep": True} if record.keep else {}),
+            **({} if record.ttl is None else {"ttl": record.ttl}),
             "metadata": dict(record.metadata),
         }
     )
 
 
 def state_line(record: SessionRecord) -> bytes:
-    return _line({"type": "state", "state": dict(record.state), "prefixes": [list(one) for one in record.prefixes]})
+    return json_line({"type": "state", "state": dict(record.state), "prefixes": [list(one) for one in record.prefixes]})
 
 
 def ids_line(start: int, ids: Any) -> bytes:
@@ -129,18 +133,18 @@ def ids_line(start: int, ids: Any) -> bytes:
 def note_line(note: Note) -> bytes:
     told = {"type": "note", "key": note.key, "position": note.position, "indexed": note.indexed}
     try:
-        line = _line({**told, "text": note.value.decode()})
+        line = json_line({**told, "text": note.value.decode()})
         if len(line) <= 2 * len(note.value) + 1024:
             return line
     except UnicodeDecodeError:
         pass
-    return _line({**told, "base64": base64.b64encode(note.value).decode()})
+    return json_line({**told, "base64": base64.b64encode(note.value).decode()})
 
 
 def end_line(tokens: int, notes: int, sha256: str) -> bytes:
-    return _line({"type": "end", "tokens": tokens, "notes": notes, "sha256": sha256})
+    return json_line({"type": "end", "tokens": tokens, "notes": notes, "sha256": sha256})
 
 
-def _line(told: Mapping[str, Any]) -> bytes:
+def json_line(told: Mapping[str, Any]) -> bytes:
     # Not orjson: a state may hold whole numbers of more than 64 bits.
     return json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8") + b"\n"

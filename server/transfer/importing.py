@@ -20,6 +20,8 @@ from server.transfer.unborn import is_unborn
 
 WRITTEN = 4096
 """Spans in one write."""
+LEFTOVER_TTL = 3600.0
+"""Seconds after which what an import left that died is deleted."""
 NOTES_AT_ONCE = 256
 """Notes in one commit, which all have at most the bytes of one page."""
 
@@ -55,8 +57,8 @@ class Importer:
         """
         record = self._record(checked, session_id, tenant)
         self._clear(session_id, tenant)
-        # Without gists it is unborn: no list and no look-up finds it, and if this server dies, it expires.
-        hidden = replace(record, tokens=0, tail=record.tail[:0], prefixes=(), implicit=True, metadata={}, state={})
+        # Without gists it is unborn: no list and no look-up finds it.
+        hidden = replace(_hidden(record), tokens=0, tail=record.tail[:0], metadata={}, state={})
         try:
             stored = self.store.create(hidden).result()
         except StoreDownError:
@@ -93,6 +95,8 @@ class Importer:
                 tail=_tail(checked),
                 metadata=head.metadata,
                 implicit=head.implicit,
+                keep=head.keep,
+                ttl=head.ttl,
                 state=state,
                 prefixes=[(str(key), int(position)) for key, position in checked.state.prefixes],
             )
@@ -116,7 +120,7 @@ class Importer:
         for blocks in _blocks(checked, record.block_size):
             self.store.write_spans(record.session_id, record.fence, first, blocks).result()
             first += len(blocks)
-        hidden = replace(record, prefixes=(), implicit=True)
+        hidden = _hidden(record)
         self.store.commit(hidden).result()
         for notes in _in_batches(line.note() for line in checked.notes() if not line.indexed):
             self.store.commit(hidden, notes).result()
@@ -132,6 +136,11 @@ class Importer:
         if session.wc.num_tokens != record.tokens:
             raise damaged("its working context is of another history")
         return session
+
+
+def _hidden(record: SessionRecord) -> SessionRecord:
+    """What is stored while it is not whole: no chat finds it, and it goes by itself if nobody ends what was begun."""
+    return replace(record, prefixes=(), implicit=True, keep=False, ttl=LEFTOVER_TTL)
 
 
 def _taken(session_id: str) -> ApiError:

@@ -25,7 +25,7 @@ from server.apis.sessions.file_routes import FileResponse
 from server.stores.sqlite import SqliteStore
 from server.transfer.checked import check
 from server.transfer.importing import Importer
-from support import PROSE, ServerThread, settings_for, state_in
+from support import PROSE, ServerThread, settings_for, state_in, wait_until
 
 QUESTION = "What is the magic number of the lighthouse?"
 TEXT = " ".join(PROSE) * 4
@@ -311,3 +311,40 @@ async def test_a_client_that_leaves_an_export_lets_its_file_go() -> None:
         await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
     assert file.closed
     assert kept is not None
+
+
+def test_what_an_import_left_that_died_goes_by_itself(
+    model_dir: Path, tmp_path: Path, file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: nothing invisible stays: what a server left in the middle of an import has a short life, whatever the
+    settings say of others."""
+    monkeypatch.setattr("server.transfer.importing.LEFTOVER_TTL", 0.01)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:
+        state = state_in(server)
+        with monkeypatch.context() as patch:
+            patch.setattr(SessionFactory, "load", die)
+            patch.setattr(SqliteStore, "delete", die)
+            importer = Importer(state.store, state.host.factory, "tiny", "another")
+            with pytest.raises(Killed):
+                importer.make(check(io.BytesIO(file), 10_000), "left", "open")
+    with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:
+        store = state_in(server).store
+        wait_until(lambda: store.list("open").result().sessions == ())
+
+
+def test_a_life_time_goes_with_the_file(here: ServerThread, file: bytes) -> None:
+    """Law: whether and how long a session is kept is a part of what is exported."""
+    with client_of(here) as http:
+        name = put(http, file).json()["id"]
+        http.patch(f"/v1/sessions/{name}", json={"keep": True, "ttl": 3600})
+        copy = put(http, exported(http, name)).json()
+        assert (copy["keep"], copy["ttl"]) == (True, 3600)
+        for one in (name, copy["id"]):
+            http.delete(f"/v1/sessions/{one}")

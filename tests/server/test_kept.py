@@ -168,3 +168,34 @@ def test_implicit_sessions_that_nobody_uses_expire(place, model_dir):
         assert there(explicit)
         wait_until(lambda: not there(running_now[0]["id"]))
         assert there(explicit)
+
+
+def test_named_sessions_live_as_long_as_they_say(place, model_dir):
+    """Law: they go after session_ttl without use, or after a time of their own; one that is kept stays, implicit ones
+    too; lists tell when each may go."""
+    ttl = {"session_ttl": 0.5, "implicit_ttl": 0.5}
+    with running(settings_at(place, model_dir)) as address, httpx.Client(base_url=address, timeout=60) as http:
+        bodies = {"usual": {}, "kept": {"keep": True}, "long": {"ttl": 3600}, "named": {}}
+        made = {name: http.post("/v1/sessions", json=body).json() for name, body in bodies.items()}
+        ids = {name: one["id"] for name, one in made.items()}
+        assert not any("expires" in made[name] for name in ("usual", "kept"))
+        assert made["long"]["expires"] - made["long"]["updated"] in (3600, 3601)
+        chatted = chat(http, "Hello.", max_tokens=1).json()["x_megacontext"]["session_id"]
+        assert http.patch(f"/v1/sessions/{chatted}", json={"keep": True}).json()["keep"] is True
+        short = http.patch(f"/v1/sessions/{ids['named']}", json={"ttl": 0.5}).json()
+        assert (short["ttl"], short["keep"], short["metadata"]) == (0.5, False, {})
+        assert http.patch(f"/v1/sessions/{chatted}", json={}).json()["keep"] is True
+        for body in ({"ttl": -1}, {"keep": "always"}, {"ttl": 1e300}):
+            assert http.patch(f"/v1/sessions/{chatted}", json=body).status_code == 400, body
+    with running(settings_at(place, model_dir, **ttl)) as address, httpx.Client(base_url=address, timeout=60) as http:
+
+        def listed():
+            return {one["id"]: one for one in http.get("/v1/sessions").json()["data"]}
+
+        kept = {ids["kept"], ids["long"], chatted}
+        wait_until(lambda: set(listed()) == kept)
+        assert ["expires" in listed()[one] for one in (ids["kept"], ids["long"], chatted)] == [False, True, False]
+        with MegaContext(address) as client:
+            assert "ttl" not in client.update(ids["long"], ttl=0).raw
+        wait_until(lambda: set(listed()) == kept - {ids["long"]})
+        assert http.get(f"/v1/sessions/{ids['long']}").status_code == 404

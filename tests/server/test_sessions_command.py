@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -102,3 +103,14 @@ def test_a_broken_export_leaves_no_file(server: str, made: list[str], tmp_path: 
         with pytest.raises(BrokenExportError):
             save((bad[at : at + size] for at in range(0, len(bad), size)), tmp_path / "bad")
     assert [one.name for one in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_session_is_kept(server: str, made: list[str]) -> None:
+    """Law: for good, for a time, or as the server says; the list tells."""
+    assert call(server, "keep", made[0], made[1]).output.splitlines() == [f"{one}\tkept" for one in made[:2]]
+    assert "kept" in call(server, "list").output
+    assert call(server, "keep", made[0], "--ttl", "0").output == f"{made[0]}\tnever\n"
+    until = call(server, "keep", made[0], "--ttl", "86400").output.split("\t")[1].strip()
+    assert until > datetime.now().strftime("%Y-%m-%d %H:%M")
+    told = json.loads(call(server, "show", made[0], "--json").output)
+    assert (told["keep"], told["ttl"]) == (False, 86400)

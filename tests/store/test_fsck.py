@@ -37,7 +37,9 @@ def prepare(harness: Any, name: str = "s") -> None:
     wc = WorkingContext(4, 64, 8)
     wc.extend(len(IDS))
     state = {"context": wc.snapshot(), "allocator": {"kind": "greedy", "plans": 3}, "gists": "g", "sources": []}
+    state["chat"] = {"told": {"next": 2, "last": {"end": 160}}}
     record = replace(record, metadata={"of": "größe"}, prefixes=[("h1", 8), ("h2", 160)], state=state)
+    record = replace(record, keep=True, ttl=5.0)
     notes = [Note("msg:0", 8, b"hello"), Note("msg:1", 160, b"there"), Note(f"key-{name}", 0, b"kept", indexed=True)]
     store.commit(record, notes).result()
     store.release(name, record.fence).result()
@@ -253,6 +255,18 @@ def test_a_history_is_cut_when_that_is_asked_for(harness: Any) -> None:
     assert WorkingContext.restore(record.state["context"]).num_tokens == 80
     assert [note.key for note in store.notes("s", "alice").result().notes] == ["key-s"]
     store.close()
+
+
+@pytest.mark.parametrize("lost", ["msg:0", "msg:1"])
+def test_a_message_that_is_missing_is_found(harness: Any, lost: str) -> None:
+    """Law: messages are counted, so one that is gone altogether is a finding, be it the last one."""
+    prepare(harness)
+    store = harness.open()
+    store.delete_note("s", "alice", lost).result()
+    store.close()
+    code, report = fsck(harness, "--repair", "--drop-notes")
+    assert (code, [one["kind"] for one in report["findings"]]) == (1, ["messages"])
+    assert f"number {lost[-1]}" in report["findings"][0]["detail"]
 
 
 def test_one_session_alone_is_checked(harness: Any) -> None:

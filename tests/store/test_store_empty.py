@@ -81,4 +81,4 @@ def test_calls_about_nobody(store):
     for implicit in (None, True, False):
         page = store.list("alice", implicit=implicit).result()
         assert (page.sessions, page.next) == ((), None)
-    assert store.expire(0, 1).result() == 0
+    assert store.expire(1, implicit=0, explicit=0).result() == 0

@@ -362,20 +362,53 @@ def test_unused_implicit_sessions_expire(harness):
             store.release(name, record.fence).result()
     explicit = begin(store, "explicit")
     store.release("explicit", explicit.fence).result()
-    assert store.expire(3600, 100).result() == 0
+    assert store.expire(100, implicit=3600).result() == store.expire(100).result() == 0
     with pytest.raises(ConfigError, match="limit"):
-        store.expire(0, 0).result()
-    assert store.expire(0, 1).result() == 1
+        store.expire(0, implicit=0).result()
+    assert store.expire(1, implicit=0).result() == 1
     with pytest.raises(UnknownSessionError):
         store.record("old", "alice").result()
-    assert store.expire(0, 100).result() == 1, "the leased one stays"
+    assert store.expire(100, implicit=0).result() == 1, "the leased one stays"
     assert store.list("bob:x").result().sessions == ()
     assert [info.session_id for info in store.list("alice").result().sessions] == ["explicit", "mine"]
     lapse_soon(store, mine)
-    wait_until(lambda: store.expire(0, 100).result() == 1)
+    wait_until(lambda: store.expire(100, implicit=0).result() == 1)
     with pytest.raises(FencedError):
         store.write_spans("mine", mine.fence, 22, some_ids(4).reshape(1, 4)).result()
     store.delete("explicit", "alice").result()
+    store.close()
+    assert harness.count_everything() == 0
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_sessions_live_as_long_as_they_say(harness, implicit):
+    """Law: a time of its own goes before that of its kind, "kept" before both, each as the last commit said; what
+    writes to a session that expired is refused."""
+    store, kind = harness.open(), "implicit" if implicit else "explicit"
+    lives = {"usual": {}, "short": {"ttl": 0.001}, "long": {"ttl": 3600.0}, "kept": {"keep": True, "ttl": 0.001}}
+    records = {}
+    for name, life in lives.items():
+        opened = begin(store, name, implicit=implicit)
+        records[name] = replace(opened, **life)
+        store.commit(records[name]).result()
+        told = store.record(name, "alice").result()
+        assert (told.keep, told.ttl) == (life.get("keep", False), life.get("ttl"))
+        store.release(name, opened.fence).result()
+    listed = {info.session_id: (info.keep, info.ttl) for info in store.list("alice").result().sessions}
+    assert listed["kept"] == (True, 0.001)
+    assert listed["usual"] == (False, None)
+    wait_until(lambda: store.expire(100, **{kind: 3600}).result() == 1)
+    with pytest.raises(FencedError):
+        store.commit(records["short"]).result()
+    assert store.expire(100, **{kind: 0}).result() == 1, "the usual one"
+    fence = store.open("kept", "alice", "me").result().fence
+    store.commit(replace(records["kept"], keep=False, fence=fence)).result()
+    store.release("kept", fence).result()
+    wait_until(lambda: store.expire(100).result() == 1)
+    assert [info.session_id for info in store.list("alice").result().sessions] == ["long"]
+    with pytest.raises(ConfigError, match="ttl"):
+        replace(records["long"], ttl=0.0)
+    store.delete("long", "alice").result()
     store.close()
     assert harness.count_everything() == 0
 

@@ -303,7 +303,7 @@ def test_servers_that_share_a_store_expire_sessions_together(place):
     for number in range(30):
         first.create(make_record(f"s{number}", implicit=True)).result()
     kept = [second.open(f"s{number}", "alice", "two").result() for number in (0, 7, 29)]
-    gone = [store.expire(0, 8) for _ in range(4) for store in (first, second)]
+    gone = [store.expire(8, implicit=0) for _ in range(4) for store in (first, second)]
     assert sum(future.result() for future in gone) == 27
     assert [second.commit(stored.record).result() for stored in kept] == [1, 1, 1]
     first.close()
@@ -348,18 +348,19 @@ def test_keys_of_format_1_are_upgraded(place):
     assert ([info.session_id for info in first.sessions], first.next is None) == (["s4"], False)
     pages = [store.list("alice", implicit=implicit).result().sessions for implicit in (False, True)]
     assert [[info.session_id for info in page] for page in pages] == [["s1", "s0"], ["s4", "s3", "s2"]]
-    assert store.expire(0, 2).result() == 2
+    assert store.expire(2, implicit=0).result() == 2
+    assert store.expire(9, explicit=0).result() == 2
     store.close()
     with place.server.client() as client:
-        assert client.hget(f"{place.namespace}meta", "format") == b"4"
+        assert client.hget(f"{place.namespace}meta", "format") == b"5"
 
 
 def test_newer_formats_are_refused(place):
     """Law: keys of a newer server are left alone."""
     place.open().close()
     with place.server.client() as client:
-        client.hset(f"{place.namespace}meta", "format", 5)
-    with pytest.raises(StoreError, match="format 5"):
+        client.hset(f"{place.namespace}meta", "format", 6)
+    with pytest.raises(StoreError, match="format 6"):
         place.open()
 
 

@@ -40,8 +40,8 @@ def test_one_file_serves_one_process(place):
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
     place.open().close()
-    place._execute("PRAGMA user_version = 5")
-    with pytest.raises(StoreError, match="schema 5"):
+    place._execute("PRAGMA user_version = 6")
+    with pytest.raises(StoreError, match="schema 6"):
         place.open()
     for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
@@ -54,6 +54,12 @@ def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     sqlite3.connect(other).execute("CREATE TABLE notes (x)").connection.close()
     with pytest.raises(StoreError, match="no MegaContext store"):
         SqliteStore(other)
+
+
+BEFORE_LIFETIMES = (
+    *(f"DROP INDEX {name}" for name in ("sessions_oldest_explicit", "sessions_own_ttl")),
+    *(f"ALTER TABLE sessions DROP COLUMN {name}" for name in ("ttl", "keep")),
+)
 
 
 def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
@@ -70,6 +76,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         "ALTER TABLE lineage RENAME COLUMN spans TO storage",
         "CREATE INDEX lineage_storage ON lineage (storage)",
         "ALTER TABLE sessions DROP COLUMN reshaped",
+        *BEFORE_LIFETIMES,
         "DROP TABLE notes",
         "PRAGMA user_version = 1",
     ):
@@ -83,7 +90,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         store.delete(name, "alice").result()
     store.close()
     assert place.count_everything() == 0
-    assert place._execute("PRAGMA user_version")[0][0] == 4
+    assert place._execute("PRAGMA user_version")[0][0] == 5
 
 
 def test_a_file_of_version_2_gets_notes(place):
@@ -92,9 +99,9 @@ def test_a_file_of_version_2_gets_notes(place):
     schema = place._execute("SELECT name, sql FROM sqlite_master ORDER BY name")
     fill(store, begin(store), ids)
     store.close()
-    place._execute("DROP TABLE notes")
-    place._execute("ALTER TABLE lineage DROP COLUMN sum")
-    place._execute("PRAGMA user_version = 2")
+    statements = "DROP TABLE notes", "ALTER TABLE lineage DROP COLUMN sum", "PRAGMA user_version = 2"
+    for statement in (*BEFORE_LIFETIMES, *statements):
+        place._execute(statement)
     store = place.open()
     assert place._execute("SELECT name, sql FROM sqlite_master ORDER BY name") == schema
     assert store.notes("s", "alice").result().notes == ()

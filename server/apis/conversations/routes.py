@@ -21,7 +21,7 @@ from server.apis.once import IdempotencyKey, once
 from server.apis.responses.lists import Order
 from server.apis.responses.lists_protocol import ItemList, ListedItem
 from server.apis.responses.protocol import Include
-from server.apis.sessions.metadata import replace_metadata
+from server.apis.sessions.change import change
 from server.condition import NONE, etag
 from server.once.call import Call
 from server.openapi import errors
@@ -68,7 +68,7 @@ async def update_conversation(
     expected: Expected = NONE,
 ) -> ConversationObject:
     """Replace the metadata."""
-    session = await replace_metadata(state, tenant, conversation_id, dict(body.metadata), expected)
+    session = await change(state, tenant, conversation_id, {"metadata": dict(body.metadata)}, expected)
     response.headers["ETag"] = etag(session.sequence)
     return describe(session)
 

@@ -131,7 +131,8 @@ async def _stored(state: ServerState, tenant: str, checked: Checked, keep_id: bo
             left_out += taken
             if notes:
                 await settled(state.engine.commit(session, notes))
-        return ImportedSession(**describe(session).model_dump(exclude_unset=True), notes_left_out=left_out)
+        told = describe(session, state.host.expiry.expires(session))
+        return ImportedSession(**told.model_dump(exclude_unset=True), notes_left_out=left_out)
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+import math
+from typing import Any, cast
 
 from mc_core.session.session import Session
 from mc_core.store import SessionInfo
@@ -10,8 +11,8 @@ from server.apis.sessions.protocol import Kind, SessionMessage, SessionObject
 from server.turns.message_notes import Listed
 
 
-def describe(session: Session) -> SessionObject:
-    """A session in memory."""
+def describe(session: Session, expires: float | None) -> SessionObject:
+    """A session in memory, and when it may be deleted."""
     return SessionObject(
         id=session.id,
         object="session",
@@ -26,6 +27,7 @@ def describe(session: Session) -> SessionObject:
         updated=int(session.updated),
         metadata=session.metadata,
         implicit=session.implicit,
+        **_life(session, expires),
     )
 
 
@@ -46,8 +48,8 @@ def show(listed: Listed) -> SessionMessage:
     )
 
 
-def summarize(info: SessionInfo) -> SessionObject:
-    """A session as the store lists it."""
+def summarize(info: SessionInfo, expires: float | None) -> SessionObject:
+    """A session as the store lists it, and when it may be deleted."""
     return SessionObject(
         id=info.session_id,
         object="session",
@@ -58,4 +60,15 @@ def summarize(info: SessionInfo) -> SessionObject:
         updated=int(info.updated),
         metadata=dict(info.metadata),
         implicit=info.implicit,
+        **_life(info, expires),
     )
+
+
+def _life(session: Session | SessionInfo, expires: float | None) -> dict[str, Any]:
+    """How long it is kept; no field without a value."""
+    told: dict[str, Any] = {"keep": session.keep}
+    if session.ttl is not None:
+        told["ttl"] = session.ttl
+    if expires is not None:
+        told["expires"] = math.ceil(expires)
+    return told

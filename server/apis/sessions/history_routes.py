@@ -106,7 +106,8 @@ async def fork(
         history = History(state.host, state.engine, lease.session)
         place = await history.at(body.position, body.message_id)
         metadata = lease.session.metadata if body.metadata is None else body.metadata
-        forked = summarize(await history.fork(place, metadata))
+        record = await history.fork(place, metadata)
+        forked = summarize(record, state.host.expiry.expires(record))
         response.headers["ETag"] = etag(forked.sequence)
         return forked
 

@@ -12,6 +12,8 @@ from server.protocol.answers import Answer, Count
 from server.protocol.strict import Natural, Positive, StrictModel
 
 MAX_METADATA_BYTES = 16_384
+MAX_SECONDS = 3.2e9
+"""Of a session's own ttl: a century."""
 MAX_TITLE = 200
 """Characters: a title stands in front of what is shown of its text, in the room that frames have."""
 MAX_METADATA_DEPTH = 64
@@ -28,6 +30,7 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 MessageId = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -35,10 +38,16 @@ class CreateSession(StrictModel):
     metadata: Metadata = Field(default_factory=dict)
     system: str | None = Field(None, min_length=1)
     budget: Positive | None = None
+    keep: bool = False
+    ttl: Seconds | None = None
 
 
 class UpdateSession(StrictModel):
-    metadata: Metadata
+    """What is left out stays; ``ttl`` 0: as long as the server keeps sessions of its kind."""
+
+    metadata: Metadata | None = None
+    keep: bool | None = None
+    ttl: Annotated[float, Field(ge=0, le=MAX_SECONDS)] | None = None
 
 
 def _one_line(title: str) -> str:
@@ -90,7 +99,8 @@ class IngestProgress(Answer):
 
 class SessionObject(Answer):
     """A session. ``budget``, ``cost``, ``utilization`` and ``turns`` are told while it is in memory,
-    ``ingest`` while one is under way.
+    ``ingest`` while one is under way. ``expires``: when it may be deleted if nothing is stored in it until then;
+    without it never.
     """
 
     id: str
@@ -102,6 +112,9 @@ class SessionObject(Answer):
     updated: Count
     metadata: dict[str, Any]
     implicit: bool
+    keep: bool
+    ttl: float | None = None
+    expires: Count | None = None
     budget: Count | None = None
     cost: Count | None = None
     utilization: float | None = None

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from server.apis.api import Api
 from server.apis.condition import Expected
+from server.apis.sessions.change import change
 from server.apis.sessions.file_routes import router as file_router
 from server.apis.sessions.format import describe, summarize
 from server.apis.sessions.history_routes import router as history_router
-from server.apis.sessions.metadata import replace_metadata
 from server.apis.sessions.protocol import (
     CreateSession,
     DeletedSession,
@@ -42,7 +42,7 @@ async def create(body: CreateSession, state: State, tenant: Tenant, response: Re
     """A new session; its system prompt is read at once and never collapses."""
     if body.system is not None and state.template is None:
         raise bad_request("this model has no chat template, so there is no system prompt", "system")
-    session = await state.host.create(tenant, metadata=body.metadata, budget=body.budget)
+    session = await state.host.create(tenant, metadata=body.metadata, budget=body.budget, keep=body.keep, ttl=body.ttl)
     if body.system is not None:
         try:
             async with state.host.use(session.id, tenant) as lease:
@@ -51,7 +51,7 @@ async def create(body: CreateSession, state: State, tenant: Tenant, response: Re
             await state.host.delete(session.id, tenant)
             raise
     response.headers["ETag"] = etag(session.sequence)
-    return describe(session)
+    return describe(session, state.host.expiry.expires(session))
 
 
 @router.get("", response_model_exclude_unset=True)
@@ -68,7 +68,7 @@ async def list_sessions(
     """
     with naming("after"):
         page = await state.host.list(tenant, limit, after, implicit)
-    sessions = [summarize(info) for info in page.sessions]
+    sessions = [summarize(info, state.host.expiry.expires(info)) for info in page.sessions]
     return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
 
 
@@ -77,7 +77,8 @@ async def inspect(session_id: str, state: State, tenant: Tenant, response: Respo
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.steady(session_id, tenant, lambda: state.host.info(session_id, tenant))
     resident = state.host.peek(session_id, tenant)
-    shown = describe(resident) if resident is not None else summarize(info)
+    expires = state.host.expiry.expires(info if resident is None else resident)
+    shown = describe(resident, expires) if resident is not None else summarize(info, expires)
     response.headers["ETag"] = etag(shown.sequence)
     return shown.model_copy(update=_ingest_under_way(session_id, state, tenant))
 
@@ -98,10 +99,13 @@ async def delete(session_id: str, state: State, tenant: Tenant) -> DeletedSessio
 async def update(
     session_id: str, body: UpdateSession, state: State, tenant: Tenant, response: Response, expected: Expected = NONE
 ) -> SessionObject:
-    """Replace the metadata."""
-    session = await replace_metadata(state, tenant, session_id, body.metadata, expected)
+    """Replace the metadata, or say how long the session is kept: for good, or so many seconds without use."""
+    fields = {name: getattr(body, name) for name in body.model_fields_set}
+    if fields.get("ttl") == 0:
+        fields["ttl"] = None
+    session = await change(state, tenant, session_id, fields, expected)
     response.headers["ETag"] = etag(session.sequence)
-    return describe(session)
+    return describe(session, state.host.expiry.expires(session))
 
 
 def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:

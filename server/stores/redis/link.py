@@ -29,9 +29,9 @@ from mc_core.store import StoreDownError
 from server.stores.redis.place import Place
 
 logger = logging.getLogger(__name__)
-FORMAT = 4
+FORMAT = 5
 """1: gists always lay in the storage of their spans, and sessions were not listed by kind. 2: there were no notes. 3:
-where rows lie had no checksum."""
+where rows lie had no checksum. 4: all sessions of a kind lived as long."""
 SCRIPT = "".join(
     (Path(__file__).parent / f"{name}.lua").read_text() for name in ("base", "rows", "notes", "sessions", "queries")
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +29,7 @@ from server.stores.redis.link import Reply
 
 NUMBERS = {"block_size": int, "gist_dim": int, "gist_keys": int, "key_dim": int, "tokens": int, "sequence": int}
 TIMES = ("created", "updated")
+FLAGS = ("implicit", "keep")
 
 
 def value_of(reply: Any, session_id: str) -> Reply:
@@ -72,8 +73,8 @@ def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
     values = {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
     pairs = sorted(json.loads(values["prefixes"]), key=lambda pair: pair[1])
     prefixes = [(str(key), int(position)) for key, position in pairs]
-    info = _info({name: values[name] for name in INFO_FIELDS})
-    if values["implicit"] not in (b"0", b"1"):
+    info = _info({name: values.get(name) for name in INFO_FIELDS})
+    if any(values.get(name, b"0") not in (b"0", b"1") for name in FLAGS):
         raise DamagedRecordError(f"the record of session {info['session_id']!r} is not as it was written")
     texts = values["metadata"].decode(), values["state"].decode()
     return SessionRecord(
@@ -85,13 +86,17 @@ def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
     )
 
 
-def _info(values: dict[str, bytes]) -> dict[str, Any]:
-    fields: dict[str, Any] = {name: value.decode() for name, value in values.items()}
+def _info(values: Mapping[str, bytes | None]) -> dict[str, Any]:
+    """A server from before there were ``keep`` and ``ttl`` may have stored none."""
+    fields: dict[str, Any] = {name: value.decode() if value is not None else "" for name, value in values.items()}
     for name, kind in NUMBERS.items():
         fields[name] = kind(fields[name])
     for name in TIMES:
         fields[name] = float(fields[name])
-    fields["metadata"], fields["implicit"] = json.loads(fields["metadata"]), fields["implicit"] == "1"
+    for name in FLAGS:
+        fields[name] = fields[name] == "1"
+    fields["metadata"] = json.loads(fields["metadata"])
+    fields["ttl"] = float(fields["ttl"]) if fields["ttl"] else None
     return fields
 
 
@@ -102,7 +107,8 @@ def changing_fields(encoded: EncodedRecord) -> list[Any]:
     fields: dict[str, Any] = info | {
         "created": repr(record.created) if record.created else "",
         "metadata": encoded.metadata,
-        "implicit": int(record.implicit),
+        **{name: int(getattr(record, name)) for name in FLAGS},
+        "ttl": "" if record.ttl is None else repr(float(record.ttl)),
         "state": encoded.state,
         "tail": record.tail.astype("<i4").tobytes(),
         "prefixes": json.dumps(list(dict.fromkeys(record.prefixes))),
@@ -123,7 +129,7 @@ def shape_fields(info: SessionInfo) -> list[Any]:
 def derived_fields(flat: Sequence[bytes]) -> list[str]:
     """Names of those fields of a session's hash that are made of others, and are not what these say."""
     values = dict(zip(flat[::2], flat[1::2], strict=True))
-    info = info_of([values[name.encode()] for name in INFO_FIELDS])
+    info = SessionInfo(**_info({name: values.get(name.encode()) for name in INFO_FIELDS}))
     right = {b"model_key": key_part(info.model), b"widths": _widths(info)}
     return [name.decode() for name, value in right.items() if values.get(name) != value.encode()]
 

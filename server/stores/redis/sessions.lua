@@ -4,16 +4,26 @@ local FIXED = {'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_d
 
 local function prefix_key(tenant, model, hash) return tenant_key(tenant, 'prefix', model, hash) end
 
--- Where sessions are listed beside all: by kind and creation, and implicit ones of all tenants by their last commit.
-local function list_kind(s, implicit, created, updated)
+-- Sets of all tenants' sessions that go some time: those without a time of their own by kind and last commit, the others
+-- by the time from which on they may go.
+local function list_expiring(s, implicit, updated, keep, ttl)
+  local member = s.tenant .. ':' .. s.id
+  local place = keep ~= '1' and (ttl ~= '' and 'expiring' or implicit == '1' and 'implicit' or 'explicit')
+  for _, set in ipairs({'implicit', 'explicit', 'expiring'}) do
+    if implicit ~= '' and set == place then
+      local score = set == 'expiring' and number_text(tonumber(updated) + tonumber(ttl)) or updated
+      redis.call('ZADD', ns .. set, score, member)
+    else redis.call('ZREM', ns .. set, member) end
+  end
+end
+
+-- Where sessions are listed beside all: by kind and creation; implicit '': nowhere.
+local function list_kind(s, implicit, created)
   local kinds = {['0'] = 'explicit', ['1'] = 'implicit'}
   for value, kind in pairs(kinds) do
     local key = tenant_key(s.tenant, 'sessions', kind)
     if value == implicit then redis.call('ZADD', key, created, s.id) else redis.call('ZREM', key, s.id) end
   end
-  local member = s.tenant .. ':' .. s.id
-  if implicit == '1' then redis.call('ZADD', ns .. 'implicit', updated, member)
-  else redis.call('ZREM', ns .. 'implicit', member) end
 end
 
 local function pairs_of(s, text)
@@ -76,7 +86,8 @@ local function create(op, tenant, flat, closed, base, reshaped)
   local created = fields.created ~= '' and fields.created or updated
   redis.call('HSET', ns .. 'owners', id, tenant)
   redis.call('ZADD', tenant_key(tenant, 'sessions'), created, id)
-  list_kind(s, fields.implicit, created, updated)
+  list_kind(s, fields.implicit, created)
+  list_expiring(s, fields.implicit, updated, fields.keep, fields.ttl)
   redis.call('HSET', s.key, unpack(flat))
   redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
     'until', 0, 'staged', '{}', 'op', op, 'result', '', 'reshaped', reshaped)
@@ -167,10 +178,12 @@ function commands.commit(op, id, fence, lease, known, seconds, beyond, list, val
   index_prefixes(s, model, old, fields.implicit == '1' and fields.prefixes or '')
   local sequence, time = s.sequence + 1, now()
   redis.call('HSET', s.key, 'tokens', fields.tokens, 'metadata', fields.metadata, 'implicit', fields.implicit,
+    'keep', fields.keep, 'ttl', fields.ttl,
     'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
     'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
     'reshaped', '')
-  list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'), number_text(time))
+  list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'))
+  list_expiring(s, fields.implicit, number_text(time), fields.keep, fields.ttl)
   settle_beyond(s, fields.tokens, beyond)
   write_notes(s, notes, values)
   local shrank, staged_past, lineage = blocks < s.blocks, false, s.lineage
@@ -199,7 +212,8 @@ local function remove(s)
   remove_notes(s)
   leave(s, s.lineage)
   tidy(s, s.lineage, 0, 0)
-  list_kind(s, '', '', '')
+  list_kind(s, '', '')
+  list_expiring(s, '', '', '', '')
   redis.call('ZREM', tenant_key(s.tenant, 'sessions'), s.id)
   redis.call('HDEL', ns .. 'owners', s.id)
   redis.call('UNLINK', s.key)
@@ -212,27 +226,41 @@ function commands.delete(id, tenant, again)
   return {'ok'}
 end
 
--- Deletes implicit sessions, the longest unused first, without those that are leased.
-function commands.expire(seconds, limit)
+-- Whether a session has other plans than the set says that it is in: a server of before knows of none.
+local function kept(s, set)
+  local values = redis.call('HMGET', s.key, 'keep', 'ttl')
+  return values[1] == '1' or (values[2] or '') ~= '' and set ~= 'expiring'
+end
+
+-- Deletes sessions of a set that were listed there for long, the longest first, without those that are leased or kept.
+local function expire(set, before, limit)
   local time, found, at = now(), {}, 0
-  limit = tonumber(limit)
   repeat
-    local members = redis.call('ZRANGEBYSCORE', ns .. 'implicit', '-inf', number_text(time - tonumber(seconds)),
-      'LIMIT', at, limit)
+    local members = redis.call('ZRANGEBYSCORE', ns .. set, '-inf', number_text(before), 'LIMIT', at, limit)
     for _, member in ipairs(members) do
       local tenant, id = string.match(member, '^([^:]*):(.*)$')
       local known, s = pcall(find, id, tenant, true)
-      if not known then redis.call('ZREM', ns .. 'implicit', member)
-      elseif #found < limit and (s.owner == '' or s['until'] <= time) then found[#found + 1] = s end
+      if not known then redis.call('ZREM', ns .. set, member)
+      elseif #found < limit and (s.owner == '' or s['until'] <= time) and not kept(s, set) then found[#found + 1] = s end
     end
     at = at + limit
   until #found >= limit or #members < limit
   for _, s in ipairs(found) do remove(s) end
-  return {'ok', #found}
+  return #found
+end
+
+-- implicit, explicit: seconds without use after which such sessions go, or ''.
+function commands.expire(limit, implicit, explicit)
+  local time, gone = now(), 0
+  limit = tonumber(limit)
+  for _, part in ipairs({{'expiring', '0'}, {'implicit', implicit}, {'explicit', explicit}}) do
+    if part[2] ~= '' and gone < limit then gone = gone + expire(part[1], time - tonumber(part[2]), limit - gone) end
+  end
+  return {'ok', gone}
 end
 
 -- From format 1, where sessions were listed all together: lists each by its kind. Format 2 had no notes, 3 no checksums
--- of lineages.
+-- of lineages, and in format 4 all of a kind lived as long.
 function commands.upgrade(format)
   local owners = redis.call('HGETALL', ns .. 'owners')
   for i = 1, #owners, 2 do
@@ -240,7 +268,8 @@ function commands.upgrade(format)
     local key = tenant_key(s.tenant, 'session', s.id)
     local values = redis.call('HMGET', key, 'implicit', 'created', 'updated', 'lineage')
     if values[1] then
-      list_kind(s, values[1], values[2], values[3])
+      list_kind(s, values[1], values[2])
+      list_expiring(s, values[1], values[3], '', '')
       redis.call('HSET', key, 'lineage_sum', lineage_sum(s.id, values[4]))
     end
   end

@@ -15,6 +15,8 @@ acknowledged notices it (the sequence went back, TurnsLostError); opened again t
     writer:NAME        string   number of the last batch of one server; leaves with it
     server:OWNER       string   the life of the server of that name that began last; goes when it is silent
     implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
+    explicit           zset     the same of the others; neither has those that are kept, or have a ttl of their own
+    expiring           zset     T:ID of sessions with a ttl of their own, by the time from which on they may go
     T:sessions         zset     session ids by creation
     T:sessions:KIND    zset     those that are implicit, or explicit, by creation
     T:session:ID       hash     the record, its lease, its lineage and what is staged
@@ -228,12 +230,13 @@ class RedisStore:
 
         return self._calls.write(command, session_id, take, patience=self.place.patience, frees=True)
 
-    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+    def expire(self, limit: int, *, implicit: float | None = None, explicit: float | None = None) -> Future[int]:
         try:
             check_limit(limit)
         except ConfigError as error:
             return refused(error)
-        command, patience = ("expire", unused_seconds, limit), self.place.patience
+        command = ("expire", limit, *("" if seconds is None else seconds for seconds in (implicit, explicit)))
+        patience = self.place.patience
         return self._calls.write(lambda _: command, None, lambda reply: int(reply[0]), patience=patience, frees=True)
 
     def _stage(self, rows: Staging) -> Future[None]:

@@ -26,6 +26,8 @@ from server.stores.record_sum import unsealed
 
 SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
 
+FLAGS = ("implicit", "keep")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,8 +56,8 @@ class Row:
 def info_of(values: tuple[Any, ...]) -> SessionInfo:
     """SessionInfo from the columns INFO_FIELDS."""
     columns = dict(zip(INFO_FIELDS, values, strict=True))
-    metadata, implicit = json.loads(columns.pop("metadata")), bool(columns.pop("implicit"))
-    return SessionInfo(**columns, metadata=metadata, implicit=implicit)
+    columns |= {"metadata": json.loads(columns["metadata"])} | {name: bool(columns[name]) for name in FLAGS}
+    return SessionInfo(**columns)
 
 
 def row_of(values: tuple[Any, ...]) -> Row:

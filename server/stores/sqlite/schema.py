@@ -12,7 +12,7 @@ from mc_core.errors import StoreError
 from server.stores.sqlite.rows import lineage_sum
 
 APPLICATION_ID = 0x4D435458  # "MCTX"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 NOTES = """
 CREATE TABLE notes (
@@ -21,6 +21,10 @@ CREATE TABLE notes (
 CREATE UNIQUE INDEX notes_own ON notes (session, key);
 CREATE INDEX notes_order ON notes (session, hidden, position, serial, key);
 CREATE UNIQUE INDEX notes_find ON notes (tenant, key) WHERE indexed;
+"""
+LIFETIMES = """
+CREATE INDEX sessions_oldest_explicit ON sessions (updated) WHERE NOT implicit;
+CREATE INDEX sessions_own_ttl ON sessions (updated + ttl) WHERE ttl IS NOT NULL;
 """
 
 # One table holds the rows of all sessions and levels. The key packs (storage, level, index), so that a range of rows is
@@ -33,7 +37,7 @@ CREATE TABLE sessions (
     gist_keys INTEGER NOT NULL, key_dim INTEGER NOT NULL, tokens INTEGER NOT NULL, metadata TEXT NOT NULL,
     implicit INTEGER NOT NULL, sequence INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
     fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, staged TEXT,
-    reshaped INTEGER NOT NULL DEFAULT 0);
+    reshaped INTEGER NOT NULL DEFAULT 0, keep INTEGER NOT NULL DEFAULT 0, ttl REAL);
 CREATE INDEX sessions_newest ON sessions (tenant, created, session_id);
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
 CREATE INDEX sessions_oldest_implicit ON sessions (updated) WHERE implicit;
@@ -50,10 +54,11 @@ CREATE INDEX lineage_spans ON lineage (spans);
 CREATE INDEX lineage_gists ON lineage (gists);
 CREATE TABLE rows (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
 INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
-"""
+{LIFETIMES}"""
 
 # What brings a file of each version to the next: in version 1 gists always lay in the storage of their spans, and
-# listings were never of one kind alone; in version 2 there were no notes; in version 3 a lineage had no checksums.
+# listings were never of one kind alone; in version 2 there were no notes; in version 3 a lineage had no checksums; in
+# version 4 all sessions of a kind lived as long.
 UPGRADES = {
     1: """
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
@@ -71,6 +76,10 @@ CREATE INDEX lineage_gists ON lineage (gists);
 ALTER TABLE lineage ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
 UPDATE lineage SET sum = lineage_sum(session, ordinal, spans, end_block, gists);
 """,
+    4: f"""
+ALTER TABLE sessions ADD COLUMN keep INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN ttl REAL;
+{LIFETIMES}""",
 }
 
 

@@ -112,10 +112,10 @@ def commit(
     _check_fixed(row.info, record)
     _check_complete(row, record)
     now, sequence = time.time(), row.info.sequence + 1
-    update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, sequence = ?, updated = ?, lease_until = ?,
-                staged = NULL, reshaped = 0 WHERE id = ?"""
-    values = (record.tokens, encoded.metadata, record.implicit, sequence, now, now + lease_seconds, row.id)
-    connection.execute(update, values)
+    update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, keep = ?, ttl = ?,
+                sequence = ?, updated = ?, lease_until = ?, staged = NULL, reshaped = 0 WHERE id = ?"""
+    told = (record.tokens, encoded.metadata, record.implicit, record.keep, record.ttl)
+    connection.execute(update, (*told, sequence, now, now + lease_seconds, row.id))
     _save_state(connection, row.id, encoded)
     save_prefixes(connection, row.id, record)
     save_notes(connection, row, record.tokens, notes, beyond)
@@ -178,14 +178,20 @@ def delete(connection: sqlite3.Connection, session_id: str, tenant: str) -> None
     _remove(connection, find(connection, session_id, tenant))
 
 
-def expire(connection: sqlite3.Connection, unused_seconds: float, limit: int) -> int:
-    """Deletes implicit sessions that nobody used or leases; see SessionStore.expire."""
-    now = time.time()
-    query = "WHERE implicit AND updated <= ? AND (owner = '' OR lease_until <= ?) ORDER BY updated LIMIT ?"
-    found = connection.execute(SELECT + query, (now - unused_seconds, now, limit)).fetchall()
-    for values in found:
-        _remove(connection, row_of(values))
-    return len(found)
+def expire(connection: sqlite3.Connection, limit: int, implicit: float | None, explicit: float | None) -> int:
+    """Deletes sessions that nobody used for long, or leases; see SessionStore.expire."""
+    now, gone = time.time(), 0
+    free = "AND NOT keep AND (owner = '' OR lease_until <= ?) ORDER BY"
+    own = f"WHERE ttl IS NOT NULL AND updated + ttl <= ? {free} updated + ttl LIMIT ?"
+    of_kind = f"WHERE {{}} AND ttl IS NULL AND updated <= ? {free} updated LIMIT ?"
+    kinds = (of_kind.format("implicit"), implicit), (of_kind.format("NOT implicit"), explicit)
+    for query, seconds in ((own, 0.0), *kinds):
+        if seconds is not None:
+            found = connection.execute(SELECT + query, (now - seconds, now, limit - gone)).fetchall()
+            for values in found:
+                _remove(connection, row_of(values))
+            gone += len(found)
+    return gone
 
 
 def _remove(connection: sqlite3.Connection, row: Row) -> None:

@@ -171,10 +171,10 @@ class SqliteStore:
     ) -> Future[SessionPage]:
         return self._read(lambda connection: records.page(connection, tenant, limit, after, implicit), None)
 
-    def expire(self, unused_seconds: float, limit: int) -> Future[int]:
+    def expire(self, limit: int, *, implicit: float | None = None, explicit: float | None = None) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
             check_limit(limit)
-            return lambda connection: sessions.expire(connection, unused_seconds, limit)
+            return lambda connection: sessions.expire(connection, limit, implicit, explicit)
 
         return self._write(prepared, None, durable=True)
 
