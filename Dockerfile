@@ -5,12 +5,13 @@
 # NVIDIA container toolkit mounts. The same package also runs on a CPU, some gigabytes too large. For a small `cpu` image
 # name an index that has builds without CUDA: --build-arg CPU_EXTRA_INDEX_URL=... (none is named here; empty by default).
 # Its "+cpu" versions satisfy the pins and sort above the plain ones, so pip prefers them.
-# PIP_INDEX_URL and PIP_EXTRA_INDEX_URL: package indexes of your own, for both images.
+# EXTRAS=[ray]: several servers on Ray Serve. PIP_INDEX_URL and PIP_EXTRA_INDEX_URL: package indexes of your own, for both images.
 ARG PYTHON=python:3.11.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
+ARG EXTRAS=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 RUN python -m venv /opt/venv
@@ -24,7 +25,7 @@ COPY server/__init__.py server/fetch.py server/
 RUN python -c "from pathlib import Path; from server.fetch import SMOLLM2, fetch; fetch(SMOLLM2, Path('/fetched'))"
 
 FROM build AS build-cuda
-RUN /opt/venv/bin/pip install -c constraints.txt -e .
+RUN /opt/venv/bin/pip install -c constraints.txt -e ".${EXTRAS}"
 COPY mc_core mc_core
 COPY server server
 COPY clients clients
@@ -33,7 +34,7 @@ RUN /opt/venv/bin/pip install --no-deps -e . && /opt/venv/bin/pip check && /opt/
 FROM build AS build-cpu
 ARG CPU_EXTRA_INDEX_URL=""
 RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL} ${CPU_EXTRA_INDEX_URL}" \
-    /opt/venv/bin/pip install -c constraints.txt -e .
+    /opt/venv/bin/pip install -c constraints.txt -e ".${EXTRAS}"
 COPY mc_core mc_core
 COPY server server
 COPY clients clients

@@ -13,13 +13,14 @@ BENCHES ?= flat ingest recall repair telemetry
 export OMP_NUM_THREADS ?= 2
 
 .DELETE_ON_ERROR:
-.PHONY: help serve chat test test-slow test-clients test-page pictures lint format bench client docs clean
+.PHONY: help serve chat test test-slow test-clients test-ray test-page pictures lint format bench client docs clean
 
 help:
 	@echo "make serve      serve SmolLM2, fetched once; MODEL=tiny: the bundled model, MODEL=PATH: yours (ARGS: more options)"
 	@echo "make chat       chat with a running server in the terminal"
 	@echo "make test       all quick tests; make test-slow: the long ones"
 	@echo "make test-clients  frameworks (langchain, litellm), which are installed, call a server"
+	@echo "make test-ray   servers on Ray Serve, which is installed, through kills and moves"
 	@echo "make test-page  the page in a real browser, which is installed if there is none; make pictures: docs/images"
 	@echo "make lint       ruff and mypy; make format: let ruff rewrite"
 	@echo "make bench      the benchmarks' figures"
@@ -71,6 +72,15 @@ $(AXE): $(STAMP)
 	@mkdir -p $(@D)
 	cd $(@D) && npm pack --silent axe-core@4.14.1 && tar -xzf axe-core-4.14.1.tgz --strip-components=1 package/axe.min.js
 	@touch $@
+
+# Ray Serve, of which make test knows nothing.
+RAY := $(VENV)/.ray
+$(RAY): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
+	@touch $@
+
+test-ray: $(RAY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/server/test_on_ray.py $(ARGS)
 
 test-page: $(BROWSER) $(AXE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page -m 'not slow' $(ARGS)

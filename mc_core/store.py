@@ -30,6 +30,10 @@ GistType = Literal["float16", "float32"]
 
 MAX_LEVEL = 15
 MAX_LIST = 1000
+WISH_SECONDS = 2.0
+"""How long a wish for a session that another owner holds is one."""
+PASS_SECONDS = 1.0
+"""How long a session that was released stays reserved for who wished for it."""
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -267,10 +271,19 @@ class SessionStore(Protocol):
         """Stores a new, empty session (``tokens`` 0), stamped; StoreError if the id is taken. Takes no lease."""
         ...
 
-    def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
+    def open(self, session_id: str, tenant: str, owner: str, wish: bool = False) -> Future[StoredSession]:
         """Takes the lease and drops staged rows. The same ``owner`` may always reopen; another one gets LeaseHeldError
         until the lease lapses or is released. UnknownSessionError as for every look-up by tenant, DamagedRecordError
-        as for every reading of a record."""
+        as for every reading of a record.
+
+        ``wish``: where another one holds the lease, it is asked for it (``asked``), and who wished last in the last
+        ``WISH_SECONDS`` is the only one who may open the session for ``PASS_SECONDS`` once the holder releases it.
+        """
+        ...
+
+    def asked(self, owner: str) -> Future[tuple[str, ...]]:
+        """The sessions that others wished for since the last call, of those whose lease ``owner`` holds. Cheap, to be
+        asked ten times a second; a wish whose answer is lost comes again, since who wishes tries again."""
         ...
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:

@@ -47,7 +47,7 @@ def build_app(
         app.state.server = state
         state.engine.start()
         watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))
-        work = (*watches, state.host.leases.keep(), state.host.expiry.keep())
+        work = (*watches, state.host.leases.keep(), state.host.leases.lend(), state.host.expiry.keep())
         chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield

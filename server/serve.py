@@ -49,7 +49,6 @@ class DrainingServer(uvicorn.Server):
             if not self._state.engine.draining:
                 logger.info("draining for up to %s s", self._drain_seconds)
                 self._state.engine.draining = True
-                self._state.host.leases.hand_over()
                 self._state.followers.close()
             overdue = time.monotonic() >= self._deadline
             if overdue:

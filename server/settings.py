@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         6.0, ge=1, le=3600, description="silence after which another server may take over a server's sessions"
     )
+    ray: int | None = Field(
+        None, ge=1, le=1000, description="replicas on this machine, under Ray Serve (extra ray); they share a Redis"
+    )
     hot_tokens: int = Field(
         262_144, ge=0, description="token ids a session keeps in memory; older ones stay in the store"
     )

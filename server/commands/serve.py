@@ -11,10 +11,15 @@ from server.settings import Settings
 
 def serve(settings: Settings) -> None:
     """Serve a model over an OpenAI-compatible API; sessions are kept on disk."""
-    from server.serve import run
-
     with plain_errors():
-        run(settings)
+        if settings.ray is None:
+            from server.serve import run
+
+            run(settings)
+        else:
+            from server.on_ray import run_replicas
+
+            run_replicas(settings, settings.ray)
 
 
 def serve_command() -> Callable[..., None]:

@@ -15,6 +15,7 @@ from mc_core.session.session import Session
 from mc_core.store import (
     DamagedRecordError,
     FencedError,
+    LeaseHeldError,
     PrefixMatch,
     SessionPage,
     SessionRecord,
@@ -32,7 +33,7 @@ from server.sessions.expiry import Expiry
 from server.sessions.lease_keeper import LeaseKeeper
 from server.sessions.names import new_id
 from server.sessions.opening import open_session
-from server.sessions.owner import Owner
+from server.sessions.owner import PATIENCE, SHORT_PATIENCE, Owner
 from server.sessions.residents import Residents
 from server.sessions.slots import Importing, Lease, Slot
 from server.transfer.importing import Importer
@@ -77,6 +78,11 @@ class SessionHost:
             session_ttl=session_ttl,
         )
 
+    @property
+    def name(self) -> str:
+        """In which this server holds sessions."""
+        return self._owner.name
+
     async def create(
         self,
         tenant: str,
@@ -112,9 +118,12 @@ class SessionHost:
             await self.residents.unload(slot)
 
     @asynccontextmanager
-    async def use(self, session_id: str, tenant: str, expected: Condition = NONE) -> AsyncIterator[Lease]:
+    async def use(
+        self, session_id: str, tenant: str, expected: Condition = NONE, patience: float = PATIENCE
+    ) -> AsyncIterator[Lease]:
         """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name, ApiError if it
-        is not as ``expected`` when its turn has come."""
+        is not as ``expected`` when its turn has come, LeaseHeldError if another server does not hand it over within
+        ``patience`` seconds."""
         with self.residents.queued(session_id, tenant) as slot:
             expected.check_free(session_id, slot.users - 1)
             async with slot.lock:
@@ -122,7 +131,7 @@ class SessionHost:
                     raise UnknownSessionError(session_id)
                 source: Warmth = "warm"
                 if slot.session is None:
-                    slot.session, source = await self._open(session_id, tenant), "restored"
+                    slot.session, source = await self._open(slot, session_id, tenant, expected, patience), "restored"
                 self.residents.used(session_id, tenant)
                 expected.check(session_id, slot.session.sequence)
                 try:
@@ -235,12 +244,12 @@ class SessionHost:
         await self._background.join()
         await self.residents.clear()
 
-    async def _open(self, session_id: str, tenant: str) -> Session:
-        return await open_session(
-            session_id,
-            tenant,
-            store=self.store,
-            factory=self.factory,
-            owner=self._owner,
-            departed=self.residents.departed,
-        )
+    async def _open(self, slot: Slot, session_id: str, tenant: str, expected: Condition, patience: float) -> Session:
+        patience = patience if expected.waits else SHORT_PATIENCE
+        try:
+            stored = await self._owner.open(session_id, tenant, patience, lambda: slot.deleting)
+        except LeaseHeldError:
+            expected.check_free(session_id, 1)
+            raise
+        slot.promised = False
+        return await open_session(stored, store=self.store, factory=self.factory, departed=self.residents.departed)

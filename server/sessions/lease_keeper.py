@@ -1,19 +1,21 @@
-"""Keeps this server's leases while it runs, and gives them up when it drains."""
+"""Keeps this server's leases while it runs, and gives other servers the sessions that they ask for."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from mc_core.errors import StoreError
 from mc_core.store import SessionStore
+from server.futures import settled
 from server.sessions.background import Background
 from server.sessions.owner import Owner
 from server.sessions.residents import Residents
 
 logger = logging.getLogger(__name__)
-HAND_OVER_EVERY = 0.1
-"""Seconds between two looks for sessions that nobody uses any more, while the server drains."""
+LEND_EVERY = 0.1
+"""Seconds between two looks for sessions that another server asks for."""
 
 
 class LeaseKeeper:
@@ -31,18 +33,19 @@ class LeaseKeeper:
             except StoreError:
                 logger.warning("leases could not be renewed", exc_info=True)
                 lost = ()
-            for slot in (held[name][0] for name in lost):
-                if not slot.users and slot.session is not None:
+            for slot, fence in (held[name] for name in lost):
+                if not slot.users and slot.session is not None and slot.session.fence == fence:
                     await self._residents.drop(slot)
             await asyncio.sleep(self._store.lease_seconds / 3)
 
-    def hand_over(self) -> None:
-        """From now on, as the server drains, give up each session as soon as nobody uses it: other servers have it."""
-        self._background.spawn(self._hand_over())
-
-    async def _hand_over(self) -> None:
-        while len(self._residents):
-            for slot in self._residents:
-                if slot.users == 0 and slot.session is not None:
-                    await self._residents.drop(slot)
-            await asyncio.sleep(HAND_OVER_EVERY)
+    async def lend(self) -> None:
+        """Give other servers the sessions that they ask for, each as soon as it is free here, until cancelled."""
+        while True:
+            asked: tuple[str, ...] = ()
+            with suppress(StoreError):  # while it is away nobody asks
+                asked = await settled(self._store.asked(self._owner.name))
+            for slot in self._residents if asked else ():
+                if slot.session is not None and slot.session.id in asked and not slot.promised:
+                    slot.promised = True
+                    self._background.spawn(self._residents.drop(slot))
+            await asyncio.sleep(LEND_EVERY)

@@ -9,22 +9,21 @@ from mc_core.errors import StoreError
 from mc_core.models.threads import aside
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
-from mc_core.store import SessionStore, StoreDownError, TurnsLostError, UnknownSessionError
+from mc_core.store import SessionStore, StoreDownError, StoredSession, TurnsLostError, UnknownSessionError
 from server.errors import unreadable
 from server.futures import settled
 from server.sessions.departed import Departed
-from server.sessions.owner import Owner
 from server.transfer.unborn import is_unborn
 
 logger = logging.getLogger(__name__)
 
 
 async def open_session(
-    session_id: str, tenant: str, *, store: SessionStore, factory: SessionFactory, owner: Owner, departed: Departed
+    stored: StoredSession, *, store: SessionStore, factory: SessionFactory, departed: Departed
 ) -> Session:
-    """UnknownSessionError if this tenant has none of that name, LeaseHeldError if another server has it, ApiError if it
-    cannot be read."""
-    stored = await settled(store.open(session_id, tenant, owner.name))
+    """Of a lease that was taken, which is given back if the session cannot be read (ApiError), or is none yet
+    (UnknownSessionError)."""
+    session_id = stored.record.session_id
     try:
         if is_unborn(stored.record):
             raise UnknownSessionError(session_id)

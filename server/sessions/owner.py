@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
-from mc_core.store import SessionStore
+from mc_core.store import LeaseHeldError, SessionStore, StoredSession, UnknownSessionError
 from server.futures import settled
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
+PATIENCE = 60.0
+"""Seconds that a request waits for a session that is in use at another server."""
+SHORT_PATIENCE = 1.0
+"""The same of one that can do without: time enough for a server that lives to hand over what nobody uses there."""
+ASK_EVERY = 0.1
+"""Seconds between two tries."""
 
 
 def name_of(settings: Settings) -> str | None:
@@ -45,3 +53,19 @@ class Owner:
                 )
                 self._shared, self.name = False, f"{self.name}~{self._life}"
         return await settled(self._store.renew(leases, self.name))
+
+    async def open(self, session_id: str, tenant: str, patience: float, gone: Callable[[], bool]) -> StoredSession:
+        """Take the lease of a session, from another server if need be, which hands over once it has done with it.
+
+        LeaseHeldError if it has not within ``patience`` seconds; UnknownSessionError if it is ``gone`` meanwhile.
+        """
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return await settled(self._store.open(session_id, tenant, self.name, wish=True))
+            except LeaseHeldError:
+                if time.monotonic() >= end:
+                    raise
+            if gone():
+                raise UnknownSessionError(session_id)
+            await asyncio.sleep(ASK_EVERY)

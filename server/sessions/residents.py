@@ -67,8 +67,9 @@ class Residents:
             self._slots.move_to_end((tenant, session_id))
 
     async def drop(self, slot: Slot) -> None:
-        """Unload a session that nobody uses."""
-        assert slot.session is not None
+        """Unload a session once nobody uses it."""
+        if slot.session is None:
+            return
         with self.queued(slot.session.id, slot.session.tenant):
             async with slot.lock:
                 await self.forget(slot)

@@ -17,7 +17,7 @@ class Slot:
     """A place for one session. ``users`` counts who holds or waits for the lock, so that nobody unloads it then.
 
     interrupt: stops whoever holds the lock, who is told why. progress: tells how far an ingest is that holds it.
-    deleting: nobody gets the session any more.
+    deleting: nobody gets the session any more. promised: it goes to another server when those before it are done.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -26,6 +26,7 @@ class Slot:
     interrupt: Callable[[Exception], None] | None = None
     progress: Callable[[], dict[str, Any]] | None = None
     deleting: bool = False
+    promised: bool = False
 
 
 @dataclass(frozen=True)

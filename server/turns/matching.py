@@ -15,6 +15,7 @@ from mc_core.store import DamagedRecordError, LeaseHeldError, PrefixMatch, Sessi
 from server.futures import settled
 from server.sessions.forks import fork
 from server.sessions.host import SessionHost
+from server.sessions.owner import SHORT_PATIENCE
 from server.sessions.slots import Lease
 from server.templates.chat_template import ChatTemplate, Message
 from server.turns.conversation import Ids, Window, check_system, common, render, system_span
@@ -87,7 +88,7 @@ class MatchedLease:
 
     async def _enter(self, session_id: str) -> Lease | None:
         """Hold a session; None if it can't be had, for whatever reason: another one can take its place."""
-        self._held = self._host.use(session_id, self._tenant)
+        self._held = self._host.use(session_id, self._tenant, patience=SHORT_PATIENCE)
         try:
             return await self._held.__aenter__()
         except (LeaseHeldError, UnknownSessionError):

@@ -193,8 +193,8 @@ def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
 
 
 def test_two_servers_share_redis(model_dir, tmp_path, redis_server):
-    """Law: a session that one server holds is 503 with Retry-After at the other, which continues it once it is given
-    up; a chat without a session id is answered by either."""
+    """Law: a session that one server holds goes to the other one when that is asked, and stays when the first one is
+    gone; a chat without a session id is answered by either."""
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     with running(settings_at(model_dir, tmp_path, redis_server.url)) as second, httpx.Client(timeout=60) as http:
         with running(settings_at(model_dir, tmp_path, redis_server.url)) as first:
@@ -202,9 +202,7 @@ def test_two_servers_share_redis(model_dir, tmp_path, redis_server):
             named = {**chat, "session_id": session}
             assert http.post(f"{first}/v1/chat/completions", json=named).status_code == 200
             tokens = http.get(f"{second}/v1/sessions/{session}").json()["tokens"]
-            busy = http.post(f"{second}/v1/chat/completions", json=named)
-            assert (busy.status_code, busy.json()["error"]["code"]) == (503, "session_busy")
-            assert int(busy.headers["retry-after"]) >= 1
+            assert http.post(f"{second}/v1/chat/completions", json=named).status_code == 200
             reply = http.post(f"{first}/v1/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
             more = {
                 **chat,

@@ -110,6 +110,49 @@ def test_a_live_lease_keeps_other_owners_out_until_it_lapses(store):
         store.commit(second.record).result()
 
 
+def test_a_wish_is_told_once_and_kept_for_who_wished(store):
+    """Law: the holder is told who else wants a session; once it lets go, that one alone may open it, for a while."""
+    first = begin(store, owner="one")
+    with pytest.raises(LeaseHeldError):
+        store.open("s", "alice", "three").result()
+    assert store.asked("one").result() == ()
+    with pytest.raises(LeaseHeldError):
+        store.open("s", "alice", "two", wish=True).result()
+    assert (store.asked("two").result(), store.asked("one").result(), store.asked("one").result()) == ((), ("s",), ())
+    store.release("s", first.fence).result()
+    for other in ("three", "one"):
+        with pytest.raises(LeaseHeldError):
+            store.open("s", "alice", other).result()
+    second = store.open("s", "alice", "two").result()
+    store.release("s", second.fence).result()
+    assert store.open("s", "alice", "three").result().fence > second.fence, "the wish was granted once"
+
+
+def test_a_wish_does_not_lock_a_session_up(store, monkeypatch):
+    """Law: whoever wished and went away keeps nobody out: not past its time, and not at all with an old wish."""
+    first = begin(store, owner="one")
+    assert store.open("s", "alice", "two", wish=True).exception() is not None
+    store.release("s", first.fence).result()
+    assert store.open("s", "alice", "one").exception() is not None
+    wait_until(lambda: store.open("s", "alice", "one").exception() is None)
+    for place in ("server.stores.redis.store", "server.stores.sqlite.wishes"):
+        monkeypatch.setattr(f"{place}.WISH_SECONDS", 0.0)
+    again = store.open("s", "alice", "one").result()
+    assert store.open("s", "alice", "two", wish=True).exception() is not None
+    store.release("s", again.fence).result()
+    assert store.open("s", "alice", "three").exception() is None
+
+
+def test_a_released_lease_is_over(store):
+    """Law: a renewal or a commit that comes after the release neither takes the session back nor changes it."""
+    first = begin(store, owner="one")
+    store.release("s", first.fence).result()
+    assert store.renew({"s": first.fence}, "one").result() == ("s",)
+    with pytest.raises(FencedError):
+        store.commit(first).result()
+    assert store.open("s", "alice", "two").exception() is None
+
+
 def test_a_renewed_lease_may_change_its_owner(store):
     """Law: a renewal says whose the lease is from then on, if it says so: that owner may reopen, others may not."""
     record = begin(store, owner="me")

@@ -187,7 +187,7 @@ def test_a_commit_past_its_deadline_fails_and_its_lease_writes_no_more(server):
             future.result()
     assert store.release("s", record.fence).done(), "nobody waits for a Redis that is away"
     server.start()
-    with pytest.raises(FencedError, match="open it again"):
+    with pytest.raises(FencedError):
         store.write_spans("s", record.fence, 0, spans(2)).result()
     with pytest.raises(FencedError):
         store.commit(record).result()

@@ -13,6 +13,7 @@ from fastapi import Request, Response
 
 from mc_core.engine.requests import Event
 from mc_core.errors import CancelledTurnError, MegaContextError
+from server.affinity import route_told
 from server.apis.answer import answer
 from server.apis.prelude import check_chat, check_request, named_session
 from server.apis.responses.ending import failure, head
@@ -58,7 +59,7 @@ class Responses:
         messages = messages_of(body.input)
         if messages[-1].role == "assistant":
             raise bad_request("the last item must not be the assistant's", "input")
-        id = f"resp_{secrets.token_hex(16)}"
+        id = new_id(route_told(request.headers))
         shape = await self._shape(body, id)
         start = await self._start(body, messages, header, shape, expected)
         told = head(body, id, body.params(state.sampling), body.conversation_id)
@@ -252,6 +253,11 @@ class Responses:
         now: dict[str, Any] = told[-1] if told else dict(form.head)
         waits = not run.choice.stream.started.is_set()
         return now | {"status": "queued"} if waits else now
+
+
+def new_id(route: str) -> str:
+    """Of a response, never given out before; it begins with the route that the request came on, if there is one."""
+    return f"resp_{route}{secrets.token_hex((32 - len(route)) // 2)}"
 
 
 async def once(frames: Sequence[Frame]) -> AsyncIterator[Sequence[Frame]]:

@@ -14,6 +14,7 @@ from server.apis.responses.stored import GONE, Place, Unread, find
 from server.errors import bad_request
 from server.futures import settled
 from server.sessions.forks import fork_at
+from server.sessions.owner import SHORT_PATIENCE
 from server.sessions.slots import Lease
 from server.state import ServerState
 from server.templates.messages import Message
@@ -138,7 +139,7 @@ class AfterResponse:
     async def _in_place(self, session_id: str, place: Place) -> Lease | None:
         if self._host.busy(session_id, self._tenant):
             return None
-        self._held = self._host.use(session_id, self._tenant)
+        self._held = self._host.use(session_id, self._tenant, patience=SHORT_PATIENCE)
         try:
             lease = await self._held.__aenter__()
         except (LeaseHeldError, UnknownSessionError):

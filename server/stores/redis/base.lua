@@ -25,7 +25,7 @@ end
 
 local FIELDS = {
   'fence', 'lease', 'tokens', 'block_size', 'sequence', 'widths', 'lineage', 'staged', 'owner', 'until', 'op', 'result',
-  'reshaped', 'lineage_sum',
+  'reshaped', 'lineage_sum', 'wisher', 'wished',
 }
 
 -- Of where the rows of a session lie: those of another one would look sound.

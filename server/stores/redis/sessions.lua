@@ -113,12 +113,24 @@ function commands.fork(op, parent, tenant, ...)
   return answer
 end
 
-function commands.open(op, id, tenant, owner, seconds)
+-- Who holds a session is asked for it by its name.
+local function asked_key(owner) return ns .. 'asked:' .. owner end
+
+-- wish: '1' to ask whoever holds the session for it.
+function commands.open(op, id, tenant, owner, seconds, wish)
   local s = find(id, tenant)
   if s.lease ~= op then
     local left = s['until'] - now()
-    if s.owner ~= '' and s.owner ~= owner and left > 0 then fail('held', number_text(left)) end
+    if s.owner ~= '' and s.owner ~= owner and left > 0 then
+      if wish == '1' then
+        redis.call('HSET', s.key, 'wisher', owner, 'wished', number_text(now()))
+        redis.call('SADD', asked_key(s.owner), id)
+        redis.call('EXPIRE', asked_key(s.owner), 60)
+      end
+      fail('held', number_text(left))
+    end
     redis.call('HSET', s.key, 'fence', counter('fence'), 'lease', op, 'owner', owner, 'staged', '{}')
+    redis.call('HDEL', s.key, 'wisher', 'wished')
     if next(s.staged) then
       tidy(s, {s.lineage[#s.lineage]}, s.blocks, s.reshaped == '1' and 0 or s.blocks)
     end
@@ -149,10 +161,22 @@ function commands.announce(owner, life, first, seconds)
   return {'ok', 1}
 end
 
-function commands.release(id, fence)
+-- Wishes older than `wish` seconds count no more; the session is kept for the newest for `pass` seconds.
+function commands.release(id, fence, wish, pass)
   local ok, s = pcall(held, id, fence, '', '')
-  if ok then redis.call('HSET', s.key, 'owner', '', 'until', 0) end
+  if not ok then return {'ok'} end
+  redis.call('HSET', s.key, 'fence', counter('fence')) -- a renewal that comes late must not take it back
+  if s.wisher and tonumber(s.wished) > now() - tonumber(wish) then
+    redis.call('HSET', s.key, 'owner', s.wisher)
+    renew_until(s, pass)
+  else redis.call('HSET', s.key, 'owner', '', 'until', 0) end
   return {'ok'}
+end
+
+function commands.asked(owner)
+  local found = redis.call('SMEMBERS', asked_key(owner))
+  if #found > 0 then redis.call('DEL', asked_key(owner)) end
+  return {'ok', unpack(found)}
 end
 
 local function check_complete(s, fields, blocks)

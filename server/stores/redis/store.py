@@ -14,6 +14,7 @@ acknowledged notices it (the sequence went back, TurnsLostError); opened again t
     owners             hash     session id -> T
     writer:NAME        string   number of the last batch of one server; leaves with it
     server:OWNER       string   the life of the server of that name that began last; goes when it is silent
+    asked:OWNER        set      sessions of that server that others wish for
     implicit           zset     T:ID of the implicit sessions of all tenants, by their last commit
     explicit           zset     the same of the others; neither has those that are kept, or have a ttl of their own
     expiring           zset     T:ID of sessions with a ttl of their own, by the time from which on they may go
@@ -50,6 +51,8 @@ import numpy as np
 from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import Beyond, Note, NotePage
 from mc_core.store import (
+    PASS_SECONDS,
+    WISH_SECONDS,
     FencedError,
     Floats,
     GistBatch,
@@ -118,7 +121,7 @@ class RedisStore:
         command = ("fork", _op(), session_id, key_part(tenant), *fields)
         return self._calls.write(lambda _: command, session_id, _stamped(record), size=_size(encoded))
 
-    def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
+    def open(self, session_id: str, tenant: str, owner: str, wish: bool = False) -> Future[StoredSession]:
         op = _op()
 
         def take(reply: Reply) -> StoredSession:
@@ -127,8 +130,14 @@ class RedisStore:
             self._calls.leases.put(Lease(fence, op, record, record.sequence))
             return StoredSession(replace(record, fence=fence), fence)
 
-        command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds)
+        command = ("open", op, session_id, key_part(tenant), owner, self.lease_seconds, int(wish))
         return self._calls.write(lambda _: command, session_id, take, patience=self.place.patience, frees=True)
+
+    def asked(self, owner: str) -> Future[tuple[str, ...]]:
+        async def run(send: reader.Send) -> tuple[str, ...]:
+            return tuple(name.decode() for name in value_of((await send([("asked", "", "", owner)]))[0], ""))
+
+        return self._calls.read(run, None)
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
         asked = dict(leases)
@@ -150,7 +159,8 @@ class RedisStore:
         def take(_: Reply) -> None:
             self._calls.leases.drop(session_id, fence)
 
-        done = self._calls.write(lambda _: ("release", session_id, fence), session_id, take, frees=True)
+        command = ("release", session_id, fence, WISH_SECONDS, PASS_SECONDS)
+        done = self._calls.write(lambda _: command, session_id, take, frees=True)
         if not self._calls.away:
             return done
         future: Future[None] = Future()

@@ -13,6 +13,7 @@ from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import Beyond, Note
 from mc_core.store import (
     MAX_LEVEL,
+    PASS_SECONDS,
     LeaseHeldError,
     SessionInfo,
     SessionRecord,
@@ -36,6 +37,7 @@ from server.stores.sqlite.rows import (
     shared_blocks,
     with_own_gists,
 )
+from server.stores.sqlite.wishes import Wishes
 
 
 def create(
@@ -66,11 +68,18 @@ def _save_state(connection: sqlite3.Connection, session: int, encoded: EncodedRe
 
 
 def open_session(
-    connection: sqlite3.Connection, session_id: str, tenant: str, owner: str, lease_seconds: float
+    connection: sqlite3.Connection,
+    session_id: str,
+    tenant: str,
+    owner: str,
+    lease_seconds: float,
+    wishes: Wishes | None,
 ) -> StoredSession:
-    """Takes the lease, and drops rows staged under the one before."""
+    """Takes the lease, and drops rows staged under the one before. wishes: where to ask whoever holds it, if at all."""
     row, now = find(connection, session_id, tenant), time.time()
     if row.owner not in ("", owner) and row.lease_until > now:
+        if wishes is not None:
+            wishes.wish(session_id, row.owner, owner)
         raise LeaseHeldError(session_id, row.lease_until - now)
     fence = next_number(connection, "fence")
     update = "UPDATE sessions SET fence = ?, owner = ?, lease_until = ?, staged = NULL WHERE id = ?"
@@ -93,10 +102,13 @@ def renew(
     return tuple(lost)
 
 
-def release(connection: sqlite3.Connection, session_id: str, fence: int) -> None:
-    """Ends the lease, unless it is over already."""
-    update = "UPDATE sessions SET owner = '', lease_until = 0 WHERE session_id = ? AND fence = ?"
-    connection.execute(update, (session_id, fence))
+def release(connection: sqlite3.Connection, session_id: str, fence: int, wishes: Wishes) -> None:
+    """Ends the lease, unless it is over already: its fence is no one's. Who wished for the session has it next."""
+    update = "UPDATE sessions SET owner = '', lease_until = 0, fence = ? WHERE session_id = ? AND fence = ?"
+    over = connection.execute(update, (next_number(connection, "fence"), session_id, fence)).rowcount
+    if over and (wisher := wishes.take(session_id)) is not None:
+        update = "UPDATE sessions SET owner = ?, lease_until = ? WHERE session_id = ?"
+        connection.execute(update, (wisher, time.time() + PASS_SECONDS, session_id))
 
 
 def commit(

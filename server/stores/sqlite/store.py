@@ -32,6 +32,7 @@ from server.stores.lanes import Lanes, Operation, settle
 from server.stores.note_codec import check_notes
 from server.stores.sqlite import history, notes, records, sessions
 from server.stores.sqlite.schema import FileIdentity, open_file
+from server.stores.sqlite.wishes import Wishes
 from server.stores.sqlite.writer import Writer
 
 Connection = sqlite3.Connection
@@ -55,6 +56,7 @@ class SqliteStore:
         self._lock, connections = open_file(self._path, 1 + readers)
         self._closing = threading.Lock()
         self._closed = False
+        self._wishes = Wishes()
         self._reads: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._lanes = Lanes(self._dispatch, max_pending)
         self._writer = Writer(connections[0], FileIdentity(self._path), self._lanes.done)
@@ -72,11 +74,18 @@ class SqliteStore:
 
         return self._write(prepared, record.session_id, durable=True)
 
-    def open(self, session_id: str, tenant: str, owner: str) -> Future[StoredSession]:
+    def open(self, session_id: str, tenant: str, owner: str, wish: bool = False) -> Future[StoredSession]:
+        wishes = self._wishes if wish else None
+
         def run(connection: Connection) -> StoredSession:
-            return sessions.open_session(connection, session_id, tenant, owner, self.lease_seconds)
+            return sessions.open_session(connection, session_id, tenant, owner, self.lease_seconds, wishes)
 
         return self._write(lambda: run, session_id, durable=True)
+
+    def asked(self, owner: str) -> Future[tuple[str, ...]]:
+        answer: Future[tuple[str, ...]] = Future()
+        answer.set_result(self._wishes.asked(owner))
+        return answer
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
         held = dict(leases)
@@ -89,7 +98,10 @@ class SqliteStore:
         return alone
 
     def release(self, session_id: str, fence: int) -> Future[None]:
-        return self._write(lambda: lambda connection: sessions.release(connection, session_id, fence), session_id)
+        def run(connection: Connection) -> None:
+            sessions.release(connection, session_id, fence, self._wishes)
+
+        return self._write(lambda: run, session_id)
 
     def write_spans(self, session_id: str, fence: int, first_block: int, ids: Ids) -> Future[None]:
         return self._stage(lambda: Staging.spans(session_id, fence, first_block, ids), session_id)
