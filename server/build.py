@@ -75,8 +75,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     device, weights = placement(settings)
     if device == "cpu":
         torch.set_num_threads(settings.threads or choose_threads(weights, torch.get_num_threads()))
-    networks = shipped_networks(served.path)
-    bundle = load_bundle(served.path, device, weights, block_size=settings.block_size, networks=networks)
+    bundle = bundle_of(settings, served)
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
     logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)
@@ -103,6 +102,12 @@ async def close_state(state: ServerState) -> None:
         await asyncio.to_thread(state.embedder.close)
     await asyncio.to_thread(state.store.close)
     await asyncio.to_thread(state.telemetry.close)
+
+
+def bundle_of(settings: Settings, served: ServedModel) -> Bundle:
+    """The model, and the networks that come with it."""
+    networks = shipped_networks(served.path)
+    return load_bundle(served.path, *placement(settings), block_size=settings.block_size, networks=networks)
 
 
 def shipped_networks(model: Path) -> Path | None:

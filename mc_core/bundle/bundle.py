@@ -155,6 +155,14 @@ def load_bundle(
     )
 
 
+def tokenizer_at(path: Path | str) -> Tokenizer:
+    """The tokenizer and chat template of what ``load_bundle`` takes, without its weights. ConfigError likewise."""
+    given = Path(path)
+    manifest = Manifest.from_json(read_json(given / MANIFEST)) if (given / MANIFEST).exists() else Manifest()
+    file = _base_file(given, given, manifest)
+    return Tokenizer.load(given) if file is None else load_tokenizer(GgufFile(file))
+
+
 def save_networks(
     path: Path | str, manifest: Manifest, gistnet: GistNet | None = None, lensnet: LensNet | None = None
 ) -> None:

@@ -85,7 +85,11 @@ class SessionFactory:
         """
         record = stored.record
         if record.tokenizer != self.bundle.tokenizer.fingerprint:
-            raise StoreError(f"session {record.session_id} was written with another tokenizer ({record.tokenizer})")
+            raise StoreError(
+                f"session {record.session_id} is written in the tokens of another model, {record.model!r} (tokenizer"
+                f" {record.tokenizer[:12]}), than {self.bundle.name!r} (tokenizer"
+                f" {self.bundle.tokenizer.fingerprint[:12]}): `megacontext sessions migrate` writes it anew"
+            )
         if record.block_size != self.focus.block_size:
             raise StoreError(
                 f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"

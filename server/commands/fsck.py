@@ -51,7 +51,7 @@ def _examine(url: str, only: list[str], mend: bool, cut: bool, drop_notes: bool)
     from server.fsck.repair import Allowed, repair
     from server.stores import open_store
 
-    _check_exists(url)
+    check_exists(url)
     opened: Any = open_store(url)
     try:
         findings = [{**asdict(one), "repaired": None} for one in audit_store(opened)]
@@ -85,7 +85,7 @@ def _mended(work: Callable[[], str | None]) -> str | None:
         return None
 
 
-def _check_exists(url: str) -> None:
+def check_exists(url: str) -> None:
     """A mistyped path must not become a new, sound store."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "sqlite":

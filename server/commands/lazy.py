@@ -57,6 +57,7 @@ class SessionsGroup(LazyGroup):
         "export": "server.commands.sessions:export",
         "import": "server.commands.sessions:import_session",
         "keep": "server.commands.sessions:keep",
+        "migrate": "server.commands.migrate:migrate",
         "delete": "server.commands.sessions:delete",
     }
 

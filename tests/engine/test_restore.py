@@ -296,5 +296,5 @@ def test_another_tokenizer_or_block_size_is_refused_in_words(open_lab: OpenLab) 
         record = lab.store.record("a", "tenant").result()
         other = replace(record, session_id="b", tokens=0, tail=np.empty(0, np.int32), tokenizer="other")
         lab.store.create(other).result()
-        with pytest.raises(StoreError, match="another tokenizer"):
+        with pytest.raises(StoreError, match="in the tokens of another model"):
             lab.reopen("b")

@@ -1,0 +1,1 @@
+"""Sessions of one tokenizer written in the tokens of another (``megacontext sessions migrate``)."""
