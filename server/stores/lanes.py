@@ -15,13 +15,15 @@ from mc_core.store import StoreDownError
 
 @dataclass(eq=False)
 class Operation:
-    """One queued call. ``lane``: its session id, or None if it is ordered against nothing. ``size``: bytes it holds."""
+    """One queued call. ``lane``: its session id, or None if it is ordered against nothing. ``size``: bytes it holds.
+    ``frees``: it needs no room to speak of, so a full store is to run it."""
 
     run: Callable[[Any], Any]
     lane: str | None
     writes: bool = False
     durable: bool = False
     size: int = 0
+    frees: bool = False
     future: Future[Any] = field(default_factory=Future)
 
 

@@ -112,7 +112,7 @@ class Operations(RuleBasedStateMachine):
 
     def pick(self, number: int) -> tuple[str, np.ndarray]:
         Operations.steps += 1
-        name = sorted(self.known)[number % len(self.known)]
+        name = list(self.known)[number % len(self.known)]  # by age: names are made up anew each time
         return name, self.known[name]
 
     def turn(self, name: str, prompt: np.ndarray, count: int, **others: Any) -> Turned:
@@ -237,8 +237,8 @@ class Operations(RuleBasedStateMachine):
         async def work(session: Session) -> None:
             held = session.wc.protection.chosen if unpin else ()
             await settled(self.engine.pin(session, [(start, start + 10)], [(a, min(b, len(ids))) for a, b in held]))
-            chosen = np.concatenate([np.arange(a // 32, -(-b // 32)) for a, b in session.wc.protection.chosen])
-            assert np.isin(chosen[chosen < len(ids) // 32], session.raw_blocks()).all()
+            for first, last in session.wc.protection.chosen:
+                assert np.isin(np.arange(first // 32, min(last, len(ids)) // 32), session.raw_blocks()).all()
 
         with suppress(PinRoomError):
             self.use(name, work)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mc_core.errors import ConfigError, StoreError
+from mc_core.notes import Note
 from mc_core.store import FencedError, LeaseHeldError, SessionStore, UnknownSessionError
 from store_harness import begin, fill, lapse_soon, make_gists, make_record, some_ids
 from support import wait_until
@@ -90,6 +91,33 @@ def test_an_old_fence_is_refused(store):
     assert store.record("s", "alice").result().state == {}
     fill(store, new, ids)
     assert store.record("s", "alice").result().tokens == 8
+
+
+def test_who_lost_its_lease_changes_nothing_in_any_way(store):
+    """Law: no call of an old owner changes a session that another one opened, though that one has written nothing: no
+    commit, with or without rows or notes, no reshape, no renewal, and no release ends the new lease."""
+    old = fill(store, begin(store, owner="one"), some_ids(8))
+    lapse_soon(store, old)
+    store.lease_seconds = 600
+    wait_until(lambda: store.open("s", "alice", "two").exception() is None)
+    shape = {"gist_dim": 2, "gist_dtype": "float32", "gist_keys": 0, "key_dim": 0}
+    late = [
+        store.commit(replace(old, state={"late": True})),
+        store.commit(replace(old, tokens=4)),
+        store.commit(old, [Note("late", 0, b"late")]),
+        store.reshape("s", old.fence, **shape),
+        store.write_spans("s", old.fence, 2, some_ids(4, 1).reshape(1, 4)),
+        store.write_gists("s", old.fence, 1, 2, np.ones((1, 2), np.float32)),
+    ]
+    assert [type(future.exception()) for future in late] == [FencedError] * len(late)
+    assert store.renew({"s": old.fence}, "one").result() == ("s",)
+    store.release("s", old.fence).result()
+    with pytest.raises(LeaseHeldError):
+        store.open("s", "alice", "one").result()
+    found = store.record("s", "alice").result()
+    assert (found.tokens, found.state, found.sequence) == (8, {}, 1)
+    assert store.notes("s", "alice").result().notes == ()
+    assert len(store.read_gist_range("s", 1, 0, 2).result().gists) == 2
 
 
 def test_a_live_lease_keeps_other_owners_out_until_it_lapses(store):

@@ -282,6 +282,29 @@ def test_a_redis_that_lost_acknowledged_turns_is_noticed(place):
     store.close()
 
 
+def test_a_fence_that_redis_counts_twice_is_two_leases(place):
+    """Law: after a failover to a copy from before a take-over the same fence is given out again, to another owner; who
+    had it first writes no more."""
+    first, second = place.open(lease_seconds=0.2), place.open()
+    begin(first, owner="zero")
+    with place.server.client() as client:
+        kept = {key: client.dump(key) for key in place.all_keys() if key.endswith((":session:s", ":meta"))}
+        old = first.open("s", "alice", "zero").result().record
+        for key, data in kept.items():
+            client.restore(key, 0, data, replace=True)
+    taken = []
+    wait_until(
+        lambda: not (opened := second.open("s", "alice", "two")).exception() and not taken.append(opened.result())
+    )
+    assert taken[0].fence == old.fence
+    with pytest.raises(FencedError):
+        first.commit(replace(old, state={"late": True})).result()
+    assert second.commit(replace(taken[0].record, state={"mine": True})).result() == 1
+    assert second.record("s", "alice").result().state == {"mine": True}
+    first.close()
+    second.close()
+
+
 def test_a_redis_that_lost_a_reshape_is_noticed(place):
     """Law: after a failover to a copy from before a reshape no gist of the new shape is written among the old ones."""
     store, ids = place.open(), some_ids(40)

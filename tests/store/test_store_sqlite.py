@@ -12,6 +12,7 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import Note
+from mc_core.store import StoreFullError
 from server.stores import open_store
 from server.stores.sqlite import SqliteStore
 from store_harness import SqliteHarness, begin, fill, make_record, some_ids
@@ -118,7 +119,7 @@ def test_a_full_disk_fails_the_turn_and_heals(place):
     store = place.open()
     record = fill(store, begin(store), some_ids(40))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = max(path.stat().st_size for path in place.path.parent.iterdir()) + 4096
+    limit = max(path.stat().st_size for path in place.path.parent.glob("*.sqlite*") if path.suffix != ".reserve") + 4096
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         big = np.concatenate([some_ids(40), some_ids(4 * 40_000)])
@@ -225,3 +226,30 @@ def test_the_folder_of_a_new_file_is_made(tmp_path):
     assert (tmp_path / "data" / "sessions.sqlite").exists()
     with pytest.raises(StoreError, match="can't open the store file"):
         open_store(f"sqlite:///{tmp_path}/no/such/sessions.sqlite")
+
+
+def test_what_is_kept_for_a_full_disk_is_given_up_and_taken_back(place):
+    """Law: while the disk is full leases and deletions run and nothing else does; room is taken back first, so that the
+    next full disk finds it."""
+    store = place.open()
+    record, reserve = fill(store, begin(store), some_ids(40)), store._writer._reserve
+    keep = reserve.keep
+    reserve.give()
+    reserve.keep = lambda: False  # as on a disk that is full
+    with pytest.raises(StoreFullError, match="full"):
+        store.commit(record).result()
+    assert (store.healthy().result().ok, store.renew({"s": record.fence}).result()) == (False, ())
+    again = store.open("s", "alice", "me").result().record
+    assert np.array_equal(store.read_span_range("s", 0, 10).result().ids.ravel(), some_ids(40))
+    with pytest.raises(StoreFullError):
+        store.write_spans("s", again.fence, 10, some_ids(4).reshape(1, 4)).result()
+    reserve.keep = keep
+    assert store.healthy().result().ok
+    assert reserve.kept
+    assert store.commit(again).result() == 2
+    reserve.give()
+    reserve.keep = lambda: False
+    store.delete("s", "alice").result()
+    reserve.keep = keep
+    store.close()
+    assert place.count_everything() == 0

@@ -112,7 +112,7 @@ class Calls:
     ) -> Future[T]:
         """See Write; ``patience`` instead of the place's deadline."""
         deadline = time.monotonic() + (self.place.deadline if patience is None else patience)
-        write = Write(run, lane, True, durable, size, take=take, fence=fence, frees=frees, deadline=deadline)
+        write = Write(run, lane, True, durable, size, frees, take=take, fence=fence, deadline=deadline)
         future = self._lanes.submit(write)
         if fence and lane and future.done() and isinstance(future.exception(), StoreDownError):
             # Refused, the buffer is full: what this lease writes next would have a gap before it.

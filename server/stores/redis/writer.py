@@ -32,12 +32,10 @@ class Sending:
 
 @dataclass(eq=False, kw_only=True)
 class Write(Operation):
-    """``run`` takes a Sending -> the command; ``take`` reads the reply. ``fence``: of the lease it needs, if any.
-    ``frees``: it needs no room to speak of, so a full Redis is to run it."""
+    """``run`` takes a Sending -> the command; ``take`` reads the reply. ``fence``: of the lease it needs, if any."""
 
     take: Callable[[Reply], Any] = lambda _: None
     fence: int | None = None
-    frees: bool = False
     deadline: float = 0.0
     sent: bool = False
 

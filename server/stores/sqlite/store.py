@@ -31,6 +31,7 @@ from server.stores.arguments import EncodedRecord, Staging, check_limit, refused
 from server.stores.lanes import Lanes, Operation, settle
 from server.stores.note_codec import check_notes
 from server.stores.sqlite import history, notes, records, sessions
+from server.stores.sqlite.reserve import Reserve
 from server.stores.sqlite.schema import FileIdentity, open_file
 from server.stores.sqlite.wishes import Wishes
 from server.stores.sqlite.writer import Writer
@@ -45,7 +46,8 @@ class SqliteStore:
     One process serves a file: a second one is refused with StoreError (a lock file, ``<path>.lock``), so leases of an
     earlier process end when the file is opened. Commits and everything else that is durable are on disk (fsync of the
     write-ahead log, ``synchronous = FULL``) before their futures resolve; queued operations of many sessions share one
-    transaction. ``max_pending`` bounds the bytes of writes that wait; ``readers`` threads read beside the writer.
+    transaction. ``max_pending`` bounds the bytes of writes that wait; ``readers`` threads read beside the writer. On a
+    full disk what needs room fails with StoreFullError; leases and deletions use what is kept for them (``Reserve``).
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class SqliteStore:
         self._wishes = Wishes()
         self._reads: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._lanes = Lanes(self._dispatch, max_pending)
-        self._writer = Writer(connections[0], FileIdentity(self._path), self._lanes.done)
+        self._writer = Writer(connections[0], FileIdentity(self._path), Reserve(self._path), self._lanes.done)
         self._readers = [
             threading.Thread(target=self._serve_reads, args=(connection,), name="store-reader", daemon=True)
             for connection in connections[1:]
@@ -80,7 +82,7 @@ class SqliteStore:
         def run(connection: Connection) -> StoredSession:
             return sessions.open_session(connection, session_id, tenant, owner, self.lease_seconds, wishes)
 
-        return self._write(lambda: run, session_id, durable=True)
+        return self._write(lambda: run, session_id, durable=True, frees=True)
 
     def asked(self, owner: str) -> Future[tuple[str, ...]]:
         answer: Future[tuple[str, ...]] = Future()
@@ -89,7 +91,11 @@ class SqliteStore:
 
     def renew(self, leases: Mapping[str, int], owner: str | None = None) -> Future[tuple[str, ...]]:
         held = dict(leases)
-        return self._write(lambda: lambda connection: sessions.renew(connection, held, self.lease_seconds, owner), None)
+
+        def run(connection: Connection) -> tuple[str, ...]:
+            return sessions.renew(connection, held, self.lease_seconds, owner)
+
+        return self._write(lambda: run, None, frees=True)
 
     def announce(self, owner: str, life: str, first: bool) -> Future[bool]:
         """Nobody else has any name: the file lock sees to that."""
@@ -101,7 +107,7 @@ class SqliteStore:
         def run(connection: Connection) -> None:
             sessions.release(connection, session_id, fence, self._wishes)
 
-        return self._write(lambda: run, session_id)
+        return self._write(lambda: run, session_id, frees=True)
 
     def write_spans(self, session_id: str, fence: int, first_block: int, ids: Ids) -> Future[None]:
         return self._stage(lambda: Staging.spans(session_id, fence, first_block, ids), session_id)
@@ -146,7 +152,7 @@ class SqliteStore:
         def run(connection: Connection) -> bool:
             return notes.delete(connection, session_id, tenant, key)
 
-        return self._write(lambda: run, session_id, durable=True)
+        return self._write(lambda: run, session_id, durable=True, frees=True)
 
     def reshape(
         self, session_id: str, fence: int, *, gist_dim: int, gist_dtype: GistType, gist_keys: int, key_dim: int
@@ -188,7 +194,7 @@ class SqliteStore:
             check_limit(limit)
             return lambda connection: sessions.expire(connection, limit, implicit, explicit)
 
-        return self._write(prepared, None, durable=True)
+        return self._write(prepared, None, durable=True, frees=True)
 
     def fork(self, session_id: str, tenant: str, record: SessionRecord) -> Future[SessionRecord]:
         def prepared() -> Callable[[Connection], SessionRecord]:
@@ -198,9 +204,10 @@ class SqliteStore:
         return self._write(prepared, session_id, durable=True)
 
     def delete(self, session_id: str, tenant: str) -> Future[None]:
-        return self._write(
-            lambda: lambda connection: sessions.delete(connection, session_id, tenant), session_id, durable=True
-        )
+        def run(connection: Connection) -> None:
+            sessions.delete(connection, session_id, tenant)
+
+        return self._write(lambda: run, session_id, durable=True, frees=True)
 
     def find_prefix(self, tenant: str, model: str, hashes: Sequence[str]) -> Future[PrefixMatch | None]:
         keys = tuple(hashes)
@@ -259,14 +266,19 @@ class SqliteStore:
         return self._lanes.submit(Operation(run, session_id, writes=True, size=rows.size))
 
     def _write(
-        self, prepared: Callable[[], Callable[[Connection], T]], lane: str | None, durable: bool = False, size: int = 0
+        self,
+        prepared: Callable[[], Callable[[Connection], T]],
+        lane: str | None,
+        durable: bool = False,
+        size: int = 0,
+        frees: bool = False,
     ) -> Future[T]:
         """Queues a write. ``prepared`` runs now, in the caller's thread; what it raises ends in the future as well."""
         try:
             run = prepared()
         except ConfigError as error:
             return refused(error)
-        return self._lanes.submit(Operation(run, lane, writes=True, durable=durable, size=size))
+        return self._lanes.submit(Operation(run, lane, writes=True, durable=durable, size=size, frees=frees))
 
     def _read(self, run: Callable[[Connection], T], lane: str | None) -> Future[T]:
         return self._lanes.submit(Operation(run, lane))

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from mc_core.errors import StoreError
 from mc_core.store import StoreFullError
 from server.stores.lanes import Operation, settle
+from server.stores.sqlite.reserve import Reserve
 from server.stores.sqlite.schema import FileIdentity
 
 BATCH_OPERATIONS = 512
 BATCH_BYTES = 16 << 20
+FULL = "the store failed: its disk is full"
 
 Outcome = tuple[Operation, object, Exception | None]
 
@@ -28,10 +30,14 @@ class Writer:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, identity: FileIdentity, done: Callable[[Operation], None]
+        self,
+        connection: sqlite3.Connection,
+        identity: FileIdentity,
+        reserve: Reserve,
+        done: Callable[[Operation], None],
     ) -> None:
         self._connection = connection
-        self._identity = identity
+        self._identity, self._reserve = identity, reserve
         self._done = done
         self._queue: deque[Operation] = deque()
         self._wake = threading.Condition()
@@ -71,6 +77,20 @@ class Writer:
             return batch
 
     def _run(self, batch: list[Operation]) -> list[Outcome]:
+        """All of them; while the disk is full those that need no room, in what is kept for them."""
+        refused: list[Outcome] = []
+        if not self._reserve.kept and not self._reserve.keep():
+            refused = [(operation, None, StoreFullError(FULL)) for operation in batch if not operation.frees]
+            batch = [operation for operation in batch if operation.frees]
+        outcomes = self._transact(batch) if batch else []
+        if self._reserve.kept and any(isinstance(error, StoreFullError) for _, _, error in outcomes):
+            self._reserve.give()
+            again = [one for one, _, error in outcomes if one.frees and isinstance(error, StoreFullError)]
+            outcomes = [outcome for outcome in outcomes if outcome[0] not in again]
+            outcomes += self._transact(again) if again else []
+        return refused + outcomes
+
+    def _transact(self, batch: list[Operation]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             self._set_durable(any(operation.durable for operation in batch))
