@@ -196,7 +196,10 @@ def test_every_flip_is_found(prepared: Any, flips: int) -> None:
     unseen, wrong = [], []
     for place in [*fields, *rng.choices(prepared.places, k=flips)][:flips]:
         value = prepared.get(place)
-        prepared.put(place, flipped(value, rng))
+        try:
+            prepared.put(place, flipped(value, rng))
+        except sqlite3.IntegrityError:
+            continue  # another note has that key: no file holds two
         wrong += [(place, what) for what, found in prepared.seen().items() if whole.get(what) != found]
         if not prepared.findings():
             unseen.append(place)
