@@ -17,6 +17,7 @@ from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.refocuser import Refocuser
 from mc_core.kv.session_kv import SessionKV
 from mc_core.session.look import Look
+from mc_core.tree.tree import MegaContextTree
 
 Chance = Callable[[str], bool]
 """Whether the next call at a seam is to fail."""
@@ -38,6 +39,7 @@ METHODS = (
     (Refocuser, "commit", "refocus.commit"),
     (Refocuser, "restore", "rollback"),
     (SessionKV, "begin", "repair"),
+    (MegaContextTree, "evict", "evict"),
 )
 """Class, method, seam."""
 WRITES = ("write_spans", "write_gists", "commit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from mc_core.session.session import Session
 from mc_core.session.staging import write_rows
 from mc_core.store import SessionRecord, SpanBatch
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -86,7 +88,11 @@ def commit(core: EngineCore, session: Session, notes: Sequence[Note] = ()) -> Ge
     session.notes = {}
     session.updated = time.time()
     session.acknowledge()
-    evict(core, session)
+    try:
+        evict(core, session)
+    except Exception:
+        # What is stored must not be told to have failed; it stays in memory until the next eviction.
+        logger.exception("session %s could not be evicted", session.id)
     core.moved(session, "commit")
 
 

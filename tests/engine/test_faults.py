@@ -59,6 +59,7 @@ ODDS = {
     "lens.rewind": 0.2,
     "rollback": 0.1,
     "store.read_spans.future": 0.2,
+    "evict": 0.1,
 }
 """By seam, so that about half of all turns fail; other seams 0.05."""
 
