@@ -22,9 +22,12 @@ from mc_core.models.generation import sampling_defaults
 from mc_core.models.gguf_file import GgufFile
 from mc_core.models.gguf_tokenizer import load_tokenizer
 from mc_core.models.loading import HuggingFaceFolder, decoder_of, find_gguf, read_json, save_tensors, write_json
+from mc_core.models.low_rank import Adapted
 from mc_core.models.sampling_params import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.models.words import Words
+from mc_core.nets.encoder_gistnet import EncoderGistNet
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
 
@@ -36,6 +39,7 @@ SMALL = 1_000_000_000
 """Weights below which a base is small. Measured is 135 million alone; from a billion on, models are known to read past
 other places, and to miss the conversation more than they gain."""
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
+ADAPTERS = "adapters.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Bundle:
     name: str
     decoder: Decoder
     tokenizer: Tokenizer
-    gistnet: GistNet
+    gistnet: GistMaker
     lensnet: LensNet | None
     manifest: Manifest
     block_size: int
@@ -105,11 +109,14 @@ def load_bundle(
     *,
     block_size: int | None = None,
     networks: Path | None = None,
+    gists: bool | None = None,
 ) -> Bundle:
     """Load a bundle, or what is one without ``bundle.json``: a plain Hugging Face folder, or a GGUF file.
 
     block_size: None takes the bundle's (32 without one). networks: a folder with ``bundle.json`` and networks for the
-    model file ``path``; such a folder is a path too, if the file that it names can be found. ConfigError if the parts
+    model file ``path``; such a folder is a path too, if the file that it names can be found. gists: whether they are
+    shown to the model, which then has the bundle's adapters; None: if the GistNet has passed. Hidden ones of an encoder
+    are not made: its bundle has the plain mean. ConfigError if the parts
     do not fit each other, or ``block_size`` is not the one that the networks were trained for.
     """
     given = Path(path)
@@ -122,10 +129,14 @@ def load_bundle(
     size = _block_size(manifest, block_size)
     base = HuggingFaceFolder(given) if file is None else GgufFile(file)
     tokenizer = load_tokenizer(base) if isinstance(base, GgufFile) else Tokenizer.load(given)
-    decoder = decoder_of(base, dtype, device)
+    shown = manifest.passed("gistnet") if gists is None else gists
+    updates = read_tensors(folder / ADAPTERS) if shown and manifest.adapters is not None else {}
+    decoder = decoder_of(Adapted(base, updates) if updates else base, dtype, device)
     tokenizer.fit(decoder.config.vocab_size)
-    gistnet = make_gistnet(decoder.config.hidden_size, size, manifest.gistnet)
-    if manifest.gistnet is not None:
+    # Of a hidden encoder nothing is made: an ingest would run a part of the base for what nobody sees.
+    arguments = None if not shown and _is_encoder(manifest.gistnet) else manifest.gistnet
+    gistnet = make_gistnet(decoder.config.hidden_size, size, arguments, decoder)
+    if arguments is not None:
         _load_weights(gistnet, folder / GISTNET)
     lensnet = None
     if manifest.lensnet is not None:
@@ -143,13 +154,13 @@ def load_bundle(
         lensnet=lensnet,
         manifest=manifest,
         block_size=size,
-        hidden_gists=not manifest.passed("gistnet"),
+        hidden_gists=not shown,
         lens=manifest.default_lens(),
         positions=manifest.default_positions(),
         repair=manifest.default_repair(decoder.config),
         sigma_scale=manifest.sigma_scale,
         words=tokenizer.words(decoder.config.vocab_size),
-        gist_fingerprint=_fingerprint(decoder, gistnet if manifest.gistnet is not None else None),
+        gist_fingerprint=_fingerprint(decoder, gistnet if arguments is not None else None, updates),
         key_fingerprint=_fingerprint(decoder, lensnet.key_net) if lensnet and lensnet.key_net else None,
         sampling=sampling_defaults(folder) if folder.is_dir() else SamplingParams(),
     )
@@ -164,31 +175,48 @@ def tokenizer_at(path: Path | str) -> Tokenizer:
 
 
 def save_networks(
-    path: Path | str, manifest: Manifest, gistnet: GistNet | None = None, lensnet: LensNet | None = None
+    path: Path | str,
+    manifest: Manifest,
+    gistnet: GistMaker | None = None,
+    lensnet: LensNet | None = None,
+    adapters: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Add networks and ``bundle.json`` to a folder that holds the base model and its tokenizer already.
 
     The manifest's ``gistnet`` and ``lensnet`` must be the arguments that the networks were made with; what it does
-    not list is not written (ConfigError if the two disagree).
+    not list is not written (ConfigError if the two disagree). adapters: as ``LowRank.updates`` names them.
     """
     folder = Path(path)
-    for name, network in (("gistnet", gistnet), ("lensnet", lensnet)):
+    for name, network in (("gistnet", gistnet), ("lensnet", lensnet), ("adapters", adapters)):
         if (getattr(manifest, name) is None) != (network is None):
             raise ConfigError(f"{name} must be given if and only if the manifest describes it")
     if gistnet is not None:
         save_tensors(folder / GISTNET, gistnet.state_dict())
     if lensnet is not None:
         save_tensors(folder / LENSNET, lensnet.state_dict())
+    if adapters is not None:
+        save_tensors(folder / ADAPTERS, adapters)
     # Last, so that a folder cut short by a crash is not a bundle yet.
     write_json(folder / MANIFEST, manifest.to_json())
 
 
-def make_gistnet(dim: int, block_size: int, arguments: Mapping[str, Any] | None) -> GistNet:
-    """A GistNet from its arguments in a manifest; None is the plain mean. ConfigError for arguments it has not."""
+def make_gistnet(
+    dim: int, block_size: int, arguments: Mapping[str, Any] | None, base: Decoder | None = None
+) -> GistMaker:
+    """A GistNet from its arguments in a manifest; None is the plain mean. base: read by one of kind ``encoder``.
+    ConfigError for arguments it has not."""
+    given = {**(arguments or {"kind": "mean"})}
     try:
-        return GistNet(dim, block_size, **(arguments or {"kind": "mean"}))
+        if base is not None and _is_encoder(given):
+            del given["kind"]
+            return EncoderGistNet(base, block_size, **given)
+        return GistNet(dim, block_size, **given)
     except TypeError as error:
         raise ConfigError(f"gistnet in bundle.json has arguments that GistNet has not: {error}") from error
+
+
+def _is_encoder(arguments: Mapping[str, Any] | None) -> bool:
+    return arguments is not None and arguments.get("kind") == "encoder"
 
 
 def make_lensnet(dim: int, arguments: Mapping[str, Any]) -> LensNet:
@@ -234,27 +262,32 @@ def _block_size(manifest: Manifest, wanted: int | None) -> int:
     return wanted or manifest.block_size
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What a bundle's file holds, in float32; ConfigError if it is missing or damaged."""
     try:
         # A copy, because a loaded tensor may still be the mapped file.
-        weights = {name: tensor.float().clone() for name, tensor in load_file(path).items()}
+        return {name: tensor.float().clone() for name, tensor in load_file(path).items()}
     except FileNotFoundError:
         raise ConfigError(f"{path.name} is missing in {path.parent}, but {MANIFEST} describes it") from None
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(read_tensors(path))
     except RuntimeError as error:
         raise ConfigError(f"{path} does not fit {MANIFEST}: {error}") from error
 
 
-def _fingerprint(decoder: Decoder, network: nn.Module | None) -> str:
-    """Digest of what a network's vectors of blocks are made of: the base's embeddings and its own weights.
+def _fingerprint(decoder: Decoder, network: nn.Module | None, updates: Mapping[str, Tensor] | None = None) -> str:
+    """Digest of what a network's vectors of blocks are made of: the base's embeddings and updates, its own weights.
 
     None is the GistNet that was not trained, a plain mean: its learned part is random and adds nothing.
     """
     digest = hashlib.sha256()
-    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(network.state_dict() if network is not None else {})}
+    own = network.state_dict() if network is not None else {}
+    tensors = {"embed_tokens": decoder.embed_tokens.weight, **(updates or {}), **own}
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().to(torch.float32).cpu().contiguous().numpy())

@@ -30,6 +30,7 @@ class Manifest:
     made with, None = not there. evaluation: by network ("gistnet", "lensnet") an object with ``passed`` and the
     measured figures; a network that did not pass is not used by default. focus: further defaults of ``FocusConfig``.
     base: the model file that the networks are for (see ``BaseFile``), None = the base lies in the bundle's own folder.
+    adapters: the ``rank`` of the low-rank updates with which the base reads gists, None = it reads them as it is.
     """
 
     format: int = FORMAT
@@ -45,6 +46,7 @@ class Manifest:
     focus: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     base: Mapping[str, Any] | None = None
+    adapters: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -109,8 +111,9 @@ class Manifest:
         if strange and raw.get("format", FORMAT) == FORMAT:
             raise ConfigError(f"unknown fields in bundle.json: {sorted(strange)}")
         known = {key: value for key, value in raw.items() if key not in strange}
-        for name in ("gistnet", "lensnet", "evaluation", "focus", "versions", "base"):
-            absent = known.get(name) is None and (name not in known or name in ("gistnet", "lensnet", "base"))
+        for name in ("gistnet", "lensnet", "evaluation", "focus", "versions", "base", "adapters"):
+            optional = name in ("gistnet", "lensnet", "base", "adapters")
+            absent = known.get(name) is None and (name not in known or optional)
             if not absent and not isinstance(known.get(name, {}), Mapping):
                 raise ConfigError(f"{name} in bundle.json must be an object")
         if not isinstance(known.get("sigma_scale", 0.0), int | float):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from mc_core.models.attention import Attention
 from mc_core.models.decoder_config import DecoderConfig
 from mc_core.models.linear import Int8Linear
+
+
+class Turn(Protocol):
+    """An orthogonal map of the stream's channels."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def back(self, x: Tensor) -> Tensor:
+        """The inverse."""
+        ...
 
 
 class RMSNorm(nn.Module):
@@ -123,7 +133,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self.spread: Callable[[Tensor], Tensor] | None = None
+        self.spread: Turn | None = None
 
     @property
     def device(self) -> torch.device:
@@ -149,12 +159,20 @@ class Decoder(nn.Module):
 
     def forward(self, embeddings: Tensor, attention: Attention) -> Tensor:
         """embeddings [B, T, hidden_size] -> final normed hidden states of the same shape, for ``logits``."""
+        return self.norm(self._through(embeddings, attention, self.config.num_layers))
+
+    def first_layers(self, embeddings: Tensor, attention: Attention, count: int) -> Tensor:
+        """embeddings [B, T, hidden_size] -> the stream behind the first ``count`` layers, in the embeddings' axes."""
+        x = self._through(embeddings, attention, count)
+        return x if self.spread is None else self.spread.back(x)
+
+    def _through(self, embeddings: Tensor, attention: Attention, count: int) -> Tensor:
         x = self.input_norm(embeddings)
         if self.spread is not None:
             x = self.spread(x)
-        for layer in self.layers:
+        for layer in self.layers[:count]:
             x = layer(x, attention)
-        return self.norm(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., hidden_size] -> logits [..., vocab_size] in float32."""

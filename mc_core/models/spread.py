@@ -26,8 +26,16 @@ class Spread:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., size] float32, turned."""
-        waves = torch.fft.fft(x * self.signs, norm="ortho")
-        return waves.real - waves.imag
+        return _hartley(x * self.signs)
+
+    def back(self, x: Tensor) -> Tensor:
+        """What ``x`` was before it was turned: the transform is its own inverse."""
+        return _hartley(x) * self.signs
+
+
+def _hartley(x: Tensor) -> Tensor:
+    waves = torch.fft.fft(x, norm="ortho")
+    return waves.real - waves.imag
 
 
 def spread_layer(layer: Layer, spread: Spread) -> None:

@@ -9,21 +9,19 @@ from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
 from mc_core.models.rotary import Rotation
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.nets.layers import BidirectionalLayer, check_heads, without_masked
 
 GistKind = Literal["mean", "transformer"]
 Pooling = Literal["mean", "query", "cls"]
 Head = Literal["linear", "mlp"]
 CHOICES = {"kind": ("mean", "transformer"), "pooling": ("mean", "query", "cls"), "head": ("linear", "mlp")}
-VECTORS = (1, 2, 4, 8)
-"""Vectors of a gist; each divides any block size, so that each stands for as many tokens."""
 
 
-class GistNet(nn.Module):
+class GistNet(GistMaker):
     """Summarizes K children. Starts as their mean: the learned part is a residual whose scale is 0 at first.
 
-    A gist is ``vectors`` vectors, m of them, each of an m-th of the children, in order: what is said below of "the
-    children" is done to each part alone, with the same weights. Children above LOD1 are gists, m vectors each.
+    Of several vectors each is made so of its part of the children, with the same weights.
 
     kind ``mean``: pool, then head, no attention. ``transformer``: 2 or 4 bidirectional layers with their own rotary
     over the K places, then pool, then head. pooling ``cls`` adds a learned row that the layers fill, ``query`` weighs
@@ -44,9 +42,9 @@ class GistNet(nn.Module):
         head: Head = "linear",
         vectors: int = 1,
     ) -> None:
-        super().__init__()
-        _check(dim, block_size, kind, pooling, head, vectors)
-        self.dim, self.block_size, self.kind, self.pooling, self.vectors = dim, block_size, kind, pooling, vectors
+        super().__init__(dim, block_size, vectors)
+        _check(kind, pooling, head)
+        self.kind, self.pooling = kind, pooling
         self.layers = nn.ModuleList()
         if kind == "transformer":
             if layers not in (2, 4):
@@ -66,30 +64,10 @@ class GistNet(nn.Module):
             self.head = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.scale = nn.Parameter(torch.zeros(()))
 
-    @property
-    def width(self) -> int:
-        """Numbers of a gist: its vectors side by side."""
-        return self.vectors * self.dim
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, T, d], mask [B, T] bool (True = real; None = all are) -> gists [B, m d], their m vectors side by side.
-
-        T: tokens, at most K, or the vectors of at most K gists; a multiple of m. What stands in masked rows changes
-        nothing; where all rows of a part are masked, the learned part has nothing to add to and its vector is zero.
-        ConfigError if T or d do not fit.
-        """
-        most, rows = self.vectors * self.block_size, x.shape[1]
-        if rows > most or rows % self.vectors or x.shape[2] != self.dim:
-            raise ConfigError(
-                f"x must be [B, <= {most}, {self.dim}], rows in {self.vectors} parts, got {list(x.shape)}"
-            )
-        parts = x.reshape(-1, rows // self.vectors, self.dim)
-        masks = None if mask is None else mask.reshape(-1, rows // self.vectors)
-        return self._summary(parts, masks).reshape(len(x), self.width)
-
-    def _summary(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """One vector [n, d] of each part [n, T / m, d]."""
-        x = without_masked(x, mask)
+    def make(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Where all rows of a part are masked, the learned part has nothing to add to."""
+        mask = None if mask is None else self.parts(mask)
+        x = without_masked(self.parts(x), mask)
         mean = masked_mean(x, mask)
         if self._adds_nothing():
             return mean
@@ -128,16 +106,10 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.mean(1) if mask is None else x.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
-def _check(dim: int, block_size: int, kind: str, pooling: str, head: str, vectors: int) -> None:
+def _check(kind: str, pooling: str, head: str) -> None:
     for name, value in (("kind", kind), ("pooling", pooling), ("head", head)):
         if value not in CHOICES[name]:
             raise ConfigError(f"{name} must be one of {CHOICES[name]}, got {value!r}")
-    if dim < 1:
-        raise ConfigError(f"dim must be at least 1, got {dim}")
-    if block_size < 2:
-        raise ConfigError(f"block_size must be at least 2, got {block_size}")
-    if vectors not in VECTORS or block_size % vectors or vectors == block_size:
-        raise ConfigError(f"vectors must be one of {VECTORS} and divide a larger block_size, got {vectors}")
     if kind == "mean" and pooling == "cls":
         raise ConfigError("pooling=cls needs kind=transformer: without layers nothing fills the cls row")
 

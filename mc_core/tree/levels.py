@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mc_core.nets.gistnet import GistNet
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.tree.pool import Pool
 from mc_core.tree.tree_config import TreeConfig
 
@@ -23,7 +23,7 @@ def nodes_at_once(block_size: int, dim: int) -> int:
 class GistLevels:
     """Level l >= 1 holds the gists of nodes 0, 1, ... in order."""
 
-    def __init__(self, config: TreeConfig, gistnet: GistNet) -> None:
+    def __init__(self, config: TreeConfig, gistnet: GistMaker) -> None:
         self._config, self._gistnet = config, gistnet
         self._pools: list[Pool] = []
 

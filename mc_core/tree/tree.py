@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mc_core.errors import ConfigError
-from mc_core.nets.gistnet import GistNet
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.tree.ids import Blocks, HotIds, Ids
 from mc_core.tree.levels import GistLevels
 from mc_core.tree.pool import Lod0Cache, Pool
@@ -28,7 +28,7 @@ class MegaContextTree:
     def __init__(
         self,
         config: TreeConfig,
-        gistnet: GistNet,
+        gistnet: GistMaker,
         embed: Callable[[Tensor], Tensor],
         key_net: nn.Module | None = None,
     ) -> None:
@@ -51,7 +51,7 @@ class MegaContextTree:
     def load(
         cls,
         config: TreeConfig,
-        gistnet: GistNet,
+        gistnet: GistMaker,
         embed: Callable[[Tensor], Tensor],
         *,
         gists: Sequence[Tensor],

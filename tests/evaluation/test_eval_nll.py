@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,21 @@ def test_losses_of_a_batch_are_those_alone(bundle: Bundle) -> None:
         for name, values in alone.items():
             assert values.shape == (1, H)
             assert np.allclose(values[0], both[name][i], atol=1e-4)
+
+
+def test_what_shows_no_gists_is_measured_with_the_stock_base(bundle: Bundle) -> None:
+    """Where adapters read the gists, whole, truncated and hidden contexts have the losses of the base without them."""
+    text, decoder = [passage(4)], deepcopy(bundle.decoder)
+    with torch.no_grad():
+        for parameter in decoder.layers.parameters():
+            parameter.mul_(1.3)
+    adapted = replace(bundle, decoder=decoder, hidden_gists=False)
+    plain = NllViews(replace(bundle, hidden_gists=False), LENGTH, "lexical", 64).losses(text)
+    found = NllViews(adapted, LENGTH, "lexical", 64, bundle.decoder).losses(text)
+    assert found.keys() == plain.keys()
+    for name, values in found.items():
+        shows = name in ("focus", "lod1", "lod2")
+        assert np.allclose(values, plain[name], atol=1e-5) != shows, name
 
 
 def test_hidden_gists_change_nothing_and_shown_ones_do(bundle: Bundle) -> None:

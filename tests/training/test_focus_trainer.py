@@ -19,6 +19,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.controller import MCController
 from mc_core.lab.training.base.base_config import BaseTrainConfig
 from mc_core.lab.training.base.batches import Stage
+from mc_core.lab.training.focus.contexts import ContextShape, sample_context
 from mc_core.lab.training.focus.export import export_focus
 from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig, GistShape, LossWeights
 from mc_core.lab.training.focus.passages import PassageMaker
@@ -173,6 +174,73 @@ def test_the_bundle_holds_what_was_trained(corpus: Corpus, model: Path, tmp_path
         assert torch.equal(bundle.decoder.state_dict()[name], tensor)
     with pytest.raises(ConfigError, match="another folder"):
         export_focus(config, trained.model, model, {})
+
+
+ENCODER = GistShape("encoder", layers=2, wide=32, vectors=4)
+
+
+def test_an_adapted_run_leaves_the_base_as_it_is(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """GistNet and low-rank updates learn and come out as two small files; the bundle's base is stock while gists are
+    hidden, and what was trained where they are shown; a stop and a resume change nothing of it."""
+    stages = (
+        FocusStage(0.5, (200, 300), (400, 440), views=2, kinds={"lod1": 1.0}, rebuild=1.0),
+        FocusStage(0.5, (300, 700), (400, 480), views=2, kinds={"lod1": 1.0}),
+    )
+    chosen = {"mode": "adapted", "gist": ENCODER, "rank": 4, "stages": stages, "weights": LossWeights(1.0, 0, 0, 0)}
+    config = settings(corpus, model, tmp_path / "run", **chosen)
+    trained = run(config)
+    low_rank = trained.model.low_rank
+    assert low_rank is not None
+    assert not changed_in_base(trained)
+    assert all(up.detach().abs().sum() > 0 for up in low_rank.up)
+    assert float(trained.model.gistnet.down.weight.detach().abs().sum()) > 0
+    stop, broken = Event(), dataclasses.replace(config, out=tmp_path / "broken")
+    assert not train_focus(broken, lambda _: stop.set(), stop).finished
+    run(broken)
+    whole, parts = newest(config.out), newest(broken.out)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    export_focus(config, trained.model, tmp_path / "bundle", mc_summary(config, trained.model, samples=1))
+    hidden, shown = load_bundle(tmp_path / "bundle"), load_bundle(tmp_path / "bundle", gists=True)
+    assert (hidden.manifest.adapters, hidden.gist_cost, shown.gist_cost) == ({"rank": 4}, 0, 4)
+    assert hidden.gist_fingerprint != shown.gist_fingerprint
+    updates = low_rank.updates()
+    for name, weight in trained.model.decoder.state_dict().items():
+        layer = name.removesuffix(".weight")
+        added = updates[f"{layer}.up"] @ updates[f"{layer}.down"] if f"{layer}.up" in updates else 0
+        assert torch.equal(hidden.decoder.state_dict()[name], weight)
+        torch.testing.assert_close(shown.decoder.state_dict()[name], weight + added)
+    samples = SampleMaker(corpus.train, corpus.encoder)
+    on = FocusTrainer(dataclasses.replace(config, model=tmp_path / "bundle", out=tmp_path / "on"), samples)
+    assert torch.equal(on.tensors()["low_rank.up.0"], low_rank.up[0])
+    assert torch.equal(on.tensors()["gistnet.place"], trained.model.gistnet.place)
+
+
+def test_an_encoder_starts_from_rarity(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """The score of a token goes with how rare it is in the corpus."""
+    samples = SampleMaker(corpus.train, corpus.encoder)
+    trainer = FocusTrainer(settings(corpus, model, tmp_path / "run", gist=ENCODER), samples)
+    gistnet, base = trainer.model.gistnet, trainer.model.decoder
+    ids = torch.from_numpy(np.concatenate([stream.ids[:6400] for stream in corpus.train]).astype(np.int64))
+    ids = ids[: len(ids) // 32 * 32].view(-1, 32)
+    counts = torch.bincount(ids.flatten(), minlength=base.config.vocab_size)
+    with torch.no_grad():
+        scores = gistnet.score(gistnet.norm(gistnet.read(base.embed(ids).float(), None)))[..., 0]
+    table = torch.stack([scores.flatten(), -(counts[ids].float() + 1).log().flatten()])
+    # A base of random weights tells it of few of its 512 tokens.
+    assert torch.corrcoef(table)[0, 1] > 0.1
+
+
+def test_what_is_rebuilt_stands_as_gists(corpus: Corpus) -> None:
+    """The horizon is the history's own blocks between the first and the tail, and all of them count."""
+    maker = PassageMaker(SampleMaker(corpus.train, corpus.encoder))
+    for history in (96, 130, 500):
+        found = maker.rebuild(np.random.default_rng(history), history, 64)
+        wc = sample_context(np.random.default_rng(0), found, "lod1", ContextShape(1024, 64, 32))
+        gists = [found.ids[i * 32 : i * 32 + 32] for i in wc.indices[wc.levels == 1].tolist()]
+        assert found.history == history
+        assert np.array_equal(found.ids[history:], np.concatenate([*gists, np.empty(0, np.int64)]))
+        assert (found.weights[history:] == 1).all()
 
 
 def test_process_batch_gives_losses_caches_and_embeddings(corpus: Corpus, model: Path) -> None:

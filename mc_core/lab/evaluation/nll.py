@@ -21,6 +21,7 @@ from mc_core.lab.training.focus.contexts import ContextKind, ContextShape, Passa
 from mc_core.lab.training.focus.model import FocusModel
 from mc_core.lab.training.focus.passages import cut
 from mc_core.lab.training.focus.view import View
+from mc_core.models.decoder import Decoder
 from mc_core.positions.policies import make_policy
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import QUESTION_TOKENS, Session
@@ -80,9 +81,18 @@ class Loss:
 
 
 def nll_suite(
-    bundle: Bundle, streams: Sequence[Stream], plan: NllPlan, lens: str, recent: int, told: Told
+    bundle: Bundle,
+    streams: Sequence[Stream],
+    plan: NllPlan,
+    lens: str,
+    recent: int,
+    told: Told,
+    stock: Decoder | None = None,
 ) -> list[Loss]:
-    """Measure each held-out stream that is long enough. bundle: its ``hidden_gists`` says whether gists are shown."""
+    """Measure each held-out stream that is long enough. bundle: its ``hidden_gists`` says whether gists are shown.
+
+    stock: the base without the bundle's adapters, None if it has none: what shows no gists is measured with that.
+    """
     found = []
     work = [(length, stream) for length in plan.lengths for stream in streams if len(stream) > length + max(HORIZONS)]
     if not work:
@@ -91,7 +101,7 @@ def nll_suite(
         )
     for done, (length, stream) in enumerate(work):
         told("nll", done, len(work))
-        found += _measure(NllViews(bundle, length, lens, recent), stream, plan)
+        found += _measure(NllViews(bundle, length, lens, recent, stock), stream, plan)
     told("nll", len(work), len(work))
     return found
 
@@ -117,7 +127,7 @@ def _loss(views: NllViews, stream: Stream, horizon: int, losses: dict[str, Float
 class NllViews:
     """Shows histories of one length in all ways, under the bundle's own mask and positions."""
 
-    def __init__(self, bundle: Bundle, length: int, lens: str, recent: int) -> None:
+    def __init__(self, bundle: Bundle, length: int, lens: str, recent: int, stock: Decoder | None = None) -> None:
         size = bundle.block_size
         if length < 8 * size * SHARE:
             raise ConfigError(f"lengths must be at least {8 * size * SHARE} for blocks of {size}, got {length}")
@@ -128,6 +138,7 @@ class NllViews:
         self.focus = FocusConfig(budget=max(self.budget, 1024), block_size=size, recent_tokens=self.recent, lens=lens)
         policy = make_policy(bundle.positions, bundle.decoder.config, size, bundle.sigma_scale)
         self.model = FocusModel(bundle.decoder, bundle.gistnet, policy)
+        self.without = self.model if stock is None else FocusModel(stock, bundle.gistnet, policy)
         self.factory = SessionFactory(bundle, self.focus)
         self.window = bundle.decoder.config.max_position_embeddings
 
@@ -141,12 +152,12 @@ class NllViews:
             found["hidden"], _ = self._focused(passages, replace(self.bundle, hidden_gists=True))
         for name, first in (("recency", 0), ("sinks", self.shape.block_size)):
             cut = [self._cut(passage, first) for passage in passages]
-            found[name] = self._read([self._of_kind(p, "full") for p in cut], trees)
+            found[name] = self._read([self._of_kind(p, "full") for p in cut], trees, True)
         kinds: tuple[tuple[str, ContextKind], ...] = (("lod1", "lod1"), ("lod2", "coarse"), ("full", "full"))
         for name, kind in kinds:
             views = [self._of_kind(passage, kind) for passage in passages]
             if self._fits(views[0]) and (name != "lod2" or (views[0].layout.levels > 1).any()):
-                found[name] = self._read(views, trees)
+                found[name] = self._read(views, trees, name == "full")
         return found
 
     def _focused(self, passages: Sequence[Passage], bundle: Bundle) -> tuple[Floats, list[MegaContextTree]]:
@@ -158,7 +169,7 @@ class NllViews:
         pairs = zip(passages, sessions, strict=True)
         views = [self._view(passage, session.wc, bundle.hidden_gists) for passage, session in pairs]
         trees = [session.tree for session in sessions]
-        return self._read(views, trees), trees
+        return self._read(views, trees, bundle.hidden_gists), trees
 
     def _session(self, passage: Passage, gist_cost: int) -> Session:
         """A session that has read the history, with the budget of this measurement."""
@@ -187,7 +198,8 @@ class NllViews:
     def _fits(self, view: View) -> bool:
         return len(view.layout) + len(view.future) <= self.window
 
-    def _read(self, views: Sequence[View], trees: Sequence[MegaContextTree]) -> Floats:
-        output = self.model(views, self.model.gists(trees, views))
+    def _read(self, views: Sequence[View], trees: Sequence[MegaContextTree], hidden: bool) -> Floats:
+        model = self.without if hidden else self.model
+        output = model(views, model.gists(trees, views))
         losses = output.losses()[output.future].double().view(len(views), -1)
         return losses.cpu().numpy()

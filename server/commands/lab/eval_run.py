@@ -31,6 +31,7 @@ from mc_core.lab.evaluation.suites import MEASURES, Told
 from mc_core.lab.tasks.filler import Filler
 from mc_core.lab.tasks.history import History
 from mc_core.lab.tasks.plant import PlantPlan
+from mc_core.models.decoder import Decoder
 from mc_core.models.linear import check_weights
 from mc_core.models.threads import aside
 from mc_core.models.tokenizer import Tokenizer
@@ -54,8 +55,7 @@ def run(config: SuitesConfig, told: Told, keep: Keep) -> Results:
 def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     weights = getattr(torch, config.weights)
     check_weights(weights, config.device)
-    bundle = aside(lambda: load_bundle(config.bundle, config.device, weights))
-    bundle = replace(bundle, hidden_gists=bundle.hidden_gists and not config.show_gists)
+    bundle = aside(lambda: load_bundle(config.bundle, config.device, weights, gists=config.show_gists or None))
     bundle = replace(bundle, frames=_frames(config, bundle))
     lenses = config.lenses or default_lenses(bundle)
     baselines = tuple(name for name in config.baselines if name != "none")
@@ -69,9 +69,9 @@ def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
     streams = held_out_streams(config.data, raw_tokenizer(config.bundle)) if config.data and measures else []
     if "nll" in measures:
         plan = NllPlan(config.nll_lengths, config.samples, seed=config.seed)
-        results = replace(
-            results, losses=tuple(nll_suite(bundle, streams, plan, serving.lens, focus.recent_tokens, told))
-        )
+        stock = _stock(config, bundle)
+        losses = nll_suite(bundle, streams, plan, serving.lens, focus.recent_tokens, told, stock)
+        results = replace(results, losses=tuple(losses))
         keep(results)
     if "stability" in measures:
         moving = StabilityPlan(config.refocuses, config.history_tokens)
@@ -89,6 +89,13 @@ def _in_process(config: SuitesConfig, told: Told, keep: Keep) -> Results:
                 return _ask_chats(config, driver, filler, results, told, keep) if config.chats else results
         finally:
             store.close()
+
+
+def _stock(config: SuitesConfig, bundle: Bundle) -> Decoder | None:
+    """The base without what it reads gists with, where it has that."""
+    if bundle.hidden_gists or bundle.manifest.adapters is None:
+        return None
+    return load_bundle(config.bundle, config.device, getattr(torch, config.weights), gists=False).decoder
 
 
 def _frames(config: SuitesConfig, bundle: Bundle) -> ReadingFormat | None:

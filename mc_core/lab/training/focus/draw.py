@@ -98,6 +98,8 @@ class FocusBatches:
             history = min(history, budget - config.block_size)
         vectors = config.gist.vectors
         shape = ContextShape(budget, config.recent_tokens, config.block_size, self.segment_blocks, vectors)
+        if stage.rebuild and rng.random() < stage.rebuild:
+            return self.passages.rebuild(rng, history, config.recent_tokens), shape
         if rng.random() < stage.memory:
             passage = self.passages.memory(rng, history, gisted=stage.gisted)
             if kind != "full" or len(passage.ids) <= window:

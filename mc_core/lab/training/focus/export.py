@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mc_core.bundle.bundle import GISTNET, LENSNET, MANIFEST, load_bundle, save_networks
+from mc_core.bundle.base_file import BaseFile
+from mc_core.bundle.bundle import ADAPTERS, GISTNET, LENSNET, MANIFEST, load_bundle, save_networks
 from mc_core.bundle.manifest import Manifest, current_versions
 from mc_core.errors import ConfigError
 from mc_core.lab.training.focus.focus_training import FocusTrainConfig
 from mc_core.lab.training.focus.model import FocusModel
-from mc_core.models.loading import read_json, save_decoder
+from mc_core.models.loading import find_gguf, read_json, save_decoder
 
-NOT_COPIED = (MANIFEST, GISTNET, LENSNET)
+NOT_COPIED = (MANIFEST, GISTNET, LENSNET, ADAPTERS)
 SPECIAL: tuple[str, ...] = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
@@ -46,8 +47,8 @@ def export_focus(
     if out.resolve() == config.model.resolve():
         raise ConfigError(f"bundle must be another folder than model, got {out} for both")
     out.mkdir(parents=True, exist_ok=True)
-    joint = config.mode == "joint"
-    for file in sorted(config.model.iterdir()):
+    joint, base_file = config.mode == "joint", find_gguf(config.model)
+    for file in sorted(config.model.iterdir()) if base_file is None else ():
         weights = file.name.startswith("model") and ".safetensors" in file.name
         if file.is_file() and file.name not in NOT_COPIED and not (joint and weights):
             shutil.copyfile(file, out / file.name)
@@ -59,14 +60,16 @@ def export_focus(
     kept = None if joint and config.train_embeddings else load_bundle(config.model).lensnet
     manifest = replace(
         before,
-        name=before.name or config.model.resolve().name,
+        name=before.name or ("" if base_file else config.model.resolve().name),
         block_size=config.block_size,
         lens=before.lens if kept is not None else "auto",
         gistnet=config.gist.arguments(),
+        adapters=None if model.low_rank is None else {"rank": config.rank},
         lensnet=before.lensnet if kept is not None else None,
         evaluation={**before.evaluation, "gistnet": {"passed": False, **figures}},
         versions=current_versions(),
+        base=asdict(BaseFile.of(base_file)) if base_file else before.base,
     )
     if kept is None:
         manifest = replace(manifest, evaluation={k: v for k, v in manifest.evaluation.items() if k != "lensnet"})
-    save_networks(out, manifest, model.gistnet, kept)
+    save_networks(out, manifest, model.gistnet, kept, None if model.low_rank is None else model.low_rank.updates())

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from mc_core.errors import ConfigError
 from mc_core.lab.tasks.plant import SUITES
 from mc_core.lab.training.base.batches import Stage
 from mc_core.lab.training.focus.contexts import KINDS
 from mc_core.lab.training.run_config import DecoderRunConfig
-from mc_core.nets.gistnet import GistKind, Head, Pooling
+from mc_core.nets.gistnet import Head, Pooling
 
-MODES = ("frozen", "joint")
+MODES = ("frozen", "adapted", "joint")
 LEAST_SERVED = 2048
 """Tokens of a history in which an episode of every suite has room."""
 
 
 @dataclass(frozen=True)
 class GistShape:
-    """The GistNet's arguments, as ``bundle.json`` keeps them; one vector is not told of."""
+    """The GistNet's arguments, as ``bundle.json`` keeps them; one vector is not told of. wide: of an encoder's MLP; it
+    has neither heads, pooling nor head."""
 
-    kind: GistKind = "mean"
+    kind: Literal["mean", "transformer", "encoder"] = "mean"
     layers: int = 2
     heads: int = 4
     pooling: Pooling = "query"
     head: Head = "mlp"
     vectors: int = 1
+    wide: int = 1024
 
     def arguments(self) -> dict[str, Any]:
-        """For ``GistNet``."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("vectors", 1)}
+        """For ``make_gistnet``."""
+        encoder = self.kind == "encoder"
+        others = ("heads", "pooling", "head") if encoder else ("wide",) if self.vectors > 1 else ("wide", "vectors")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,12 @@ class FocusStage:
 
     share: of all steps. history: tokens before the horizon, least and most. budget: W, least and most. horizon: tokens
     foretold after the working context. views: passages a step. kinds: shares of the kinds of working context.
-    memory: share of passages with facts to recall, the rest is plain text; gisted: of those whose values are words, the
-    share in which the facts are not opened, but read off gists. served: share of the steps' batches that ask
-    ``asked`` questions of each suite instead, of one history of that length, in the contexts that the bundle's lens
-    makes of it under that budget, gists shown or hidden as the bundle has them; views are the most that are used, and
-    turns the most questions that follow each other in one context.
+    rebuild: share of passages whose horizon is not what follows, but the history again, as far as it stands as gists.
+    memory: share of the others with facts to recall, the rest is plain text; gisted: of those
+    whose values are words, the share in which the facts are not opened, but read off gists. served: share of the steps'
+    batches that ask ``asked`` questions of each suite instead, of one history of that length, in the contexts that the
+    bundle's lens makes of it under that budget, gists shown or hidden as the bundle has them; views are the most that
+    are used, and turns the most questions that follow each other in one context.
     """
 
     share: float
@@ -68,6 +73,7 @@ class FocusStage:
     horizon: int = 64
     views: int = 6
     kinds: dict[str, float] = field(default_factory=lambda: {"mixed": 0.5, "lod1": 0.25, "coarse": 0.15, "full": 0.1})
+    rebuild: float = 0.0
     memory: float = 0.0
     gisted: float = 0.5
     served: float = 0.0
@@ -91,7 +97,7 @@ class FocusStage:
             raise ConfigError(f"stage asked must be numbers of questions of {tuple(SUITES)}, got {self.asked}")
         if self.served and self.history[0] < LEAST_SERVED:
             raise ConfigError(f"stage history must be at least {LEAST_SERVED} where served, got {self.history}")
-        for name in ("memory", "gisted", "served"):
+        for name in ("rebuild", "memory", "gisted", "served"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"stage {name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -114,15 +120,16 @@ CURRICULUM = (
 class FocusTrainConfig(DecoderRunConfig):
     """model: the bundle to start from.
 
-    mode: "frozen" trains GistNet alone, "joint" the base as well. base_share: share of the batches of a joint run that
-    are of the base's own training (``base_stages``, each by its share), so that the base forgets nothing; text_share:
-    share of their plain tokens that count. accumulate: batches a step. gist_rate: AdamW rate of the GistNet.
+    mode: "frozen" trains GistNet alone, "adapted" low-rank updates of the base beside it, of ``rank``, and "joint" the
+    base as well. base_share: share of the batches of a joint run that are of the base's own training (``base_stages``,
+    each by its share), so that the base forgets nothing; text_share: share of their plain tokens that count.
+    accumulate: batches a step. gist_rate: AdamW rate of the GistNet and of low-rank updates.
     train_embeddings: False leaves the base's embeddings as they are, so that a LensNet, which reads them, stays right.
     blend: how far what a joint run writes lies from the base that it began with towards the one that it ended with (1:
     the latter; Wortsman et al. 2022, WiSE-FT, section 3). recent_tokens: of the working contexts.
     """
 
-    FIXED: ClassVar[tuple[str, ...]] = ("mode", "train_embeddings", "gist", "block_size", "seed")
+    FIXED: ClassVar[tuple[str, ...]] = ("mode", "train_embeddings", "gist", "rank", "block_size", "seed")
 
     model: Path
     mode: str = "frozen"
@@ -130,6 +137,7 @@ class FocusTrainConfig(DecoderRunConfig):
     weights: LossWeights = field(default_factory=LossWeights)
     stages: tuple[FocusStage, ...] = CURRICULUM
     base_stages: tuple[Stage, ...] = BASE_STAGES
+    rank: int = 16
     block_size: int = 32
     recent_tokens: int = 128
     steps: int = 2000

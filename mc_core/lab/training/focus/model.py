@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from mc_core.lab.training.focus.batch import GistSources
 from mc_core.lab.training.focus.losses import expected_embeddings, gist_regression, token_losses
 from mc_core.lab.training.focus.view import View, ViewBatch, collate
 from mc_core.models.decoder import Decoder
+from mc_core.models.low_rank import LowRank
 from mc_core.models.rotary import Rotary
-from mc_core.nets.gistnet import GistNet
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.positions.policies import Policy
 from mc_core.tree.tree import MegaContextTree
 
@@ -45,12 +47,19 @@ class ViewOutput:
 
 
 class FocusModel(nn.Module):
-    """A decoder that reads gists, and the GistNet that makes them. Gradients reach both, unless frozen."""
+    """A decoder that reads gists, and the GistNet that makes them. Gradients reach both, unless frozen.
 
-    def __init__(self, decoder: Decoder, gistnet: GistNet, policy: Policy) -> None:
+    low_rank: with which the decoder reads gists.
+    """
+
+    def __init__(self, decoder: Decoder, gistnet: GistMaker, policy: Policy, low_rank: LowRank | None = None) -> None:
         super().__init__()
-        self.decoder, self.gistnet, self.policy = decoder, gistnet, policy
+        self.decoder, self.gistnet, self.policy, self.low_rank = decoder, gistnet, policy, low_rank
         self.rotary = Rotary(decoder.config, decoder.device)
+
+    def stock(self) -> AbstractContextManager[None]:
+        """The base as it is without gists, for the time of a block."""
+        return nullcontext() if self.low_rank is None else self.low_rank.off()
 
     def gists(self, trees: Sequence[MegaContextTree], views: Sequence[View]) -> Tensor:
         """Live vectors [G, d] of all gists that the views show, in order: one GistNet call a level.

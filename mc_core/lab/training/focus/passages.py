@@ -30,6 +30,13 @@ class PassageMaker:
         """``history`` tokens and the ``future`` ones after them, from one stream; repeated if that is too short."""
         return cut(rng, self.haystack.stream(rng), history, future)
 
+    def rebuild(self, rng: Generator, history: int, recent: int) -> Passage:
+        """``history`` tokens, and then once more those between the first block and the newest ``recent``."""
+        text, size = self.text(rng, history, 0), self.block_size
+        again = text.ids[size : max(size, history - recent) // size * size]
+        weights = np.concatenate([text.weights, np.ones(len(again), np.float32)])
+        return Passage(np.concatenate([text.ids, again]), history, weights)
+
     def memory(self, rng: Generator, history: int, *, gisted: float = 0.0, tasks: tuple[str, ...] = TASKS) -> Passage:
         """An episode of one of the tasks in about ``history`` tokens, one of its questions at the end, then the answer.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,9 @@ def _views_losses(
     trees, losses = processor.trees(passages), dict[str, float]()
     for name, kind in VIEWS.items():
         views = [view_of(p, sample_context(rng, p, kind, shape), shape, hidden_gists=name == "none") for p in passages]
-        output = processor.model(views, processor.model.gists(trees, views))
+        gists = processor.model.gists(trees, views)
+        # What gists are worth is worth beside the base as it is without them.
+        with nullcontext() if name.startswith("lod") else processor.model.stock():
+            output = processor.model(views, gists)
         losses[name] = float(mean_over(output.losses(), output.future))
     return losses

@@ -116,6 +116,6 @@ class BatchProcessor:
         """KL to the full view on the horizon, of those passages that the base can see whole."""
         assert batch.full is not None
         chosen = batch.fits[output.where.nonzero()[:, 0]] & output.future
-        with torch.no_grad():
+        with torch.no_grad(), self.model.stock():
             full = self.model.read(batch.full, output.logits.new_empty(0, self.model.gistnet.dim))
         return kl_to_full(output.logits[chosen], full.logits[full.future], torch.ones_like(full.future[full.future]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from threading import Event
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mc_core.bundle.bundle import Bundle, load_bundle, make_gistnet
+from mc_core.bundle.bundle import ADAPTERS, GISTNET, Bundle, load_bundle, make_gistnet, read_tensors
 from mc_core.errors import ConfigError
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.training.base.batches import Batch
@@ -18,13 +18,17 @@ from mc_core.lab.training.focus.draw import FocusBatches
 from mc_core.lab.training.focus.focus_training import FocusTrainConfig
 from mc_core.lab.training.focus.model import FocusModel
 from mc_core.lab.training.focus.process import BatchProcessor
+from mc_core.lab.training.focus.rarity import score_by_rarity
 from mc_core.lab.training.focus.served import ServedQuestions
 from mc_core.lab.training.optim import AdamW, decoder_optimizers
 from mc_core.lab.training.progress import Report
 from mc_core.lab.training.run import Trainer, train
 from mc_core.lab.training.run_data import model_tokenizer, training_streams
 from mc_core.lab.training.sample_maker import SampleMaker
-from mc_core.nets.gistnet import GistNet
+from mc_core.models.loading import find_gguf
+from mc_core.models.low_rank import LowRank
+from mc_core.nets.encoder_gistnet import EncoderGistNet
+from mc_core.nets.gist_maker import GistMaker
 from mc_core.positions.policies import make_policy
 
 
@@ -33,10 +37,10 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
 
     def __init__(self, config: FocusTrainConfig, samples: SampleMaker) -> None:
         """samples: where passages are cut from, and the base's own batches in a joint run."""
-        bundle = load_bundle(config.model, config.device, block_size=config.block_size)
-        gistnet = _gistnet(config, bundle)
+        bundle = load_bundle(config.model, config.device, block_size=config.block_size, gists=False)
+        gistnet, low_rank = _gistnet(config, bundle, samples), _low_rank(config, bundle)
         policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
-        self.model = FocusModel(bundle.decoder, gistnet, policy)
+        self.model = FocusModel(bundle.decoder, gistnet, policy, low_rank)
         super().__init__(config, self.model)
         self.batches_a_step = config.accumulate
         self.base = BaseModel(bundle.decoder)
@@ -50,7 +54,13 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
         bundle.decoder.requires_grad_(joint)
         bundle.decoder.embed_tokens.requires_grad_(joint and config.train_embeddings)
         self.muon, self.adam = decoder_optimizers(bundle.decoder, config.weight_decay, config.dtype)
-        self.gist_adam = AdamW({f"gistnet.{name}": p for name, p in gistnet.named_parameters()})
+        self.gist_adam = AdamW(self._learned())
+
+    def _learned(self) -> dict[str, nn.Parameter]:
+        """What learns whether or not the base does."""
+        parts = {"gistnet": self.model.gistnet, "low_rank": self.model.low_rank}
+        named = [(part, *each) for part, net in parts.items() if net is not None for each in net.named_parameters()]
+        return {f"{part}.{name}": parameter for part, name, parameter in named}
 
     def batch(self, number: int) -> Batch | FocusBatch:
         return self.batches.batch(number)
@@ -91,7 +101,7 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
 
     def tensors(self) -> dict[str, Tensor]:
         # A frozen base is not among them.
-        weights = {f"gistnet.{name}": p.detach() for name, p in self.model.gistnet.named_parameters()}
+        weights = {name: p.detach() for name, p in self._learned().items()}
         if self.config.mode == "joint":
             weights |= {f"model.{name}": p.detach() for name, p in self.model.decoder.named_parameters()}
         adam = {f"base.{name}": tensor for name, tensor in self.adam.state().items()}
@@ -103,6 +113,8 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
 
 def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = None) -> FocusTrainer:
     """See ``train``; the trainer as the run left it, its networks in eval mode."""
+    if config.mode == "joint" and find_gguf(config.model) is not None:
+        raise ConfigError(f"mode must be frozen or adapted for a GGUF file, as {config.model} is one")
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer = model_tokenizer(config.model)
     streams = training_streams(config, tokenizer, report)
@@ -113,13 +125,26 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
     return trainer
 
 
-def _gistnet(config: FocusTrainConfig, bundle: Bundle) -> GistNet:
+def _gistnet(config: FocusTrainConfig, bundle: Bundle, samples: SampleMaker) -> GistMaker:
     """The one to begin with: the model's own, if that has the shape that is asked for."""
     torch.manual_seed(config.seed)
-    gistnet = make_gistnet(bundle.decoder.config.hidden_size, config.block_size, config.gist.arguments())
+    dim = bundle.decoder.config.hidden_size
+    gistnet = make_gistnet(dim, config.block_size, config.gist.arguments(), bundle.decoder)
     if bundle.manifest.gistnet == config.gist.arguments():
-        gistnet.load_state_dict(bundle.gistnet.state_dict())
+        gistnet.load_state_dict(read_tensors(config.model / GISTNET))
+    elif isinstance(gistnet, EncoderGistNet):
+        score_by_rarity(gistnet, bundle.decoder, samples.streams, config.seed)
     return gistnet.to(config.device)
+
+
+def _low_rank(config: FocusTrainConfig, bundle: Bundle) -> LowRank | None:
+    """Those to begin with: the model's own, if it has any and goes on with its GistNet."""
+    if config.mode != "adapted":
+        return None
+    low_rank = LowRank(bundle.decoder, config.rank)
+    if bundle.manifest.adapters == {"rank": config.rank} and bundle.manifest.gistnet == config.gist.arguments():
+        low_rank.take(read_tensors(config.model / ADAPTERS))
+    return low_rank
 
 
 def _served(config: FocusTrainConfig, samples: SampleMaker) -> ServedQuestions | None:

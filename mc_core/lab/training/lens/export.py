@@ -30,7 +30,7 @@ def export_lens(config: LensTrainConfig, net: LensNet, out: Path, figures: dict[
         _copy_model(config.model, out)
     path = config.model / MANIFEST
     before = Manifest.from_json(read_json(path)) if path.exists() else Manifest()
-    gistnet = load_bundle(config.model).gistnet if before.gistnet is not None else None
+    gistnet = load_bundle(config.model, gists=True).gistnet if before.gistnet is not None else None
     manifest = replace(
         before,
         name=before.name or ("" if file else config.model.resolve().name),
