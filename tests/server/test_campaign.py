@@ -6,7 +6,6 @@ import json
 import os
 import random
 import secrets
-import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import httpx
 import pytest
 
 from redis_server import RedisServer
-from support import ServerProcess, free_port
+from support import ForkedServer, free_port
 
 ACTORS, KILLS = 3, int(os.environ.get("KILLS", "100"))
 # Letters alone: what random weights write is often no UTF-8.
@@ -201,7 +200,7 @@ def test_a_hundred_kills_at_any_moment(model_dir: Path, tmp_path: Path, kind: st
     served: list[float] = []
     try:
         for number in range(KILLS + 1):
-            with ServerProcess(model_dir, store, use_port=port, **few) as server:
+            with ForkedServer(model_dir, store, use_port=port, **few) as server:
                 for actor in actors:
                     if not number:
                         actor.start()
@@ -215,7 +214,7 @@ def test_a_hundred_kills_at_any_moment(model_dir: Path, tmp_path: Path, kind: st
                     _check_all(server.address, actors)
                 else:
                     threading.Event().wait(rng.uniform(0.02, 1.2))
-                    server.stop(signal.SIGKILL)
+                    server.kill()
     finally:
         over.set()
         if redis is not None:
