@@ -32,6 +32,7 @@ CHANGES: dict[str, Send] = {
     "take back": lambda http, id, more: http.delete(
         f"/v1/conversations/{id}/items/{http.get(f'/v1/conversations/{id}/items').json()['first_id']}", headers=more
     ),
+    "pin": lambda http, id, more: http.post(f"/v1/sessions/{id}/focus", json={"pin": [[0, 3]]}, headers=more),
     "undo": lambda http, id, more: http.post(f"/v1/sessions/{id}/undo", headers=more),
 }
 

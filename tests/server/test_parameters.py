@@ -144,3 +144,31 @@ def test_a_reply_is_taken_back_as_it_was_sent(client: openai.OpenAI, http: httpx
     for dumped in (reply.choices[0].message.model_dump(), reply.choices[0].message.to_dict()):
         answer = http.post("/v1/chat/completions", json={**CHAT[1], "messages": [*ASK, dumped, *ASK]})
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/sessions?limit=1&limit=2", "limit"),
+        ("/v1/sessions?implicit=true&limit=1&implicit=true", "implicit"),
+        ("/v1/sessions/sess_x/text?start=0&end=1&end=1", "end"),
+        ("/v1/responses/resp_x?stream=true&stream=false", "stream"),
+    ],
+)
+def test_a_query_parameter_that_is_given_twice_is_refused(http, path, named):
+    """Law: where one value alone would count, none is taken in silence: 400 names the parameter."""
+    refused = http.get(path)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, named)
+    assert "2 times" in refused.json()["error"]["message"]
+
+
+def test_lists_in_a_query_are_known_by_their_names(http):
+    """Law: a parameter may be given more than once exactly if its name ends in []."""
+    for ways in http.get("/openapi.json").json()["paths"].values():
+        for way in ways.values():
+            for one in way.get("parameters", ()):
+                kinds = [one["schema"], *one["schema"].get("anyOf", ())]
+                listed = any(kind.get("type") == "array" for kind in kinds)
+                assert one["in"] != "query" or listed == one["name"].endswith("[]"), one
+    twice = http.get("/v1/responses/resp_x?include[]=reasoning.encrypted_content&include[]=reasoning.encrypted_content")
+    assert twice.status_code == 404

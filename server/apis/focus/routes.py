@@ -14,9 +14,11 @@ from mc_core.errors import ConfigError
 from mc_core.models.cut_text import LONGEST, text_of_part
 from mc_core.session.session import Session
 from server.apis.api import Api
+from server.apis.condition import Expected
 from server.apis.focus.protocol import MAX_TEXT_TOKENS, Focus, FocusEnd, FocusStrip, HistoryText, Pins
 from server.apis.focus.stream import StripResponse
 from server.apis.sessions.protocol import IngestProgress
+from server.condition import NONE, etag
 from server.errors import bad_request, draining
 from server.futures import settled
 from server.live.follower import Seen
@@ -41,11 +43,13 @@ async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]
     response_model=Focus,
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(410, 413, 415),
+    responses=errors(409, 410, 412, 413, 415),
 )
-async def pin(session_id: str, body: Pins, state: State, tenant: Tenant) -> dict[str, Any]:
+async def pin(
+    session_id: str, body: Pins, state: State, tenant: Tenant, response: Response, expected: Expected = NONE
+) -> dict[str, Any]:
     """Let go of what was pinned, then keep more in full view, for good: in whole blocks, wherever it stands now."""
-    async with state.host.use(session_id, tenant) as lease:
+    async with state.host.use(session_id, tenant, expected) as lease:
         session = lease.session
         for name, ranges in (("pin", body.pin), ("unpin", body.unpin)):
             _check_ends(ranges, session.tokens, name)
@@ -53,6 +57,7 @@ async def pin(session_id: str, body: Pins, state: State, tenant: Tenant) -> dict
             await settled(state.engine.pin(session, _pairs(body.pin), _pairs(body.unpin)))
         except ConfigError as error:
             raise bad_request(str(error), "unpin") from error
+        response.headers["ETag"] = etag(session.sequence)
         return await _focus(state, session)
 
 
