@@ -157,7 +157,7 @@ def _assemble(
         engine=engine,
         store=store,
         host=host,
-        turns=TurnService(host, engine, template, telemetry.spans, quotas.spend),
+        turns=TurnService(host, engine, template, telemetry.spans, quotas.spend, telemetry.metrics.watch_turn),
         template=template,
         shaper=Shaper(bundle.tokenizer, template),
         keys=Keys(settings.api_key),

@@ -88,6 +88,28 @@ def store_down(message: str, retry_after: float = 5) -> ApiError:
     return ApiError(503, message, "server_error", "store_down", retry_after=retry_after)
 
 
+def turn_cancelled() -> ApiError:
+    return ApiError(CLIENT_CLOSED_REQUEST, "the turn was cancelled by another request", code="turn_cancelled")
+
+
+def stream_lost() -> ApiError:
+    """For a stream that can't be gone on with: nothing that it told counts."""
+    return ApiError(
+        410,
+        "the stream of this event can't be gone on with: its turn was not stored, or is not kept; leave out"
+        " Last-Event-ID to have the request carried out, or its answer told from the start",
+        code="stream_lost",
+        param="Last-Event-ID",
+    )
+
+
+def gone_for_long(seconds: float) -> ApiError:
+    """What a turn ends with that nobody has listened to for so long."""
+    return ApiError(
+        CLIENT_CLOSED_REQUEST, f"nobody has listened to the turn for {seconds:g} s", code="client_gone_for_long"
+    )
+
+
 def unreadable(session_id: str, error: Exception) -> ApiError:
     """For a stored session that can't be brought back into memory."""
     reason = str(error) if isinstance(error, MegaContextError) else "internal error"

@@ -27,7 +27,8 @@ ERRORS = {
     403: "A server without keys does not answer under this name.",
     404: "There is no such model or session.",
     409: "The request contradicts what the session holds.",
-    410: "The store lost turns of the session in a failover, though they had been acknowledged; told once.",
+    410: "The store lost turns of the session in a failover, though they had been acknowledged, told once; or the "
+    "stream of `Last-Event-ID` is not there.",
     412: "The session is not as `If-Match` says: something was stored in it since.",
     413: "The body is larger than the limit.",
     415: "The body's type or coding is not supported.",
@@ -35,6 +36,7 @@ ERRORS = {
     500: "The server failed.",
     503: "The server is shutting down, its store is away, or the session is in use elsewhere; see `Retry-After`.",
 }
+EVENT_ID = {"type": "string", "description": "With an Idempotency-Key: what Last-Event-ID may name."}
 TURN_ERRORS = (400, 401, 403, 404, 410, 412, 413, 415, 429, 500, 503)
 
 
@@ -60,7 +62,11 @@ def streamed(chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     told = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": either}}
     events = {
         "type": "object",
-        "properties": {"event": {"enum": ["message", "error"]}, "data": {"anyOf": [{"const": "[DONE]"}, told]}},
+        "properties": {
+            "id": EVENT_ID,
+            "event": {"enum": ["message", "error"]},
+            "data": {"anyOf": [{"const": "[DONE]"}, told]},
+        },
         "required": ["data"],
         "description": "An event. The last one is `[DONE]`, or is called `error` and tells what failed.",
     }
@@ -93,7 +99,7 @@ def typed_events(event: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     kinds = list(get_args(event.model_fields["type"].annotation))
     schema = {
         "type": "object",
-        "properties": {"event": {"enum": kinds}, "data": told},
+        "properties": {"id": EVENT_ID, "event": {"enum": kinds}, "data": told},
         "required": ["event", "data"],
         "description": "An event, called by the type of its data. `error` is the last one, and tells what failed.",
     }

@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         100, ge=1, le=10_000, description="answers a session keeps for requests with an Idempotency-Key"
     )
     idempotency_seconds: float = Field(86_400.0, gt=0, description="how long such an answer is kept")
+    resume_seconds: float = Field(
+        30.0, gt=0, description="how long a turn with an Idempotency-Key goes on for a client that went away"
+    )
+    background_seconds: float = Field(
+        3_600.0, gt=0, description="how long a turn in the background goes on while nobody listens to it"
+    )
 
     block_size: int | None = Field(None, description="K (16, 32 or 64); the bundle's own by default")
     budget: Annotated[int, Field(ge=64)] | Literal["auto"] = Field(

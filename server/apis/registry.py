@@ -13,6 +13,7 @@ from server.apis.messages.routes import API as MESSAGES
 from server.apis.models.routes import API as MODELS
 from server.apis.operations.routes import API as OPERATIONS
 from server.apis.page.routes import API as PAGE
+from server.apis.requests.routes import API as REQUESTS
 from server.apis.responses.routes import API as RESPONSES
 from server.apis.sessions.routes import API as SESSIONS
 
@@ -27,6 +28,7 @@ APIS: tuple[Api, ...] = (
     SESSIONS,
     FOCUS,
     INGEST,
+    REQUESTS,
     OPERATIONS,
     PAGE,
 )

@@ -14,6 +14,9 @@ from mc_core.errors import MegaContextError
 from mc_core.store import MAX_LIST, SessionStore
 from server.futures import settled
 from server.once.kept import PREFIX, Asked, Kept
+from server.streaming.choice import Choice, Tell
+from server.streaming.turn_group import TurnGroup
+from server.streaming.turn_stream import TurnStream
 
 logger = logging.getLogger(__name__)
 SLACK = 8
@@ -22,19 +25,54 @@ COUNTED = 4096
 """Sessions whose answers are counted in memory."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
-    """A request under way."""
+    """A request under way. stream: its turn, if it has one yet. tell: how that is told as events, if it is."""
 
     digest: str
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    stream: TurnStream | None = None
+    tell: Tell | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begins(self, stream: TurnStream, tell: Tell | None) -> None:
+        """Its turn is under way."""
+        self.stream, self.tell = stream, tell
+        self._changed.set()
+
+    def ends(self) -> None:
+        self._over.set()
+        self._changed.set()
+
+    async def told(self) -> Choice | None:
+        """Its turn, to be told as events from the start. None for one that is told whole, or that comes to nothing."""
+        await self._changed.wait()
+        if self.tell is None or self.stream is None or self.stream.lost:
+            return None
+        return self.tell(self.stream)
+
+    def stop(self, reason: Exception) -> bool:
+        """Stop its turn; whether it has one."""
+        if self.stream is None:
+            return False
+        self.stream.cancel(reason)
+        return True
+
+    async def over(self) -> None:
+        """Listen until it has ended."""
+        await self._changed.wait()
+        group = TurnGroup([] if self.stream is None else [self.stream])
+        try:
+            await self._over.wait()
+        finally:
+            group.close()
 
 
 class Book:
     """Keeps at most ``most`` answers a session, each for ``seconds``, for each tenant by itself.
 
-    While a request runs, repetitions of it wait here until it has ended: then they get its answer, or, if it failed and
-    so left no trace, one of them is carried out.
+    While a request runs, repetitions of it listen to its turn. Where that is not told as events they wait here until it
+    has ended: then they get its answer, or, if it failed and so left no trace, one of them is carried out.
     """
 
     def __init__(self, store: SessionStore, most: int, seconds: float) -> None:
@@ -43,8 +81,9 @@ class Book:
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._chores: set[asyncio.Task[None]] = set()
 
-    async def begin(self, tenant: str, asked: Asked) -> Kept | None:
-        """The answer that is kept. None: there is none, and this request runs from here until ``end``.
+    async def begin(self, tenant: str, asked: Asked) -> Kept | Choice | Running:
+        """The answer that is kept, or one that is being told. Running: there is none, and this request runs from here
+        until ``end``.
 
         ApiError 409 for a key of another request.
         """
@@ -52,24 +91,31 @@ class Book:
         while (running := self._running.get(name)) is not None:
             if running.digest and asked.digest:
                 asked.check(running.digest)
-            await running.over.wait()
+            if (choice := await running.told()) is not None:
+                return choice
+            await running.over()
         self._running[name] = Running(asked.digest)
-        found = None
         try:
             found = await self.find(tenant, asked.note)
         except BaseException:
             self.end(tenant, asked)
             raise
-        if found is not None:
-            self.end(tenant, asked)
+        if found is None:
+            return self._running[name]
+        self.end(tenant, asked)
         return found
+
+    def cancel(self, tenant: str, asked: Asked, reason: Exception) -> bool:
+        """Stop the turn of a request; whether there was one."""
+        running = self._running.get((tenant, asked.note))
+        return running is not None and running.stop(reason)
 
     def end(self, tenant: str, asked: Asked, turn: Awaitable[object] | None = None) -> None:
         """The request runs no more, once its turn, if it has one, is over."""
         if turn is not None:
             self._chore(self._end_with(tenant, asked, turn))
         else:
-            self._running.pop((tenant, asked.note)).over.set()
+            self._running.pop((tenant, asked.note)).ends()
 
     async def _end_with(self, tenant: str, asked: Asked, turn: Awaitable[object]) -> None:
         try:

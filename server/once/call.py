@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mc_core.engine.jobs import sequence_to_come
@@ -12,13 +12,11 @@ from mc_core.engine.requests import Delta, Event, Finished
 from mc_core.notes import Note
 from mc_core.session.session import Session
 from server.errors import ApiError, bad_request
-from server.once.book import Book
+from server.once.book import Book, Running
 from server.once.kept import Asked, Kept
+from server.once.record import Record
 from server.sessions.slots import Lease
-from server.streaming.choice import pieces_of
-from server.streaming.format import Format
-from server.streaming.pieces import PieceReader
-from server.streaming.reply import Reply
+from server.streaming.choice import Tell
 from server.streaming.turn_stream import TurnStream
 from server.turns.service import Prepare, Prompt
 
@@ -29,20 +27,22 @@ Watch = Callable[[Event], None]
 class Call:
     """A request, and what it does to have its answer stored as one with its turn. Without a key it does nothing.
 
-    stream: the turn that carries it out.
+    session: where its answer is kept.
     """
 
     book: Book
     tenant: str
     asked: Asked | None
-    stream: TurnStream | None = None
+    running: Running | None = None
     session: str | None = None
-    _told: list[Delta] = field(default_factory=list)
+    _stream: TurnStream | None = None
+    _tell: Tell | None = None
+    _record: Record | None = None
 
     def over(self) -> None:
         """It is carried out, or has failed, once its turn is over."""
         if self.asked is not None:
-            self.book.end(self.tenant, self.asked, None if self.stream is None else self._counted(self.stream))
+            self.book.end(self.tenant, self.asked, None if self._stream is None else self._counted(self._stream))
 
     async def _counted(self, stream: TurnStream) -> None:
         await stream.over()
@@ -53,26 +53,34 @@ class Call:
         if self.session is not None:
             self.book.stored(self.session, self.tenant)
 
-    def needs_kept(self, kept: bool) -> None:
-        """ApiError 400 for a key where nothing is kept."""
-        if self.asked is not None and not kept:
-            raise bad_request(
-                "an Idempotency-Key needs a request that is kept: not with store false, nor a completion of no session",
-                "Idempotency-Key",
-            )
+    def needs_kept(self, kept: bool, background: bool = False) -> None:
+        """ApiError 400 for a key where nothing is kept, or for a turn in the background."""
+        for name, given in (("an Idempotency-Key", self.asked is not None), ("background", background)):
+            if given and not kept:
+                raise bad_request(
+                    f"{name} needs a request that is kept: not with store false, nor a completion of no session",
+                    name.rpartition(" ")[2],
+                )
+
+    def turn(self, stream: TurnStream, *, events: bool) -> None:
+        """Its turn has begun. events: it is told as events, also to those who come back."""
+        if self.running is not None and self._tell is not None:
+            self._stream, self._record = stream, Record(self._tell(stream), events=events)
+            self.running.begins(stream, self._tell if events else None)
 
     def watch(self, event: Event) -> None:
         """Told what is generated, on the engine's thread."""
-        if self.asked is not None and isinstance(event, Delta):
-            self._told.append(event)
+        if self._record is not None and isinstance(event, Delta):
+            self._record.tell(event)
 
-    def prepares(self, prepare: Prepare, form: Callable[[], Format], reader: PieceReader, *, stream: bool) -> Prepare:
-        """The same, with the answer in the turn's commit. form: a fresh one that writes what the client gets.
+    def prepares(self, prepare: Prepare, tell: Tell) -> Prepare:
+        """The same, with the answer in the turn's commit.
 
         ApiError 409 if another server carried the request out in the meantime.
         """
-        if self.asked is None:
+        if (asked := self.asked) is None:
             return prepare
+        self._tell = tell
 
         async def prepared(held: Lease) -> Prompt:
             await self.check_new()
@@ -81,12 +89,17 @@ class Call:
             def commit(reply: str, finished: Finished) -> None:
                 if prompt.commit is not None:
                     prompt.commit(reply, finished)
-                kept = self._kept(form(), reader, finished, held.session.id, stream)
-                held.session.note(self.note(held.session.id, kept))
+                held.session.note(self._answered(asked, held.session.id, finished))
 
             return replace(prompt, commit=commit)
 
         return prepared
+
+    def _answered(self, asked: Asked, session_id: str, finished: Finished) -> Note:
+        assert self._record is not None
+        self.session = session_id
+        kept = Kept(asked.digest, time.time(), session_id, finished.context.sequence)
+        return self._record.note(asked.note, kept, finished, session_id)
 
     async def check_new(self) -> None:
         """ApiError 409 if another server carried the request out since it was looked for."""
@@ -121,18 +134,3 @@ class Call:
             return []
         kept = Kept(self.asked.digest, time.time(), session.id, sequence_to_come(session), body)
         return [self.note(session.id, kept)]
-
-    def _kept(self, form: Format, reader: PieceReader, finished: Finished, session_id: str, stream: bool) -> Kept:
-        assert self.asked is not None
-        kept = Kept(self.asked.digest, time.time(), session_id, finished.context.sequence)
-        events: list[Delta | Finished] = [*self._told, finished]
-        pieces = [piece for event in events for piece in pieces_of(reader, event)]
-        if not stream:
-            reply = Reply()
-            for piece, logprobs in pieces:
-                reply.add(piece, logprobs)
-            return replace(kept, body=form.together([form.whole(reply, finished, session_id)], [finished]))
-        frames = [*form.opening()]
-        for piece, logprobs in pieces:
-            frames += form.piece(piece, logprobs)
-        return replace(kept, frames=[*frames, *form.closing(finished, session_id), *form.ending([finished])])

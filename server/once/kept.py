@@ -14,8 +14,8 @@ from fastapi import Response
 from mc_core.notes import MAX_NOTE, Note
 from server.condition import etag
 from server.errors import ApiError
-from server.streaming.frames import Frame
-from server.streaming.runs import FramesResponse
+from server.streaming.frames import EventId, Frame, with_ids
+from server.streaming.response import FramesResponse
 
 PREFIX = "once:"
 REPLAYED = "Idempotent-Replayed"
@@ -51,12 +51,17 @@ def digest_of(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
+def note_of(key: str, value: bytes) -> Note:
+    """At the history's beginning, where no rewind takes it: what was asked once is not done again."""
+    return Note(key, 0, value, indexed=True)
+
+
 @dataclass(frozen=True)
 class Kept:
     """The answer of a request that was carried out: a whole body, the frames of a stream, or a response by its id.
 
-    created: seconds since 1970. session, sequence: told as X-Session-ID and ETag. None of the three: it was too large
-    to be kept.
+    created: seconds since 1970. session, sequence: told as X-Session-ID and ETag. tag: of the stream. None of the
+    three: it was too large to be kept.
     """
 
     digest: str
@@ -66,28 +71,33 @@ class Kept:
     body: dict[str, Any] | None = None
     frames: Sequence[Frame] | None = None
     response: str | None = None
+    tag: str = ""
 
     def note(self, key: str) -> Note:
-        """At the history's beginning, where no rewind takes it: what was asked once is not done again."""
+        """Without its body where that is too large."""
         value = self._encoded()
-        if len(value) > MAX_NOTE:
-            value = replace(self, body=None, frames=None)._encoded()
-        return Note(key, 0, value, indexed=True)
+        return note_of(key, value if len(value) <= MAX_NOTE else replace(self, body=None)._encoded())
+
+    def fields(self) -> dict[str, Any]:
+        """All but the frames, which a ``Record`` writes in front of them."""
+        return {name: value for name, value in vars(self).items() if name != "frames"}
 
     def _encoded(self) -> bytes:
-        frames = None if self.frames is None else [[one.data, one.event, one.id] for one in self.frames]
-        return zlib.compress(orjson.dumps({**vars(self), "frames": frames}), 1)
+        return zlib.compress(orjson.dumps(self.fields()), 1)
 
     @classmethod
     def of(cls, note: Note) -> Kept:
         fields = orjson.loads(zlib.decompress(note.value))
-        frames = fields.pop("frames")
+        frames = fields.pop("frames", None)
         return cls(**fields, frames=None if frames is None else [Frame(*parts) for parts in frames])
 
-    def answer(self) -> Response:
-        """The answer, as it was; a stream in one go. ApiError 409 if it was too large to be kept."""
+    def answer(self, after: EventId | None = None) -> Response:
+        """The answer, as it was; a stream in one go, or what of it comes behind an event. ApiError 409 if it was too
+        large to be kept, 410 if the event is none of its."""
+        first = 0 if after is None else after.next_in(self.tag)
         if self.frames is not None:
-            response: Response = FramesResponse(_in_one_go(self.frames), b"")
+            frames = with_ids(self.frames, self.tag, 0) if self.tag else self.frames
+            response: Response = FramesResponse(_in_one_go(frames[first:]), b"")
         elif self.body is not None:
             response = Response(orjson.dumps(self.body), media_type="application/json")
         else:

@@ -74,6 +74,7 @@ class DrawingFields(StrictModel):
     ignore_eos: bool = False
     session_id: str | None = Field(None, min_length=1, max_length=128)
     store: bool | None = None
+    background: bool = False
     x_megacontext: ContextWishes | None = None
 
     @field_validator("top_k")

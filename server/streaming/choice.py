@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from mc_core.engine.requests import Delta, Event, Finished, TokenLogprob
+from mc_core.engine.requests import Delta, Finished, TokenLogprob
 from server.streaming.format import Format
 from server.streaming.pieces import Piece, PieceReader, TextPiece
 from server.streaming.turn_stream import TurnStream
 
-logger = logging.getLogger(__name__)
-Observe = Callable[[Event, float], None]
-"""Told of each event and when it came (monotonic seconds)."""
-
 
 @dataclass
 class Choice:
-    """A turn, how it is written, and who is told of its events."""
+    """A turn, what finds calls in its words, and how it is written: for one telling of it."""
 
     stream: TurnStream
     form: Format
-    observe: Observe
-
-    def observed(self, event: Event) -> None:
-        """Tell who measures; what fails there harms no stream."""
-        try:
-            self.observe(event, time.monotonic())
-        except Exception:
-            logger.exception("an event of a turn could not be measured")
+    reader: PieceReader
 
     def pieces(self, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:
         """What an event turns out to be."""
-        return pieces_of(self.stream.pieces, event)
+        return pieces_of(self.reader, event)
+
+
+Tell: TypeAlias = Callable[[TurnStream], Choice]
+"""Makes a telling of a turn, each time the same."""
 
 
 def pieces_of(reader: PieceReader, event: Delta | Finished) -> Iterator[tuple[Piece, tuple[TokenLogprob, ...]]]:

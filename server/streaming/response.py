@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -13,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 from mc_core.engine.requests import Failed, Finished
 from server.errors import to_api_error
 from server.streaming.choice import Choice
-from server.streaming.frames import Frame
+from server.streaming.frames import Frame, with_ids
 from server.streaming.reply import Reply
 from server.streaming.turn_group import TurnGroup
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Settled = Callable[[], Awaitable[bool]]
+"""Waits until what a turn failed with is dealt with; whether its readers are told."""
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -67,38 +69,73 @@ class EventResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class TurnResponse(EventResponse):
-    """Streams the turns as their formats write them; they are cancelled with it."""
+class FramesResponse(EventResponse):
+    """Streams frames as they come. silence: what is sent at once, and where there are none for a while."""
 
-    def __init__(self, choices: Sequence[Choice], *, keep_alive: float) -> None:
+    def __init__(self, frames: AsyncIterator[Sequence[Frame]], silence: bytes) -> None:
         super().__init__()
-        self.choices, self.group = choices, TurnGroup([choice.stream for choice in choices])
-        self.keep_alive = keep_alive
-
-    def let_go(self) -> None:
-        self.group.cancel()
+        self._frames, self._silence = frames, silence
 
     async def events(self) -> AsyncIterator[bytes]:
-        silence = self.choices[0].form.keep_alive
-        yield silence
-        async for frames in told(self.choices, self.group, self.keep_alive):
-            yield b"".join(frame.encode() for frame in frames) if frames else silence
+        yield self._silence
+        async for frames in self._frames:
+            yield b"".join(frame.encode() for frame in frames) if frames else self._silence
+
+
+class TurnResponse(FramesResponse):
+    """Streams the turns as their formats write them, and listens to them until the client goes.
+
+    numbered: events have ids, by which a client goes on. first: the frames before that one are left out. settled: told
+    before the rest of a turn that failed; False: the stream ends without it.
+    """
+
+    def __init__(
+        self,
+        choices: Sequence[Choice],
+        *,
+        keep_alive: float,
+        numbered: bool = False,
+        first: int = 0,
+        settled: Settled | None = None,
+    ) -> None:
+        self.choices, self.group = choices, TurnGroup([choice.stream for choice in choices])
+        frames = from_number(told(choices, self.group, keep_alive, settled), choices[0].stream.tag, first, numbered)
+        super().__init__(frames, choices[0].form.keep_alive)
+
+    def let_go(self) -> None:
+        self.group.close()
+
+
+async def from_number(
+    groups: AsyncIterator[Sequence[Frame]], tag: str, first: int, numbered: bool
+) -> AsyncIterator[Sequence[Frame]]:
+    """Frames without those before number ``first``; with ids that say whose they are, and their numbers."""
+    count = 0
+    async for frames in groups:
+        place, count = count, count + len(frames)
+        kept = frames[max(0, first - place) :]
+        if numbered:
+            kept = with_ids(kept, tag, count - len(kept))
+        if kept or not frames:
+            yield kept
 
 
 async def told(
-    choices: Sequence[Choice], group: TurnGroup, silence: float | None = None
+    choices: Sequence[Choice], group: TurnGroup, silence: float | None = None, settled: Settled | None = None
 ) -> AsyncIterator[Sequence[Frame]]:
     """The frames of all turns as they come; none where ``silence`` seconds passed without any. Whatever fails, the last
     ones say how it ended."""
     try:
-        async for frames in _told(choices, group, silence):
+        async for frames in _told(choices, group, silence, settled):
             yield frames
     except Exception as error:
         logger.exception("a stream could not be written to its end")
         yield choices[0].form.failed(to_api_error(error))
 
 
-async def _told(choices: Sequence[Choice], group: TurnGroup, silence: float | None) -> AsyncIterator[Sequence[Frame]]:
+async def _told(
+    choices: Sequence[Choice], group: TurnGroup, silence: float | None, settled: Settled | None
+) -> AsyncIterator[Sequence[Frame]]:
     for choice in choices:
         if opening := choice.form.opening():
             yield opening
@@ -108,9 +145,9 @@ async def _told(choices: Sequence[Choice], group: TurnGroup, silence: float | No
             yield ()
             continue
         choice, event = choices[came[0]], came[1]
-        choice.observed(event)
         if isinstance(event, Failed):
-            yield choice.form.failed(to_api_error(event.error))
+            if settled is None or await settled():
+                yield choice.form.failed(to_api_error(event.error))
             return
         for piece, logprobs in choice.pieces(event):
             if frames := choice.form.piece(piece, logprobs):
@@ -128,7 +165,7 @@ async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] |
     try:
         return await unless_gone(collected(choices, group), receive)
     finally:
-        group.cancel()
+        group.close()
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
@@ -154,7 +191,6 @@ async def collected(choices: Sequence[Choice], group: TurnGroup) -> dict[str, An
         assert came is not None
         place, event = came
         choice = choices[place]
-        choice.observed(event)
         if isinstance(event, Failed):
             raise event.error
         for piece in choice.pieces(event):

@@ -1,16 +1,13 @@
-"""Turns that go on though nobody listens: what they tell is kept until they end, for whoever comes."""
+"""Turns in the background that are known by name, and what is done about those that fail."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 
-from server.streaming.choice import Choice
-from server.streaming.frames import Frame
-from server.streaming.response import EventResponse, told
-from server.streaming.turn_group import TurnGroup
+from server.streaming.choice import Tell
+from server.streaming.turn_stream import TurnStream
 
 logger = logging.getLogger(__name__)
 Settle = Callable[[Exception], Awaitable[bool]]
@@ -18,56 +15,32 @@ Settle = Callable[[Exception], Awaitable[bool]]
 
 
 class Run:
-    """One turn, and the frames that it has told so far. ``frames[n]`` is event n."""
+    """One turn. tell: how it is told, from its beginning."""
 
-    def __init__(self, choice: Choice, settle: Settle) -> None:
-        self.choice, self._settle = choice, settle
-        self.frames: list[Frame] = []
-        self.over = self.cancelled = False
-        self._more = asyncio.Event()
+    def __init__(self, stream: TurnStream, tell: Tell, settle: Settle) -> None:
+        self.stream, self.tell, self._settle = stream, tell, settle
+        self.cancelled, self._ends = False, True
+        self._over = asyncio.Event()
 
     async def go(self) -> None:
-        """Until the turn has ended."""
-        group = TurnGroup([self.choice.stream])
+        """Until the turn has ended, and its failure is settled."""
         try:
-            async for frames in told([self.choice], group):
-                failure = self.choice.stream.failure()
-                if failure is None or await self._settle(failure):
-                    self._tell(frames)
+            await self.stream.over()
+            if (failure := self.stream.failure()) is not None:
+                self._ends = False
+                self._ends = await self._settle(failure)
         finally:
-            group.cancel()
-            self.over = True
-            self._tell(())
+            self._over.set()
 
     def cancel(self) -> None:
         """Stop the turn for good."""
         self.cancelled = True
-        self.choice.stream.cancel()
+        self.stream.cancel()
 
-    async def ended(self) -> None:
-        async for _ in self.follow(len(self.frames)):
-            pass
-
-    async def follow(self, first: int, silence: float | None = None) -> AsyncIterator[Sequence[Frame]]:
-        """Frames from ``first`` on, as they come; none where ``silence`` seconds passed without any."""
-        while True:
-            more = self._more
-            if frames := self.frames[first:]:
-                first += len(frames)
-                yield frames
-            elif self.over:
-                return
-            else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(silence):
-                        await more.wait()
-                if not more.is_set():
-                    yield ()
-
-    def _tell(self, frames: Sequence[Frame]) -> None:
-        self.frames.extend(frames)
-        self._more.set()
-        self._more = asyncio.Event()
+    async def ended(self) -> bool:
+        """Until all is done; whether the turn has ended, and will not be begun anew."""
+        await self._over.wait()
+        return self._ends
 
 
 class Runs:
@@ -98,16 +71,3 @@ class Runs:
             logger.exception("a turn in the background broke off")
         finally:
             del self._runs[key]
-
-
-class FramesResponse(EventResponse):
-    """Streams frames that come from somewhere else; that goes on when the client leaves."""
-
-    def __init__(self, frames: AsyncIterator[Sequence[Frame]], silence: bytes) -> None:
-        super().__init__()
-        self._frames, self._silence = frames, silence
-
-    async def events(self) -> AsyncIterator[bytes]:
-        yield self._silence
-        async for frames in self._frames:
-            yield b"".join(frame.encode() for frame in frames) if frames else self._silence

@@ -1,4 +1,4 @@
-"""Turns as the HTTP layer sees them: a background task that holds the session and feeds events to one reader.
+"""Turns as the HTTP layer sees them: a background task that holds the session and feeds events to who reads them.
 
 The task is not the request's: when the client goes away, the task still cancels the turn, waits until the engine has
 let go of the session, and only then lets the next request have it.
@@ -26,7 +26,7 @@ from server.errors import ApiError, draining
 from server.futures import settled
 from server.sessions.host import SessionHost
 from server.sessions.slots import Lease
-from server.streaming.turn_stream import TurnStream, error_of
+from server.streaming.turn_stream import Observe, TurnStream, error_of
 from server.telemetry.spans import Spans, end_turn
 from server.templates.chat_template import ChatTemplate, Message
 from server.tools.shape import PLAIN, Shape
@@ -83,9 +83,12 @@ class TurnService:
         template: ChatTemplate | None,
         spans: Spans,
         spent: Callable[[str, int], None] = lambda tenant, tokens: None,
+        observed: Callable[[], Observe] = lambda: lambda event, when: None,
     ) -> None:
-        """spent: told how many tokens were read or generated for a tenant."""
+        """spent: told how many tokens were read or generated for a tenant. observed: makes what each turn's events are
+        told to."""
         self.host, self.engine, self.template, self.spans, self.spent = host, engine, template, spans, spent
+        self._observed = observed
         self._running: dict[asyncio.Task[None], TurnStream] = {}
 
     @property
@@ -123,7 +126,7 @@ class TurnService:
         if self.engine.draining:
             raise draining()
         self.check_room(1)
-        stream = TurnStream(watch, shape.reader())
+        stream = TurnStream(watch, self._observed())
         running = self._traced(stream, lease, prepare, sampling, request_id, operation, sources, shape)
         task = asyncio.create_task(running)
         self._running[task] = stream
@@ -195,7 +198,7 @@ class TurnService:
             stream.put(Failed(error))
 
     def cancel_all(self) -> None:
-        """Stop every turn; its reader is told."""
+        """Stop every turn; its readers are told."""
         for stream in list(self._running.values()):
             stream.cancel()
 

@@ -11,7 +11,8 @@ from schemathesis import Case, HookContext, Response
 RULES = [
     "If-Match and X-If-Busy need a session",
     "If-Match must be",
-    "an Idempotency-Key needs a request that is kept",
+    "Last-Event-ID needs the Idempotency-Key",
+    "(an Idempotency-Key|background) needs a request that is kept",
     "after must be a cursor from an earlier page",
     "after names no item of this list",
     "background needs store to be true",

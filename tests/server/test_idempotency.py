@@ -143,12 +143,13 @@ def test_a_repetition_waits_for_the_first(http, key):
 
 
 def test_a_failed_request_is_carried_out_when_it_is_repeated(http, key):
-    """Law: only what was carried out is kept: a refused request and one whose client left leave the key free."""
+    """Law: only what was carried out is kept: a refused request and one that was cancelled leave the key free."""
     session = new_session(http)
     body = {**ASK, "session_id": session, "stream": True, "max_tokens": 400, "ignore_eos": True}
     assert http.post("/v1/chat/completions", json={**body, "top_p": 7}, headers=key).status_code == 400
     with http.stream("POST", "/v1/chat/completions", json=body, headers=key) as answer:
         next(line for line in answer.iter_lines() if line.startswith("data: "))
+        assert http.post(f"/v1/sessions/{session}/cancel").json()["cancelled"]
     first, second = (http.post("/v1/chat/completions", json=body, headers=key) for _ in range(2))
     assert "Idempotent-Replayed" not in first.headers
     assert told(first) == told(second)

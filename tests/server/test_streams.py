@@ -14,6 +14,7 @@ from mc_core.engine.requests import ContextReport, Delta, Failed, Finished, Usag
 from mc_core.errors import StoreError
 from server.apis.chat.format import ChatFormat
 from server.streaming.choice import Choice
+from server.streaming.pieces import PlainReader
 from server.streaming.response import TurnResponse
 from server.streaming.turn_stream import TurnStream
 from support import gauge, running, settings_for, wait_until
@@ -169,18 +170,18 @@ class Client:
         return b"".join(message.get("body", b"") for message in self.sent).decode().splitlines()
 
 
-def response_of(stream, seen, keep_alive=10.0):
+def response_of(stream, keep_alive=10.0):
     form = ChatFormat("chatcmpl-1", 1, MODEL, tokenizer=None, include_usage=True)
-    choice = Choice(stream, form, lambda event, when: seen.append(event))
-    return TurnResponse([choice], keep_alive=keep_alive)
+    return TurnResponse([Choice(stream, form, PlainReader())], keep_alive=keep_alive)
 
 
 async def test_a_failed_stream_ends_with_an_error_event():
     """A turn that fails midway ends with one error event: no finish reason, no usage, no [DONE]."""
-    stream, client, seen = TurnStream(), Client(), []
+    seen = []
+    stream, client = TurnStream(observe=lambda event, when: seen.append(event)), Client()
     stream.put(Delta("Once", (5,)))
     stream.put(Failed(StoreError("disk full at /secret/path")))
-    await response_of(stream, seen)({}, client.receive, client.send)
+    await response_of(stream)({}, client.receive, client.send)
     lines = [line for line in client.lines() if line]
     assert lines[-2] == "event: error"
     error = json.loads(lines[-1].removeprefix("data: "))["error"]
@@ -201,11 +202,11 @@ async def test_a_stream_that_cannot_be_written_ends_with_an_error_event():
             raise RuntimeError("a piece")
 
     for kind, last in ((ChatFormat, "data: [DONE]"), (Unwritten, "error")):
-        stream, client = TurnStream(), Client()
+        stream, client = TurnStream(observe=unmeasured), Client()
         stream.put(Delta("Once", (5,)))
         stream.put(Finished("stop", Usage(3, 1, 0), ContextReport()))
         form = kind("chatcmpl-1", 1, MODEL, tokenizer=None, include_usage=True)
-        await TurnResponse([Choice(stream, form, unmeasured)], keep_alive=10.0)({}, client.receive, client.send)
+        await TurnResponse([Choice(stream, form, PlainReader())], keep_alive=10.0)({}, client.receive, client.send)
         lines = [line for line in client.lines() if line]
         assert lines[-1] == last or (lines[-2] == "event: error" and "internal_error" in lines[-1])
         assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
@@ -214,7 +215,7 @@ async def test_a_stream_that_cannot_be_written_ends_with_an_error_event():
 async def test_done_comes_after_finished_alone():
     """[DONE] is written when the turn is Finished, which is after the store's acknowledgement, and not before."""
     stream, client = TurnStream(), Client()
-    task = asyncio.create_task(response_of(stream, [])({}, client.receive, client.send))
+    task = asyncio.create_task(response_of(stream)({}, client.receive, client.send))
     stream.put(Delta("Once", (5,)))
     await asyncio.sleep(0.05)
     assert "data: [DONE]" not in client.lines()
@@ -227,7 +228,7 @@ async def test_done_comes_after_finished_alone():
 async def test_keep_alive_fills_silence():
     """A comment is there at once, and again whenever nothing came for the set time."""
     stream, client = TurnStream(), Client()
-    task = asyncio.create_task(response_of(stream, [], keep_alive=0.02)({}, client.receive, client.send))
+    task = asyncio.create_task(response_of(stream, keep_alive=0.02)({}, client.receive, client.send))
     await asyncio.sleep(0.2)
     assert client.lines().count(": keep-alive") >= 4
     client.gone.set()
@@ -245,7 +246,7 @@ async def test_a_response_that_never_begins_cancels_its_turn():
         stream, stopped = TurnStream(), threading.Event()
         stream.stops_with(stopped.set)
         client.gone.set()
-        await asyncio.wait_for(response_of(stream, [])({}, client.receive, client.send), 1)
+        await asyncio.wait_for(response_of(stream)({}, client.receive, client.send), 1)
         assert stopped.is_set()
 
 

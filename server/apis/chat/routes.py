@@ -12,7 +12,7 @@ from server.apis.chat.format import ChatFormat
 from server.apis.chat.protocol import ChatCompletion, ChatCompletionChunk, ChatRequest
 from server.apis.chat.tools_protocol import json_form, tool_use
 from server.apis.condition import Expected
-from server.apis.once import IdempotencyKey, once
+from server.apis.once import IdempotencyKey, LastEventID, once
 from server.apis.prelude import by_messages, check_chat, check_request, named_session
 from server.condition import NONE, Condition
 from server.errors import bad_request
@@ -20,6 +20,8 @@ from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.common import new_id, now
 from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming.choice import Choice
+from server.streaming.turn_stream import TurnStream
 
 router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 
@@ -36,6 +38,7 @@ async def chat_completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    last_event_id: LastEventID = None,
     expected: Expected = NONE,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
@@ -43,7 +46,7 @@ async def chat_completions(
     async def turn(call: Call) -> Response:
         return await _turn(body, request, state, tenant, x_session_id, expected, call)
 
-    return await once(state, request, tenant, idempotency_key, turn)
+    return await once(state, request, tenant, idempotency_key, turn, last_event=last_event_id)
 
 
 async def _turn(
@@ -55,7 +58,7 @@ async def _turn(
     expected: Condition,
     call: Call,
 ) -> Response:
-    call.needs_kept(body.store is not False)
+    call.needs_kept(body.store is not False, body.background)
     check_request(state, body)
     check_chat(state)
     messages = [message.plain() for message in body.messages]
@@ -70,8 +73,8 @@ async def _turn(
     )
     completion_id, created = new_id("chatcmpl"), now()
 
-    def form() -> ChatFormat:
-        return ChatFormat(
+    def tell(stream: TurnStream) -> Choice:
+        form = ChatFormat(
             completion_id,
             created,
             state.model_name,
@@ -79,12 +82,13 @@ async def _turn(
             include_usage=body.include_usage,
             may_call=bool(use and use.callable),
         )
+        return Choice(stream, form, shape.reader())
 
-    prepare = call.prepares(prepare, form, shape.reader(), stream=body.stream)
-    call.stream = state.turns.start(
+    prepare = call.prepares(prepare, tell)
+    stream = state.turns.start(
         lease, prepare, sampling, completion_id, "chat", call.watch, sources=body.sources, shape=shape
     )
-    return await answer(state, request, [(call.stream, form())], stream=body.stream)
+    return await answer(state, request, call, [tell(stream)], stream=body.stream, background=body.background)
 
 
 API = Api(

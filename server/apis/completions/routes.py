@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from server.apis.api import Api
 from server.apis.completions.format import CompletionFormat
 from server.apis.completions.protocol import CompletionRequest, TextCompletion
 from server.apis.condition import Expected
-from server.apis.once import IdempotencyKey, once
+from server.apis.once import IdempotencyKey, LastEventID, once
 from server.apis.prelude import check_request, named_session
 from server.condition import NONE, Condition
 from server.errors import bad_request
@@ -25,6 +25,7 @@ from server.openapi import TURN_ERRORS, errors, streamed
 from server.protocol.common import new_id, now
 from server.sessions.slots import Lease
 from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming.choice import Choice
 from server.streaming.format import Format
 from server.streaming.pieces import PlainReader
 from server.streaming.turn_stream import TurnStream
@@ -45,6 +46,7 @@ async def completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    last_event_id: LastEventID = None,
     expected: Expected = NONE,
 ) -> Response:
     """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""
@@ -52,7 +54,7 @@ async def completions(
     async def turns(call: Call) -> Response:
         return await _turns(body, request, state, tenant, x_session_id, expected, call)
 
-    return await once(state, request, tenant, idempotency_key, turns)
+    return await once(state, request, tenant, idempotency_key, turns, last_event=last_event_id)
 
 
 async def _turns(
@@ -66,7 +68,7 @@ async def _turns(
 ) -> Response:
     check_request(state, body)
     session_id = await named_session(state, body, header, tenant)
-    call.needs_kept(session_id is not None)
+    call.needs_kept(session_id is not None, body.background)
     if session_id is None:
         expected.needs_session()
     _check_number(state, len(body.prompts), session_id)
@@ -75,7 +77,7 @@ async def _turns(
     completion_id, created = new_id("cmpl"), now()
     sampling = body.params(state.sampling)
     state.turns.check_room(len(body.prompts))
-    turns: list[tuple[TurnStream, Format]] = []
+    choices: list[Choice] = []
     for index, prompt in enumerate(body.prompts):
         lease = state.host.use(session_id, tenant, expected) if session_id is not None else state.host.passing(tenant)
         # Traces tell turns apart by their ids.
@@ -89,12 +91,14 @@ async def _turns(
             index,
             include_usage=body.include_usage,
         )
-        reads = call.prepares(_reads(state.bundle.tokenizer, prompt), form, PlainReader(), stream=body.stream)
-        call.stream = state.turns.start(
-            lease, reads, sampling, turn_id, "text_completion", call.watch, sources=body.sources
-        )
-        turns.append((call.stream, form()))
-    return await answer(state, request, turns, stream=body.stream)
+
+        def tell(stream: TurnStream, form: Callable[[], Format] = form) -> Choice:
+            return Choice(stream, form(), PlainReader())
+
+        reads = call.prepares(_reads(state.bundle.tokenizer, prompt), tell)
+        stream = state.turns.start(lease, reads, sampling, turn_id, "text_completion", call.watch, sources=body.sources)
+        choices.append(tell(stream))
+    return await answer(state, request, call, choices, stream=body.stream, background=body.background)
 
 
 def _check_number(state: ServerState, prompts: int, session_id: str | None) -> None:

@@ -29,8 +29,9 @@ from server.ingest.ingest import Ingest
 from server.ingest.interrupt import Interrupt
 from server.ingest.text_pieces import PIECE
 from server.ingest.upload import Upload
+from server.once.book import Running
 from server.once.call import Call
-from server.once.kept import Asked, digest_of
+from server.once.kept import Asked, Kept, digest_of
 from server.openapi import errors, text_or
 from server.state import ServerState, accepting, state_of, tenant_of
 
@@ -91,7 +92,7 @@ async def _once(
     """What the ingest answers, or, once its body is known to be the same, answered before."""
     try:
         found = await call.book.begin(call.tenant, asked)
-        if found is None:
+        if isinstance(found, Running):
             try:
                 answer = await work
                 call.count()
@@ -100,6 +101,7 @@ async def _once(
                 call.over()
         async for _ in upload.chunks():
             pass
+        assert isinstance(found, Kept)
         replace(asked, digest=digest()).check(found.digest)
         return found.answer()
     finally:

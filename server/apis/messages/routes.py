@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -23,7 +22,7 @@ from server.apis.messages.protocol import (
     MessagesInput,
     MessagesRequest,
 )
-from server.apis.once import IdempotencyKey, once
+from server.apis.once import IdempotencyKey, LastEventID, once
 from server.apis.prelude import by_messages, check_chat, check_model, check_request, named_session
 from server.condition import NONE, Condition
 from server.errors import bad_request
@@ -32,6 +31,8 @@ from server.once.call import Call
 from server.openapi import TURN_ERRORS, errors, typed_events
 from server.protocol.common import new_id
 from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming.choice import Choice
+from server.streaming.turn_stream import TurnStream
 from server.templates.messages import Message
 from server.tools.shape import Shape
 
@@ -52,6 +53,7 @@ async def create_message(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    last_event_id: LastEventID = None,
     expected: Expected = NONE,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""
@@ -59,7 +61,7 @@ async def create_message(
     async def turn(call: Call) -> Response:
         return await _turn(body, request, state, tenant, x_session_id, expected, call)
 
-    return await once(state, request, tenant, idempotency_key, turn)
+    return await once(state, request, tenant, idempotency_key, turn, last_event=last_event_id)
 
 
 async def _turn(
@@ -71,7 +73,7 @@ async def _turn(
     expected: Condition,
     call: Call,
 ) -> Response:
-    call.needs_kept(body.store is not False)
+    call.needs_kept(body.store is not False, body.background)
     check_request(state, body)
     check_chat(state)
     told, sampling = _conversation(body), body.params(state.sampling)
@@ -83,12 +85,15 @@ async def _turn(
     if session_id is not None:
         prepare = in_named(state, told, shape)
     message_id = new_id("msg")
-    form = partial(MessageFormat, message_id, state.model_name)
-    prepare = call.prepares(prepare, form, shape.reader(), stream=body.stream)
-    call.stream = state.turns.start(
+
+    def tell(stream: TurnStream) -> Choice:
+        return Choice(stream, MessageFormat(message_id, state.model_name), shape.reader())
+
+    prepare = call.prepares(prepare, tell)
+    stream = state.turns.start(
         lease, prepare, sampling, message_id, "chat", call.watch, shape=shape, sources=body.sources
     )
-    return await answer(state, request, [(call.stream, form())], stream=body.stream)
+    return await answer(state, request, call, [tell(stream)], stream=body.stream, background=body.background)
 
 
 @router.post("/v1/messages/count_tokens", responses=errors(*TURN_ERRORS, model=MessagesError))

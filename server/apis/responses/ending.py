@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from mc_core.engine.requests import Finished
 from mc_core.models.sampling_params import SamplingParams
 from server.apis.responses.protocol import ResponseRequest
-from server.errors import ApiError
+from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.protocol.common import context, now
 
 
@@ -83,7 +83,7 @@ def ending(finished: Finished, session_id: str | None, clock: Clock) -> dict[str
 
 def failure(error: ApiError, clock: Clock) -> dict[str, Any]:
     """What a failure changes, or a cancel."""
-    if error.code == "cancelled":
+    if error.code == "cancelled" or error.status == CLIENT_CLOSED_REQUEST:
         return {"status": "cancelled", "completed_at": clock.ended()}
     limit = error.status == 429
     code = "rate_limit_exceeded" if limit else "server_error" if error.status >= 500 else "invalid_prompt"

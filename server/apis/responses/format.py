@@ -18,8 +18,6 @@ from server.streaming.pieces import CallArguments, CallEnd, CallStart, Piece, Te
 from server.streaming.reply import Reply
 
 Logprobs = Sequence[dict[str, Any]]
-WHOLE = frozenset(f"response.{name}" for name in ("created", "in_progress", "completed", "incomplete", "failed"))
-"""Events that carry the object."""
 
 
 class ResponseFormat:

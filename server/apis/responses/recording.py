@@ -16,7 +16,9 @@ from server.apis.responses.format import ResponseFormat, logprobs_of
 from server.apis.responses.parts import parts_given, parts_told
 from server.apis.responses.stored import Place, Stored, Told, Unread
 from server.futures import settled
+from server.streaming.choice import Choice
 from server.streaming.pieces import TextPiece
+from server.streaming.turn_stream import TurnStream
 from server.tools.shape import Shape
 from server.turns.parts import Named, Parts
 from server.turns.service import Prompt
@@ -45,6 +47,10 @@ class Recording:
 
     def form(self) -> ResponseFormat:
         return ResponseFormat(self.head, self.tokenizer, self.clock)
+
+    def tell(self, stream: TurnStream) -> Choice:
+        """One telling of its turn."""
+        return Choice(stream, self.form(), self.shape.reader())
 
     def watch(self, event: Event) -> None:
         if isinstance(event, Delta):

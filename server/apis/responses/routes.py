@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from server.apis.api import Api
 from server.apis.condition import Expected
-from server.apis.once import IdempotencyKey, once
+from server.apis.once import IdempotencyKey, LastEventID, once
 from server.apis.responses.lists import Order, page
 from server.apis.responses.lists_protocol import ItemList
 from server.apis.responses.protocol import (
@@ -50,6 +50,7 @@ async def create_response(
     service: Service,
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
+    last_event_id: LastEventID = None,
     expected: Expected = NONE,
 ) -> Response:
     """A turn: behind an earlier response, in a conversation, or in the session whose history the input continues."""
@@ -60,7 +61,7 @@ async def create_response(
     async def again(id: str) -> Response:
         return await service.show(id, stream=body.stream, after=None)
 
-    return await once(service.state, request, service.tenant, idempotency_key, turn, again)
+    return await once(service.state, request, service.tenant, idempotency_key, turn, again, last_event_id)
 
 
 @router.get(

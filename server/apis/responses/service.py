@@ -17,7 +17,6 @@ from server.affinity import route_told
 from server.apis.answer import answer
 from server.apis.prelude import check_chat, check_request, named_session
 from server.apis.responses.ending import failure, head
-from server.apis.responses.format import WHOLE, ResponseFormat
 from server.apis.responses.items_protocol import listed, messages_of
 from server.apis.responses.protocol import ResponseRequest
 from server.apis.responses.recording import Recording
@@ -30,9 +29,9 @@ from server.futures import settled
 from server.once.call import Call
 from server.sessions.slots import Lease
 from server.state import ServerState
-from server.streaming.choice import Choice
 from server.streaming.frames import Frame
-from server.streaming.runs import FramesResponse, Run
+from server.streaming.response import FramesResponse, TurnResponse
+from server.streaming.runs import Run
 from server.streaming.turn_stream import TurnStream
 from server.templates.messages import Message
 from server.tools.shape import PLAIN, Shape
@@ -69,7 +68,7 @@ class Responses:
             body.seed = secrets.randbits(62) if body.seed is None else body.seed
             return await self._detached(body, start, recording, call)
         stream = self._turn(body, start, recording, call)
-        return await answer(state, request, [(stream, recording.form())], stream=body.stream)
+        return await answer(state, request, call, [recording.tell(stream)], stream=body.stream)
 
     async def _shape(self, body: ResponseRequest, id: str) -> Shape:
         """Of the reply; its calls are called after it, so that one that is begun anew names them alike."""
@@ -129,38 +128,34 @@ class Responses:
             recording.watch(event)
             call.watch(event)
 
-        sampling, reader = body.params(state.sampling), recording.shape.reader()
-        told = prepare if body.background else call.prepares(prepare, recording.form, reader, stream=body.stream)
-        call.stream = state.turns.start(
+        told = prepare if body.background else call.prepares(prepare, recording.tell)
+        sampling = body.params(state.sampling)
+        return state.turns.start(
             start.lease, told, sampling, recording.id, "chat", watch, body.sources, recording.shape
         )
-        return call.stream
 
     # -- in the background -----------------------------------------------------------------------------------
 
     async def _detached(self, body: ResponseRequest, start: Start, recording: Recording, call: Call) -> Response:
         """Begin a turn that goes on without its client; answer once the store has that it is under way."""
         run = self._run(body, start, recording, call)
-        await run.choice.stream.started.wait()
-        call.stream = None  # its answer is stored
+        await run.stream.started.wait()
         call.count()
-        if not recording.is_begun and (error := run.choice.stream.failure()) is not None:
+        if not recording.is_begun and (error := run.stream.failure()) is not None:
             raise error
-        if body.stream:
-            return self._streamed(run, 0)
-        return json(self._now(run) | {"status": "queued"})
+        return self._streamed(run, 0) if body.stream else json(recording.head | {"status": "queued"})
 
     def _run(self, body: ResponseRequest, start: Start, recording: Recording, call: Call | None = None) -> Run:
         stream = self._turn(body, start, recording, call or Call(self.state.book, self.tenant, None))
-        choice = Choice(stream, recording.form(), self.state.metrics.watch_turn())
-        run = Run(choice, lambda error: self._settle(run, recording, error))
+        stream.keep(self.state.settings.background_seconds)
+        run = Run(stream, recording.tell, lambda error: self._settle(run, recording, error))
         self.state.runs.begin(self.tenant, recording.id, run)
         return run
 
     async def _settle(self, run: Run, recording: Recording, error: Exception) -> bool:
         """Store what a turn in the background failed with. Not of one that this server's end stopped: another goes on
         with it."""
-        session_id = run.choice.stream.session_id
+        session_id = run.stream.session_id
         if isinstance(error, CancelledTurnError) and not run.cancelled:
             return False
         if session_id is not None and recording.is_begun:
@@ -176,8 +171,9 @@ class Responses:
         return (await self.find(id))[1].input
 
     def _streamed(self, run: Run, first: int) -> Response:
-        frames = run.follow(first, self.state.settings.keep_alive_seconds)
-        return FramesResponse(frames, run.choice.form.keep_alive)
+        run.stream.check_kept()
+        keep_alive = self.state.settings.keep_alive_seconds
+        return TurnResponse([run.tell(run.stream)], keep_alive=keep_alive, first=first, settled=run.ended)
 
     # -- find again ------------------------------------------------------------------------------------------
 
@@ -195,9 +191,7 @@ class Responses:
                     )
                 return FramesResponse(once(frames[first:]), b"") if stream else json(whole)
             run = await self._revive(session_id, stored)
-        if stream:
-            return self._streamed(run, first)
-        return json(self._now(run))
+        return self._streamed(run, first) if stream else json(await self._now(run, id))
 
     async def cancel(self, id: str) -> Response:
         """Stop a response in the background; one that has ended stays as it is."""
@@ -211,7 +205,7 @@ class Responses:
             run = await self._revive(session_id, stored)
         run.cancel()
         await run.ended()
-        return json(self._now(run))
+        return json(await self._now(run, id))
 
     async def delete(self, id: str) -> None:
         """Forget a response; what it said stays a part of its session's history."""
@@ -243,16 +237,12 @@ class Responses:
         form = Recording(stored.head, stored.input, self.state.bundle.tokenizer, PLAIN).form()
         return stored.frames(form), form.response
 
-    def _now(self, run: Run) -> dict[str, Any]:
-        """What the newest event with the whole object says."""
-        form = run.choice.form
-        assert isinstance(form, ResponseFormat)
-        told = [
-            frame.data["response"] for frame in run.frames if frame.event in WHOLE and not isinstance(frame.data, str)
-        ]
-        now: dict[str, Any] = told[-1] if told else dict(form.head)
-        waits = not run.choice.stream.started.is_set()
-        return now | {"status": "queued"} if waits else now
+    async def _now(self, run: Run, id: str) -> dict[str, Any]:
+        """The object of one that is under way, or has ended just now."""
+        stored = (await self.find(id))[1]
+        if stored.ended is not None:
+            return self._written(stored)[1]
+        return stored.head | {"status": "in_progress" if run.stream.started.is_set() else "queued"}
 
 
 def new_id(route: str) -> str:

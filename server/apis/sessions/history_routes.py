@@ -19,7 +19,7 @@ from server.apis.sessions.protocol import (
     SessionObject,
 )
 from server.condition import NONE, etag
-from server.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request, naming
+from server.errors import ApiError, bad_request, naming, turn_cancelled
 from server.futures import settled
 from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
@@ -117,5 +117,4 @@ async def cancel(session_id: str, state: State, tenant: Tenant) -> Cancelled:
     """Stop the turn or ingest that runs in the session, as if its client had gone away; the client is told. Others may
     wait for the session still, and the next of them begins."""
     await state.host.known(session_id, tenant)
-    reason = ApiError(CLIENT_CLOSED_REQUEST, "the turn was cancelled by another request", code="turn_cancelled")
-    return Cancelled(id=session_id, cancelled=state.host.stop(session_id, tenant, reason))
+    return Cancelled(id=session_id, cancelled=state.host.stop(session_id, tenant, turn_cancelled()))
