@@ -15,6 +15,7 @@ RULES = (
     (r"\bAsync(?=[A-Z])|\basync_", ""),
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\ba(next|read|close|iter_bytes)\b", r"\1"),
+    (r"\bAwaitable\[([\w.]+)\]|\bAwaitable, ", r"\1"),
     (r"\basyncio\b", "time"),
 )
 

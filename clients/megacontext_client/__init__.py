@@ -11,7 +11,7 @@ from .async_client import AsyncMegaContext
 from .async_stream import AsyncChatStream
 from .calls import TextKind
 from .client import MegaContext
-from .errors import APIConnectionError, APIError, ClientError, StreamEndedError
+from .errors import APIConnectionError, APIError, ClientError, StreamEndedError, StreamLostError
 from .stream import ChatStream
 from .types import (
     ChatResult,
@@ -44,6 +44,7 @@ __all__ = [
     "SessionMessage",
     "SessionPage",
     "StreamEndedError",
+    "StreamLostError",
     "TextKind",
     "Usage",
 ]

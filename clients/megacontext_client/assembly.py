@@ -13,10 +13,14 @@ from .types import JSON, ChatResult, Delta, Usage
 
 
 class Assembly:
-    """Reads the events of one stream; knows when it is done and what the reply came to."""
+    """Reads the events of one stream; knows when it is done and what the reply came to.
+
+    last_id: of the newest event that was read. told: whether it has given out anything.
+    """
 
     def __init__(self, session_id: str | None) -> None:
-        self.done = False
+        self.done = self.told = False
+        self.last_id: str | None = None
         self._decoder = EventDecoder()
         self._session_id = session_id
         self._content: list[str] = []
@@ -32,8 +36,16 @@ class Assembly:
                 return
             if event.data == DONE and event.name == "message":
                 self.done = True
-            elif delta := self._chunk(_decode(event)):
+                continue
+            delta = self._chunk(_decode(event))
+            self.last_id = event.id or self.last_id
+            if delta is not None:
+                self.told = True
                 yield delta
+
+    def reconnected(self) -> None:
+        """Another connection goes on behind ``last_id``: what was left over of the one before is no part of it."""
+        self._decoder = EventDecoder()
 
     def result(self) -> ChatResult:
         """The whole reply; StreamEndedError unless the stream has ended as it should."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
@@ -12,20 +15,24 @@ from . import calls
 from .assembly import broken
 from .async_stream import AsyncChatStream
 from .calls import Call, Messages, TextKind
-from .errors import APIError
+from .errors import APIError, ClientError
 from .retries import Retries
 from .transport import CONNECTIONS, RETRIES, TIMEOUT, connection_settings, raise_for_error, read_answer
 from .types import ChatResult, Focus, Ingested, Model, Session, SessionMessage, SessionPage
-from .upload import AsyncSource, Progress, async_pieces
+from .upload import AsyncSource, Progress, async_pieces, rereadable
 
 T = TypeVar("T")
+AsyncContent = Callable[[], AsyncIterator[bytes]]
+"""Begins a body."""
 
 
 class AsyncMegaContext:
     """One server. ``timeout`` is the longest silence in seconds; streams are kept alive by the server's comments.
 
-    What the server has not begun (no connection, queue full, draining) is sent again, ``retries`` times at most; what
-    it may have begun never is, so a turn never counts twice. ``connections``: how many at a time; None: any number.
+    What fails is sent again, ``retries`` times at most, with growing pauses. A turn never counts twice: turns and
+    ingests have an Idempotency-Key, by which the server knows them again, and a stream that breaks off goes on behind
+    the last event that came. What else the server may have begun is never repeated. ``retries`` 0: nothing is, and
+    there are no keys. ``connections``: how many at a time; None: any number.
     Every method raises APIError when the server refuses and APIConnectionError when it can't be reached or breaks off.
     """
 
@@ -101,12 +108,15 @@ class AsyncMegaContext:
         *,
         title: str | None = None,
         kind: TextKind | None = None,
+        idempotency_key: str | None = None,
     ) -> Ingested:
         """Append a text of any size; ``progress`` is told the bytes sent so far. A ``str`` is text, not a path.
 
+        Text and paths are sent again if they break off, other sources are used up by then.
         title, kind: what the text is, which the model is told where it is shown a part of it.
         """
-        return await self._send(calls.ingest(session_id, title, kind), content=async_pieces(source, progress))
+        call = calls.ingest(session_id, title, kind, self._key(idempotency_key))
+        return await self._send(call, lambda: async_pieces(source, progress), not rereadable(source))
 
     async def focus(self, session_id: str) -> Focus:
         """What the model has in view."""
@@ -182,7 +192,7 @@ class AsyncMegaContext:
         keep_id: bool = False,
     ) -> Session:
         """A session of an exported file; ``keep_id``: under the id that it had, else a new one."""
-        return await self._send(calls.import_session(keep_id), content=async_pieces(source, progress))
+        return await self._send(calls.import_session(keep_id), lambda: async_pieces(source, progress), True)
 
     async def models(self) -> list[Model]:
         return await self._send(calls.models())
@@ -195,6 +205,7 @@ class AsyncMegaContext:
         *,
         stream: Literal[False] = ...,
         model: str | None = ...,
+        idempotency_key: str | None = ...,
         **options: Any,
     ) -> ChatResult: ...
     @overload
@@ -205,6 +216,7 @@ class AsyncMegaContext:
         *,
         stream: Literal[True],
         model: str | None = ...,
+        idempotency_key: str | None = ...,
         **options: Any,
     ) -> AsyncChatStream: ...
     async def chat(
@@ -214,14 +226,28 @@ class AsyncMegaContext:
         *,
         stream: bool = False,
         model: str | None = None,
+        idempotency_key: str | None = None,
         **options: Any,
     ) -> ChatResult | AsyncChatStream:
-        """One turn. With a session, ``messages`` are the new ones only; ``options`` as OpenAI's (max_tokens, ...)."""
-        call = calls.chat(session_id, messages, model or await self._default_model(), stream, options)
+        """One turn. With a session, ``messages`` are the new ones only; ``options`` as OpenAI's (max_tokens, ...).
+
+        idempotency_key: yours, to ask again for the answer of a turn later, with the same arguments.
+        """
+        key = self._key(idempotency_key)
+        call = calls.chat(session_id, messages, model or await self._default_model(), stream, options, key)
         if not stream:
             return await self._send(call)
         response = await self._open(call)
-        return AsyncChatStream(response, response.headers.get("X-Session-ID") or session_id)
+        session_id = response.headers.get("X-Session-ID") or session_id
+        if call.key is None:
+            return AsyncChatStream(response, session_id, self._retries)
+        return AsyncChatStream(
+            response,
+            session_id,
+            self._retries,
+            lambda event_id: self._open(call.behind(event_id)),
+            partial(self._leave, call.key, session_id),
+        )
 
     async def _default_model(self) -> str:
         if self._model is None:
@@ -229,23 +255,27 @@ class AsyncMegaContext:
             self._model = models[0].id
         return self._model
 
-    async def _send(self, call: Call[T], content: AsyncIterator[bytes] | None = None) -> T:
-        response = await self._open(call, content)
-        try:
-            await response.aread()
-        except httpx.HTTPError as error:
-            raise broken(error) from error
-        finally:
-            await response.aclose()
-        return call.parse(read_answer(response))
+    def _key(self, given: str | None) -> str | None:
+        return str(uuid.uuid4()) if given is None and self._retries.limit else given
 
-    async def _open(self, call: Call[Any], content: AsyncIterator[bytes] | None = None) -> httpx.Response:
+    async def _leave(self, key: str, session_id: str | None) -> None:
+        """Stop a turn that nobody waits for any more. If that fails, the server stops it after a while."""
+        with suppress(ClientError, httpx.HTTPError):
+            await self._attempt(calls.cancel_request(key, session_id), None, True)
+
+    async def _send(self, call: Call[T], content: AsyncContent | None = None, once: bool = False) -> T:
+        return call.parse(read_answer(await self._open(call, content, once, whole=True)))
+
+    async def _open(
+        self, call: Call[Any], content: AsyncContent | None = None, once: bool = False, *, whole: bool = False
+    ) -> httpx.Response:
+        """once: the content can be sent once alone. whole: the answer is read."""
         attempt = 0
         while True:
             try:
-                return await self._attempt(call, content)
+                return await self._attempt(call, content, whole)
             except (httpx.HTTPError, APIError) as error:
-                pause = self._retries.pause(attempt, call.method, content is not None, error)
+                pause = self._retries.pause(attempt, call.repeatable, once, error)
                 if pause is None:
                     if isinstance(error, APIError):
                         raise
@@ -253,12 +283,17 @@ class AsyncMegaContext:
             await asyncio.sleep(pause)
             attempt += 1
 
-    async def _attempt(self, call: Call[Any], content: AsyncIterator[bytes] | None) -> httpx.Response:
+    async def _attempt(self, call: Call[Any], content: AsyncContent | None, whole: bool) -> httpx.Response:
+        body = None if content is None else content()
         request = self._http.build_request(
-            call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=content
+            call.method, call.path, params=call.params, json=call.json, headers=call.headers, content=body
         )
         response = await self._http.send(request, stream=True)
-        if not response.is_success:
-            await response.aread()
-        raise_for_error(response)
+        try:
+            if whole or not response.is_success:
+                await response.aread()
+            raise_for_error(response)
+        except BaseException:
+            await response.aclose()
+            raise
         return response

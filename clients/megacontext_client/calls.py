@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -26,6 +26,24 @@ class Call(Generic[T]):
     json: JSON | None = None
     params: dict[str, str | int] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str | None:
+        """By which the server knows this request when it comes again."""
+        return self.headers.get("Idempotency-Key")
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again though the server may have begun it."""
+        return self.method == "GET" or self.key is not None
+
+    def behind(self, event_id: str | None) -> Call[T]:
+        """The same request, for what its stream tells behind an event."""
+        return self if event_id is None else replace(self, headers={**self.headers, "Last-Event-ID": event_id})
+
+
+def _keyed(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
 
 
 def create_session(
@@ -52,9 +70,9 @@ def delete_session(session_id: str) -> Call[None]:
     return Call("DELETE", _session(session_id), lambda body: None)
 
 
-def ingest(session_id: str, title: str | None, kind: TextKind | None) -> Call[Ingested]:
+def ingest(session_id: str, title: str | None, kind: TextKind | None, key: str | None) -> Call[Ingested]:
     """The body is sent beside this, streamed."""
-    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    headers = {"Content-Type": "text/plain; charset=utf-8", **_keyed(key)}
     given: dict[str, str | None] = {"title": title, "kind": kind}
     params: dict[str, str | int] = {name: value for name, value in given.items() if value is not None}
     return Call("POST", f"{_session(session_id)}/ingest", Ingested.parse, params=params, headers=headers)
@@ -112,8 +130,9 @@ def models() -> Call[list[Model]]:
 
 
 def chat(
-    session_id: str | None, messages: Messages, model: str, stream: bool, options: Mapping[str, Any]
+    session_id: str | None, messages: Messages, model: str, stream: bool, options: Mapping[str, Any], key: str | None
 ) -> Call[ChatResult]:
+    """What is not stored is known by no key."""
     body: JSON = {
         **options,
         "model": model,
@@ -123,7 +142,14 @@ def chat(
         body["session_id"] = session_id
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return Call("POST", "/v1/chat/completions", lambda answer: ChatResult.parse(answer, session_id), json=body)
+    headers = _keyed(None if options.get("store") is False else key)
+    return Call("POST", "/v1/chat/completions", lambda answer: ChatResult.parse(answer, session_id), body, {}, headers)
+
+
+def cancel_request(key: str, session_id: str | None) -> Call[None]:
+    """session_id: where the request went, by which a proxy finds the server that has it."""
+    headers = {} if session_id is None else {"X-Session-ID": session_id}
+    return Call("POST", "/v1/requests/cancel", lambda body: None, {"idempotency_key": key}, {}, headers)
 
 
 def _tokens(body: Any) -> int:

@@ -47,6 +47,10 @@ class StreamEndedError(APIConnectionError):
     """A stream stopped before its end mark: the text so far is not a finished reply."""
 
 
+class StreamLostError(StreamEndedError):
+    """A stream broke off and can't be gone on with: its turn was not stored, so the text so far is in no history."""
+
+
 def api_error(status: int, body: Any, retry_after: str | None = None) -> APIError:
     """The error that a decoded body describes: OpenAI's error object, or anything else a proxy may have sent."""
     error = body.get("error") if isinstance(body, dict) else None

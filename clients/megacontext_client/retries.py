@@ -1,4 +1,5 @@
-"""When a request may be sent again. A turn must never count twice: only what the server has not begun is repeated."""
+"""When a request may be sent again. A turn must never count twice: what the server may have begun is repeated only if a
+key tells that it is the same."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ LONGEST_PAUSE = 30.0
 """Seconds; a server that asks for a longer wait is left to the caller."""
 REFUSED = frozenset({"queue_full", "draining", "session_busy"})
 """Codes of a 503 that say that nothing was begun. Any other 503 may come after the turn did its work."""
+ANSWERED = "idempotency_key_answered"
+"""Code of a 409: another server has the answer by now."""
 NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 BROKEN_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
@@ -23,19 +26,24 @@ class Retries:
 
     limit: int
 
-    def pause(self, attempt: int, method: str, streamed_body: bool, error: httpx.HTTPError | APIError) -> float | None:
+    def pause(self, attempt: int, repeatable: bool, used_up: bool, error: httpx.HTTPError | APIError) -> float | None:
         """Seconds to wait before the next attempt, counted from 0; None if there must be none.
 
-        No connection: nothing was sent. A refusal before the turn: nothing was begun, but a streamed body is used up.
-        A connection that breaks off leaves open what the server did, so only a GET is sent again.
+        No connection: nothing was sent. A refusal before the turn: nothing was begun, but the body may be ``used_up``.
+        Whatever else fails leaves open what the server did, so only what is ``repeatable`` is sent again.
         """
-        if attempt >= self.limit:
-            return None
-        wait = FIRST_PAUSE * 2.0**attempt
-        if isinstance(error, NOTHING_SENT):
+        wait = self.after(attempt)
+        if wait is None or isinstance(error, NOTHING_SENT):
             return wait
         if isinstance(error, APIError):
+            begun = error.status >= 500 or error.code == ANSWERED
             refused = error.status == 429 or (error.status == 503 and error.code in REFUSED)
             wait = wait if error.retry_after is None else error.retry_after
-            return wait if refused and not streamed_body and 0 <= wait <= LONGEST_PAUSE else None
-        return wait if isinstance(error, BROKEN_OFF) and method == "GET" else None
+            again = (refused or (begun and repeatable)) and 0 <= wait <= LONGEST_PAUSE
+        else:
+            again = isinstance(error, BROKEN_OFF) and repeatable
+        return wait if again and not used_up else None
+
+    def after(self, attempt: int) -> float | None:
+        """Seconds to wait behind so many attempts that failed; None if there were enough."""
+        return FIRST_PAUSE * 2.0**attempt if attempt < self.limit else None

@@ -14,10 +14,11 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Event:
-    """One event: its name ("message" unless given) and its data lines, joined by newlines."""
+    """One event: its name ("message" unless given), its data lines, joined by newlines, and the newest id so far."""
 
     name: str
     data: str
+    id: str = ""
 
 
 class EventDecoder:
@@ -27,7 +28,7 @@ class EventDecoder:
         self._pending = bytearray()
         self._after_cr = False
         self._begun = False
-        self._name = ""
+        self._name = self._id = ""
         self._data: list[str] = []
 
     def feed(self, piece: bytes) -> list[Event]:
@@ -61,10 +62,12 @@ class EventDecoder:
             self._data.append(value)
         elif field == "event":
             self._name = value
+        elif field == "id" and "\0" not in value:
+            self._id = value
         return None
 
     def _dispatch(self) -> Event | None:
-        event = Event(self._name or "message", "\n".join(self._data)) if self._data else None
+        event = Event(self._name or "message", "\n".join(self._data), self._id) if self._data else None
         self._name = ""
         self._data = []
         return event

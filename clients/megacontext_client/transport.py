@@ -11,7 +11,8 @@ from .errors import APIConnectionError, api_error
 TIMEOUT = 600.0
 """Seconds of silence: a plain (not streamed) reply is silent until it is complete."""
 CONNECT_TIMEOUT = 10.0
-RETRIES = 2
+RETRIES = 4
+"""By default: some four seconds of trouble are not noticed."""
 CONNECTIONS = 100
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which servers close theirs, so that no turn is sent

@@ -16,6 +16,11 @@ Source = str | bytes | PathLike[str] | BinaryIO | Iterable[str | bytes]
 AsyncSource = Source | AsyncIterable[str | bytes]
 
 
+def rereadable(source: AsyncSource) -> bool:
+    """Whether a source can be sent a second time, should the first one break off."""
+    return isinstance(source, str | bytes | PathLike)
+
+
 def pieces(source: Source, progress: Progress | None = None) -> Iterator[bytes]:
     """The UTF-8 bytes of ``source``, in order; raises OSError when a file cannot be read."""
     sent = 0

@@ -1,4 +1,4 @@
-"""Repeating a request must never double a turn."""
+"""Repeating a request must never double a turn: what may have been begun is repeated with its key alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +27,17 @@ def refusal(status: int, code: str, retry_after: str = "0") -> bytes:
     return "\r\n".join([*fields, "Connection: close", "", ""]).encode() + body
 
 
+class Request(str):
+    """A request line. key: its Idempotency-Key; body: of the request."""
+
+    key: str
+    body: bytes
+
+
 @contextmanager
-def scripted(*answers: bytes) -> Iterator[tuple[str, list[str]]]:
+def scripted(*answers: bytes) -> Iterator[tuple[str, list[Request]]]:
     """A server that gives these answers in turn, b"" by hanging up -> its URL, and the requests that reached it."""
-    seen: list[str] = []
+    seen: list[Request] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -49,8 +57,8 @@ def scripted(*answers: bytes) -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
 
 
-def read_request(connection: socket.socket) -> str:
-    """The request line, once the whole request has come."""
+def read_request(connection: socket.socket) -> Request:
+    """A request, once all of it has come."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536)
@@ -59,7 +67,10 @@ def read_request(connection: socket.socket) -> str:
     length = next((int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length:")), 0)
     while (not body.endswith(b"0\r\n\r\n")) if chunked else len(body) < length:
         body += connection.recv(65536)
-    return head.split(b" HTTP")[0].decode()
+    request = Request(head.split(b" HTTP")[0].decode())
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    request.key, request.body = fields.get(b"idempotency-key", b"").decode(), body
+    return request
 
 
 def synchronous(url: str, call: Callable[[Any], Any], retries: int = 2) -> Any:
@@ -95,25 +106,66 @@ def test_a_turn_that_was_not_begun_is_sent_again(send: Any, answer: bytes) -> No
     assert seen == ["POST /v1/chat/completions"] * 3
 
 
+UNCLEAR = [
+    b"",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+    refusal(503, "store_error"),
+    refusal(503, "cancelled"),
+    refusal(502, "proxy"),
+    refusal(500, "internal_error"),
+    refusal(409, "idempotency_key_answered"),
+]
+"""Answers that leave open whether the turn was stored."""
+
+
 @BOTH
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
-        refusal(503, "store_error"),
-        refusal(503, "cancelled"),
-        refusal(502, "proxy"),
-        refusal(500, "internal_error"),
-        refusal(429, "queue_full", retry_after="3600"),
-    ],
-)
-def test_a_turn_that_may_have_begun_is_sent_once(send: Any, answer: bytes) -> None:
-    """Law: a turn that reached the server and was not turned away before its start is never repeated."""
+@pytest.mark.parametrize("answer", UNCLEAR)
+def test_a_turn_that_may_have_begun_is_sent_again_with_its_key(send: Any, answer: bytes) -> None:
+    """Law: where nobody knows whether the server did a turn, it is sent again under the same key, word by word; each
+    turn has a key of its own."""
+    reply = JSON % (len(REPLY), REPLY)
+    with scripted(answer, answer, reply, reply) as (url, seen):
+        assert send(url, TURN).content == "ahoy"
+        assert send(url, TURN).content == "ahoy"
+    keys = [request.key for request in seen]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert all(keys)
+    assert len({request.body for request in seen}) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("answer", [*UNCLEAR[:-1], refusal(429, "queue_full", retry_after="3600")])
+def test_a_turn_without_a_key_that_may_have_begun_is_sent_once(send: Any, answer: bytes) -> None:
+    """Law: a turn that is not stored has no key, so it is never repeated once it may have begun; nobody waits an
+    hour."""
+    unkept: Callable[[Any], Any] = lambda client: client.chat(None, "Hello", model="tiny", store=False)  # noqa: E731
     with scripted(answer, JSON % (len(REPLY), REPLY)) as (url, seen):
         with pytest.raises(ClientError):
-            send(url, TURN)
-        assert seen == ["POST /v1/chat/completions"]
+            send(url, unkept)
+        assert [(request, request.key) for request in seen] == [("POST /v1/chat/completions", "")]
+
+
+@BOTH
+def test_without_retries_there_are_no_keys(send: Any) -> None:
+    """Law: a client that repeats nothing asks the server to keep nothing, but for a key of the caller's own."""
+    reply = JSON % (len(REPLY), REPLY)
+    mine: Callable[[Any], Any] = lambda client: client.chat("s", "Hello", model="tiny", idempotency_key="k")  # noqa: E731
+    with scripted(reply, reply) as (url, seen):
+        send(url, TURN, 0)
+        send(url, mine, 0)
+    assert [request.key for request in seen] == ["", "k"]
+
+
+@BOTH
+def test_an_upload_that_can_be_read_again_is_sent_again(send: Any, tmp_path: Path) -> None:
+    """Law: a text, or a file by its path, that broke off is sent again from its start under the same key."""
+    file, body = tmp_path / "a.txt", b'{"tokens_added": 2, "tokens": 2}'
+    file.write_text("call me Ishmael")
+    for source in (file, "call me Ishmael"):
+        with scripted(b"", refusal(503, "store_down"), JSON % (len(body), body)) as (url, seen):
+            assert send(url, lambda client, source=source: client.ingest("s-1", source)).tokens == 2
+        assert len({(request, request.key, request.body) for request in seen}) == 1
+        assert b"call me Ishmael" in seen[-1].body
 
 
 @BOTH

@@ -23,14 +23,15 @@ BODY = (
 EVENTS = [
     Event("message", '{"text": "a\u2028b\x85c \U0001f433"}'),
     Event("error", "one\ntwo"),
-    Event("message", " padded"),
-    Event("message", ""),
-    Event("message", "[DONE]"),
+    Event("message", " padded", "7"),
+    Event("message", "", "7"),
+    Event("message", "[DONE]", "7"),
 ]
 
 
 def test_a_whole_body() -> None:
-    """Law: comments and unknown fields are skipped, CR, LF and CRLF end lines, an unfinished event never appears."""
+    """Law: comments and unknown fields are skipped, CR, LF and CRLF end lines, an unfinished event never appears, and
+    an id is that of all events until the next one."""
     assert EventDecoder().feed(BODY) == EVENTS
 
 
