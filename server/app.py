@@ -47,7 +47,9 @@ def build_app(
         app.state.server = state
         state.engine.start()
         watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))
-        work = (*watches, state.host.leases.keep(), state.host.leases.lend(), state.host.expiry.keep())
+        host = state.host
+        keeping = host.leases.keep(), host.leases.lend(), host.expiry.keep(), host.residents.hibernate()
+        work = (*watches, *keeping)
         chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield

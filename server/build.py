@@ -141,6 +141,8 @@ def _assemble(
         store,
         model=name,
         max_resident=settings.max_resident_sessions,
+        max_resident_tokens=settings.max_resident_tokens,
+        idle_seconds=settings.idle_seconds,
         max_implicit=settings.max_implicit_sessions,
         implicit_ttl=settings.implicit_ttl,
         session_ttl=settings.session_ttl,
@@ -272,6 +274,7 @@ def _watch(state: ServerState) -> None:
     """Gauges that are read when they are scraped."""
     read = state.metrics.read
     read(names.SESSIONS_RESIDENT, lambda: len(state.host.residents))
+    read(names.RESIDENT_TOKENS, lambda: state.host.residents.tokens)
     read(names.SLABS, lambda: state.engine.stats().slabs)
     read(names.SLABS_FREE, lambda: state.engine.stats().free_slabs)
     read(names.SLAB_BYTES, lambda: state.engine.stats().slab_bytes)

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         262_144, ge=0, description="token ids a session keeps in memory; older ones stay in the store"
     )
     max_resident_sessions: int = Field(64, ge=1, description="sessions in memory; the longest idle ones leave first")
+    max_resident_tokens: int = Field(
+        50_000_000, ge=0, description="tokens of all histories in memory; likewise, but one session always may stay"
+    )
+    idle_seconds: float | None = Field(
+        None, gt=0, description="seconds without use after which a session leaves memory; by default it stays"
+    )
     max_implicit_sessions: int = Field(
         1_000, ge=1, description="stored sessions of requests without a session id, per key"
     )

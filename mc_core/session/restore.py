@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -161,22 +161,24 @@ class Restoring:
             session.lens.append(at, ids)
             if session.excerpts is not None:
                 session.excerpts.append(ids.reshape(-1))
-            self._make(self.gists[0], self.empty.block_gists, batch.blocks, batch.ids)
-            if self.empty.config.lens_keys:
-                self._make(self.keys, self.empty.block_keys, batch.blocks, batch.ids)
+            self._make(batch.blocks, batch.ids)
             stands = np.isin(batch.blocks, raw)
             kept_blocks.append(batch.blocks[stands])
             kept_ids.append(batch.ids[stands])
         _collapse_lost(session, np.intersect1d(np.concatenate(lost), raw))
         return np.concatenate(kept_blocks), np.concatenate(kept_ids)
 
-    def _make(self, rows: Rows, make: Callable[[Ids], Tensor], blocks: Ints, ids: Ids) -> None:
-        """Make the rows that are not known of blocks whose ids are."""
-        wanted = np.flatnonzero(~rows.known[blocks])
-        step = nodes_at_once(self.record.block_size, self.empty.gist_width)
+    def _make(self, blocks: Ints, ids: Ids) -> None:
+        """Make the gists and lens keys that are not known of blocks whose ids are."""
+        tree, gists, keys = self.empty, self.gists[0], self.keys if self.empty.config.lens_keys else None
+        wanted = np.flatnonzero(~gists.known[blocks] | (False if keys is None else ~keys.known[blocks]))
+        step = nodes_at_once(self.record.block_size, tree.gist_width)
         for at in range(0, len(wanted), step):
             part = wanted[at : at + step]
-            rows.put(blocks[part], make(ids[part]))
+            vectors = tree.block_vectors(ids[part])
+            for rows, make in ((gists, tree.block_gists), (keys, tree.block_keys)):
+                if rows is not None and (lost := ~rows.known[blocks[part]]).any():
+                    rows.put(blocks[part][lost], make(vectors if lost.all() else vectors[torch.from_numpy(lost)]))
             # A long history takes as long as its ingest did: the lease must not lapse meanwhile.
             self.store.renew({self.record.session_id: self.record.fence})
 

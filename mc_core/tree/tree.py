@@ -180,14 +180,19 @@ class MegaContextTree:
         return self._keys.view(start, end)
 
     @torch.no_grad()
-    def block_keys(self, ids: Ids) -> Tensor:
-        """Lens keys [n, keys, dim] of blocks with ids [n, K], as an append makes them: for ``load``."""
-        return self._make_keys(self.embed(self._on_device(ids)).float()).to(self.config.gist_dtype)
+    def block_vectors(self, ids: Ids) -> Tensor:
+        """Embeddings [n, K, d] of blocks with ids [n, K], of which their gists and lens keys are made."""
+        return self.embed(self._on_device(ids)).float()
 
     @torch.no_grad()
-    def block_gists(self, ids: Ids) -> Tensor:
-        """Gists [n, m d] of blocks with ids [n, K], as an append makes them: for ``load``."""
-        gists: Tensor = self.gistnet(self.embed(self._on_device(ids)).float())
+    def block_keys(self, vectors: Tensor) -> Tensor:
+        """Lens keys [n, keys, dim] of blocks with ``vectors``, as an append makes them: for ``load``."""
+        return self._make_keys(vectors).to(self.config.gist_dtype)
+
+    @torch.no_grad()
+    def block_gists(self, vectors: Tensor) -> Tensor:
+        """Gists [n, m d] of blocks with ``vectors``, as an append makes them: for ``load``."""
+        gists: Tensor = self.gistnet(vectors)
         return gists.to(self.config.gist_dtype)
 
     @torch.no_grad()

@@ -55,6 +55,8 @@ class SessionHost:
         *,
         model: str,
         max_resident: int,
+        max_resident_tokens: int | None = None,
+        idle_seconds: float | None = None,
         max_implicit: int,
         implicit_ttl: float | None = None,
         session_ttl: float | None = None,
@@ -65,7 +67,14 @@ class SessionHost:
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._followers = Followers() if followers is None else followers
         self._owner, self._background = Owner(store, name), Background()
-        self.residents = Residents(engine, store, max_resident, self._background)
+        self.residents = Residents(
+            engine,
+            store,
+            self._background,
+            most=max_resident,
+            most_tokens=max_resident_tokens,
+            idle_seconds=idle_seconds,
+        )
         self.leases = LeaseKeeper(self.residents, store, self._owner, self._background)
         self.expiry = Expiry(
             self.residents,

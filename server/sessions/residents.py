@@ -1,7 +1,9 @@
-"""Sessions in memory, as many as the settings allow: the longest idle ones leave first."""
+"""Sessions in memory, as many and as long as the settings allow: the longest idle ones leave first."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from server.sessions.departed import Departed
 from server.sessions.opening import give_back
 from server.sessions.slots import Slot
 
+IDLE_EVERY = 30.0
+"""Seconds between two looks for sessions that nobody uses any more; a quarter of the setting's if shorter."""
 Key = tuple[str, str]
 """Tenant and id of a session: a bare id opens nothing."""
 
@@ -23,9 +27,20 @@ Key = tuple[str, str]
 class Residents:
     """A slot for each session that is in memory, or that somebody waits for, the longest unused first."""
 
-    def __init__(self, engine: Engine, store: SessionStore, most: int, background: Background) -> None:
-        """most: sessions in memory; beyond that idle ones leave."""
-        self._engine, self._store, self._most, self._background = engine, store, most, background
+    def __init__(
+        self,
+        engine: Engine,
+        store: SessionStore,
+        background: Background,
+        *,
+        most: int,
+        most_tokens: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> None:
+        """most, most_tokens: sessions in memory, and tokens of them all; beyond that idle ones leave, but for the last
+        one. idle_seconds: without use, after which they leave anyway."""
+        self._engine, self._store, self._background = engine, store, background
+        self._most, self._most_tokens, self._idle_seconds = most, most_tokens, idle_seconds
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._trimming = False
         self.departed = Departed()
@@ -34,6 +49,11 @@ class Residents:
     def __len__(self) -> int:
         """Sessions in memory."""
         return sum(slot.session is not None for slot in self._slots.values())
+
+    @property
+    def tokens(self) -> int:
+        """Of all histories in memory."""
+        return sum(slot.session.tokens for slot in self._slots.values() if slot.session is not None)
 
     def __iter__(self) -> Iterator[Slot]:
         """Slots as they are now, whatever comes and goes meanwhile."""
@@ -57,6 +77,7 @@ class Residents:
             yield slot
         finally:
             slot.users -= 1
+            slot.used = time.monotonic()
             if slot.session is None and not slot.users and self._slots.get(key) is slot:
                 del self._slots[key]
             self._bound()
@@ -98,8 +119,23 @@ class Residents:
             await self.forget(slot)
         self._slots.clear()
 
+    async def hibernate(self) -> None:
+        """Unload sessions that nobody used for ``idle_seconds``, until cancelled; not at all without."""
+        if self._idle_seconds is None:
+            return
+        while True:
+            await asyncio.sleep(min(IDLE_EVERY, self._idle_seconds / 4))
+            for slot in self:
+                if time.monotonic() - slot.used >= self._idle_seconds:
+                    await self._drop_idle(slot)
+
+    def _over(self) -> bool:
+        """Whether there are more than the settings allow."""
+        count = len(self)
+        return count > self._most or (self._most_tokens is not None and count > 1 and self.tokens > self._most_tokens)
+
     def _bound(self) -> None:
-        if len(self) > self._most and not self._trimming:
+        if self._over() and not self._trimming:
             self._trimming = True
             self._background.spawn(self._trim())
 
@@ -107,9 +143,12 @@ class Residents:
         """Unload the longest idle sessions; they are stored."""
         try:
             for slot in self:
-                if len(self) <= self._most:
+                if not self._over():
                     return
-                if slot.users == 0 and slot.session is not None:
-                    await self.drop(slot)
+                await self._drop_idle(slot)
         finally:
             self._trimming = False
+
+    async def _drop_idle(self, slot: Slot) -> None:
+        if slot.users == 0 and slot.session is not None:
+            await self.drop(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ class Slot:
 
     interrupt: stops whoever holds the lock, who is told why. progress: tells how far an ingest is that holds it.
     deleting: nobody gets the session any more. promised: it goes to another server when those before it are done.
+    used: when somebody let go of it last (``time.monotonic``).
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -27,6 +29,7 @@ class Slot:
     progress: Callable[[], dict[str, Any]] | None = None
     deleting: bool = False
     promised: bool = False
+    used: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

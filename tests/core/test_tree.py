@@ -172,7 +172,7 @@ def test_lens_keys_follow_blocks() -> None:
     blocks = ids[: 9 * K].reshape(9, K)
     expected = TABLE[torch.from_numpy(blocks[:, :2].astype(np.int64))][..., :4].half()
     assert torch.equal(tree.lens_keys(0, 9), expected)
-    assert torch.equal(tree.block_keys(blocks[4:7]), expected[4:7])
+    assert torch.equal(tree.block_keys(tree.block_vectors(blocks[4:7])), expected[4:7])
 
 
 def test_evicted_ids_leave_memory() -> None:

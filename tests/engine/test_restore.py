@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from engine_lab import FOCUS, Lab, random_ids
 from lens_bundles import lens_bundle
-from mc_core.bundle.bundle import Bundle
+from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import StoreError
 from mc_core.focus.focus_config import FocusConfig
@@ -42,6 +43,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
         "gistnet": lens_bundle(folder / "gistnet", gistnet_seed=1),
         "other gistnet": lens_bundle(folder / "other", gistnet_seed=2),
         "several": lens_bundle(folder / "several", gistnet_seed=1, vectors=4),
+        "quantised": load_bundle(folder / "cross", dtype=torch.int8),
     }
 
 
@@ -57,10 +59,15 @@ def open_lab(url: str, bundles: dict[str, Bundle]) -> OpenLab:
     """A server's engine over the test's own store: each with another bundle and lens, one after the other."""
 
     @contextmanager
-    def opened(lens: str = "hybrid", bundle: str = "hybrid", focus: FocusConfig = FOCUS) -> Iterator[Lab]:
+    def opened(
+        lens: str = "hybrid",
+        bundle: str = "hybrid",
+        focus: FocusConfig = FOCUS,
+        config: EngineConfig = EngineConfig(max_sessions=2),  # noqa: B008 - frozen
+    ) -> Iterator[Lab]:
         store = open_store(url)
         focus = replace(focus, lens=lens)
-        lab = Lab(bundles[bundle], store, EngineConfig(max_sessions=2), focus, "block")
+        lab = Lab(bundles[bundle], store, config, focus, "block")
         try:
             yield lab
         finally:
@@ -122,6 +129,38 @@ def test_one_stored_session_goes_through_all_lenses(open_lab: OpenLab, tokens: i
             assert_as_ingested(lab, session)
             assert lab.ask(session, random_ids(40, 1), 3).error is None
             assert lab.reopen("a").sequence == sequence + 1, "made anew again, or not stored"
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "lexical": {"lens": "lexical"},
+    "another kind of LensNet": {"lens": "transformer", "bundle": "transformer"},
+    "a retrained LensNet": {"bundle": "retrained"},
+    "a GistNet": {"bundle": "gistnet"},
+    "gists of several vectors": {"bundle": "several"},
+    "quantised": {"bundle": "quantised"},
+    "a smaller budget": {"focus": replace(FOCUS, budget=360)},
+    "other segments": {"config": EngineConfig(max_sessions=2, segment_blocks=1)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("first", CHANGES)
+def test_no_change_locks_a_session(open_lab: OpenLab, first: str) -> None:
+    """Under whatever it was stored, a session comes back under everything else, and from there again: its history is
+    the same, its vectors are those of the present networks, and it answers."""
+    with open_lab(**CHANGES[first]) as lab:
+        lab.session("a", TOKENS)
+        told = session_ids(lab.store, lab.reopen("a"))
+    for other in CHANGES:
+        for name in (other, first):
+            with open_lab(**CHANGES[name]) as lab:
+                session = lab.reopen("a")
+                np.testing.assert_array_equal(session_ids(lab.store, session), told)
+                assert_as_ingested(lab, session)
+                assert lab.ask(session, random_ids(9, 1), 2).error is None
+                told = session_ids(lab.store, session)
 
 
 @pytest.mark.parametrize(

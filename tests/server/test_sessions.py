@@ -217,6 +217,31 @@ def test_memory_holds_a_bounded_number_of_sessions(model_dir, tmp_path):
         assert len({http.get(f"/v1/sessions/{session}").json()["tokens"] for session in made}) == 1
 
 
+def test_memory_holds_a_bounded_number_of_tokens(model_dir, tmp_path):
+    """Idle sessions leave while all of those in memory are too long together, but for one; what is asked comes back."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", max_resident_tokens=1500)
+    with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
+        made = [http.post("/v1/sessions", json={}).json()["id"] for _ in range(3)]
+        tokens = [http.post(f"/v1/sessions/{one}/ingest", content=TEXT * 4).json()["tokens"] for one in made]
+        assert 750 < tokens[0] < 100_000
+        wait_until(lambda: gauge(address, "megacontext_sessions_resident") == 1)
+        assert gauge(address, "megacontext_sessions_resident_tokens") == tokens[0]
+        assert [http.get(f"/v1/sessions/{one}").json()["tokens"] for one in made] == tokens
+
+
+def test_sessions_that_nobody_uses_leave_memory(model_dir, tmp_path):
+    """After idle_seconds they do, slab and all, and go on when they are asked."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", idle_seconds=0.4)
+    with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
+        session = http.post("/v1/sessions", json={}).json()["id"]
+        body = {"model": MODEL, "max_tokens": 2, "session_id": session, "messages": [{"role": "user", "content": "Hi"}]}
+        first = http.post("/v1/chat/completions", json=body).json()["x_megacontext"]
+        wait_until(lambda: gauge(address, "megacontext_sessions_resident") == 0)
+        again = http.post("/v1/chat/completions", json=body).json()["x_megacontext"]
+        assert again["source"] == "restored"
+        assert again["tokens"] > first["tokens"]
+
+
 def test_many_at_once_load_a_session_once(model_dir, tmp_path):
     """Requests that wake one session at the same time all get it, one after the other."""
     store = tmp_path / "s.sqlite"
