@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mc_core.errors import ConfigError, StoreError
+from mc_core.notes import Note
 from mc_core.store import FencedError, LeaseHeldError, StoreDownError
 from redis_pair import Forwarder, Pair, Refusing
 from redis_server import RedisServer
@@ -172,6 +173,39 @@ def test_a_commit_whose_reply_was_lost_is_made_once(server):
         wait_until(lambda: len(client.client_list()) <= 3)
     assert store.record("s", "alice").result().sequence == 3
     assert store.read_span_range("s", 0, 3).result().ids[:, 0].tolist() == [1, 2, 3]
+    store.close()
+
+
+def test_whatever_is_sent_again_is_done_once(server):
+    """Law: a Redis that stood still carries out each of the copies that were sent to it meanwhile; the second of them
+    changes nothing and answers as the first did: a new session, a fork, a lease, a reshape, notes and deletions."""
+    store = open_store(f"{server.url}?socket_timeout=0.2")
+    writer = store._calls._writer
+
+    def repeated(call):
+        server.hang()
+        wanted = writer._number + 3
+        future = call()
+        wait_until(lambda: writer._number >= wanted)  # each copy waits in a socket of its own
+        server.hang(False)
+        found = future.result()
+        with server.client() as client:
+            wait_until(lambda: len(client.client_list()) <= 3)
+        return found
+
+    repeated(lambda: store.create(make_record()))
+    record = repeated(lambda: store.open("s", "alice", "me")).record
+    record = fill(store, record, some_ids(16))
+    assert repeated(lambda: store.commit(record, [Note("n", 8, b"1", indexed=True)])) == 2
+    repeated(lambda: store.fork("s", "alice", make_record("f", tokens=8)))
+    shape = {"gist_dim": 3, "gist_dtype": "float32", "gist_keys": 0, "key_dim": 0}
+    repeated(lambda: store.reshape("s", record.fence, **shape))
+    assert store.record("s", "alice").result().sequence == 3
+    assert repeated(lambda: store.delete_note("s", "alice", "n")) is True
+    repeated(lambda: store.delete("s", "alice"))
+    listed = store.list("alice").result().sessions
+    assert [(info.session_id, info.tokens) for info in listed] == [("f", 8)]
+    assert np.array_equal(store.read_span_range("f", 0, 2).result().ids.ravel(), some_ids(16)[:8])
     store.close()
 
 

@@ -11,7 +11,7 @@ SIZE = 4 << 20
 
 
 class Reserve:
-    """A file of nothing beside the store's, which is given up for as long as the disk is full."""
+    """A file of nothing beside the store's while that is open, given up for as long as the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self._path = Path(f"{path}.reserve")

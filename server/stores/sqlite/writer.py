@@ -59,6 +59,7 @@ class Writer:
             self._wake.notify()
         self._thread.join()
         self._connection.close()
+        self._reserve.give()
 
     def _serve(self) -> None:
         while batch := self._next_batch():
