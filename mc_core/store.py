@@ -227,9 +227,9 @@ def rows_at(level: int, blocks: int, block_size: int) -> int:
     return int(blocks) if level == 0 else int(blocks) // int(block_size) ** (level - 1)
 
 
-def encode_cursor(info: SessionInfo) -> str:
-    """The list cursor that stands right after ``info``; it stays good when that session is deleted."""
-    return f"{info.created!r}/{info.session_id}"
+def encode_cursor(created: float, session_id: str) -> str:
+    """The list cursor that stands right after this session; it stays good when that one is deleted."""
+    return f"{created!r}/{session_id}"
 
 
 def decode_cursor(cursor: str) -> tuple[float, str]:

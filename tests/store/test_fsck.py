@@ -281,6 +281,28 @@ def test_one_session_alone_is_checked(harness: Any) -> None:
     assert "there is no store" in nowhere.output
 
 
+def test_a_damaged_session_takes_no_other_one_out_of_lists(harness: Any) -> None:
+    """Law: a list shows all sessions but one whose row can't be read, page by page."""
+    for name in ("s", "t", "u"):
+        prepare(harness, name)
+    if isinstance(harness, SqliteHarness):
+        harness._execute("UPDATE sessions SET metadata = '{' WHERE session_id = 't'")
+    else:
+        with harness.server.client() as client:
+            client.hset(f"{harness.namespace}alice:session:t", "metadata", "{")
+    store = harness.open()
+    seen, after = [], None
+    while True:
+        page = store.list("alice", 1, after).result()
+        seen += [info.session_id for info in page.sessions]
+        after = page.next
+        if after is None:
+            break
+    assert seen == ["u", "s"]
+    assert store.record("t", "alice").exception() is not None
+    store.close()
+
+
 def test_a_store_in_use_is_left_alone() -> None:
     """Law: a SQLite file that a server has open is not touched: status 2."""
     harness = SqliteHarness()

@@ -18,8 +18,8 @@ from mc_core.store import (
     SessionRecord,
     SpanBatch,
     decode_cursor,
-    encode_cursor,
 )
+from server.stores import listing
 from server.stores.arguments import check_limit, row_range
 from server.stores.redis import reader
 from server.stores.redis.calls import Calls
@@ -95,8 +95,7 @@ class Reads:
             check_limit(limit)
             created, session_id = decode_cursor(after) if after is not None else ("", "")
             command = ("list", "", "", key_part(tenant), kind, limit + 1, _exact(created), session_id)
-            found = [info_of(values) for values in value_of((await send([command]))[0], "")]
-            return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
+            return listing.page_of(value_of((await send([command]))[0], ""), limit, info_of)
 
         return self._calls.read(run, None)
 

@@ -19,9 +19,9 @@ from mc_core.store import (
     SessionRecord,
     UnknownSessionError,
     decode_cursor,
-    encode_cursor,
 )
 from server.stores.arguments import INFO_FIELDS, check_limit
+from server.stores.listing import page_of
 from server.stores.record_sum import unsealed
 
 SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
@@ -117,8 +117,7 @@ def page(
         query += " AND (created, session_id) < (?, ?)"
         values.extend(decode_cursor(after))
     query += " ORDER BY created DESC, session_id DESC LIMIT ?"
-    found = [info_of(row) for row in connection.execute(query, (*values, limit + 1))]
-    return SessionPage(tuple(found[:limit]), encode_cursor(found[limit - 1]) if len(found) > limit else None)
+    return page_of(connection.execute(query, (*values, limit + 1)).fetchall(), limit, info_of)
 
 
 def load_prefixes(connection: sqlite3.Connection, session: int) -> list[tuple[str, int]]:
