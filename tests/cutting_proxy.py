@@ -36,14 +36,17 @@ class CuttingProxy:
     def _serve(self, client: socket.socket, left: int | None) -> None:
         with client, suppress(OSError), socket.create_connection(("127.0.0.1", self._port)) as server:
             threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-            while data := server.recv(65536):
-                client.sendall(data if left is None else data[:left])
-                if left is not None and (left := left - len(data)) <= 0:
-                    self.cuts += 1
-                    break
-            for end in (client, server):
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+            try:
+                while data := server.recv(65536):
+                    client.sendall(data if left is None else data[:left])
+                    if left is not None and (left := left - len(data)) <= 0:
+                        self.cuts += 1
+                        break
+            finally:
+                # Closing alone ends nothing while the other thread reads.
+                for end in (client, server):
+                    with suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def _pass_on(client: socket.socket, server: socket.socket) -> None:

@@ -19,7 +19,7 @@ from server.streaming.response import unless_gone
 
 KEY = {"min_length": 1, "max_length": 255, "pattern": r"^[!-~]+$"}
 IdempotencyKey = Annotated[str | None, Header(**KEY)]
-LastEventID = Annotated[str | None, Header(pattern=EventId.PATTERN)]
+LastEventID = Annotated[str, Header(pattern=rf"^({EventId.PATTERN})?$")]
 LAST = "Last-Event-ID"
 Work = Callable[[Call], Awaitable[Response]]
 Again = Callable[[str], Awaitable[Response]]
@@ -32,14 +32,14 @@ async def once(
     key: str | None,
     work: Work,
     again: Again | None = None,
-    last_event: str | None = None,
+    last_event: str = "",
 ) -> Response:
     """What ``work`` answers, or what it answered before; ``again`` answers by the id of a response.
 
     A repetition that comes while the request runs is told its events, those behind ``last_event`` alone, or waits for
     its end. ApiError 410 if the stream of that event is not there.
     """
-    after = None if last_event is None else EventId.of(last_event)
+    after = EventId.of(last_event) if last_event else None
     if key is None:
         if after is not None:
             raise bad_request("Last-Event-ID needs the Idempotency-Key that the stream was asked for with", LAST)

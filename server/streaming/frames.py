@@ -42,7 +42,7 @@ class EventId:
 
     tag: str
     number: int
-    PATTERN: ClassVar[str] = r"^[0-9a-f]{8}-[0-9]{1,9}$"
+    PATTERN: ClassVar[str] = r"[0-9a-f]{8}-[0-9]{1,9}"
 
     def __str__(self) -> str:
         return f"{self.tag}-{self.number}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from clients.megacontext_client import (
 )
 from clients.megacontext_client import retries as rules
 from cutting_proxy import CuttingProxy
-from support import ServerProcess, ServerThread, free_port, settings_for, state_in, wait_until, write_model
+from support import ForkedServer, ServerThread, free_port, settings_for, state_in, wait_until, write_model
 
 OPTIONS: dict[str, Any] = {"model": "tiny", "temperature": 0, "ignore_eos": True, "max_tokens": 40}
 ASK = "Tell me of the lighthouse 🐳"
@@ -121,7 +120,7 @@ def test_clients_go_on_through_kill_nine(model: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(rules, "FIRST_PAUSE", 0.1)
     port, store, kinds = free_port(), tmp_path / "s.sqlite", {"whole": 0, "lost": 0}
     cuts = iter([1500] * 100)
-    server = ServerProcess(model, store, use_port=port).__enter__()
+    server = ForkedServer(model, store, use_port=port).__enter__()
     with CuttingProxy(port, lambda: next(cuts)) as proxy, ThreadPoolExecutor(1) as pool:
         for number in range(8):
             with MegaContext(server.address, timeout=60) as client:
@@ -132,8 +131,8 @@ def test_clients_go_on_through_kill_nine(model: Path, tmp_path: Path, monkeypatc
                 wait_until(lambda before=before: proxy.cuts > before)  # type: ignore[misc]
                 if number % 2:
                     wait_until(lambda: client.session(session).tokens > limit)  # noqa: B023
-            server.stop(signal.SIGKILL)
-            server = ServerProcess(model, store, use_port=port).__enter__()
+            server.kill()
+            server = ForkedServer(model, store, use_port=port).__enter__()
             with MegaContext(server.address, timeout=60) as client:
                 try:
                     told, result = turn.result()
@@ -143,6 +142,6 @@ def test_clients_go_on_through_kill_nine(model: Path, tmp_path: Path, monkeypatc
                 else:
                     kinds["whole"] += 1
                     assert content(client, session) == [ASK, "".join(told)] == [ASK, result.content]
-    server.stop(signal.SIGKILL)
+    server.kill()
     assert kinds["whole"] >= 4
     assert kinds["lost"] >= 1

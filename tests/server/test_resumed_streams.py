@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from mc_core.engine.requests import Delta, Failed
 from server.errors import ApiError
 from server.streaming import turn_stream
 from server.streaming.turn_stream import TurnStream
-from support import ServerProcess, ServerThread, gauge, running, settings_for, state_in, wait_until
+from support import ForkedServer, ServerThread, gauge, running, settings_for, state_in, wait_until
 
 CHAT = "/v1/chat/completions"
 LIMIT = 40
@@ -311,14 +310,14 @@ def test_what_was_acknowledged_goes_on_after_kill_nine_and_the_rest_is_lost(mode
     store = tmp_path / "s.sqlite"
     stored, lost = new_key(), new_key()
     long = {**ASK, "max_tokens": 600}
-    with ServerProcess(model_dir, store) as server, httpx.Client(base_url=server.address, timeout=60) as http:
+    with ForkedServer(model_dir, store) as server, httpx.Client(base_url=server.address, timeout=60) as http:
         sessions = [new_session(http) for _ in range(2)]
         told = whole(http, CHAT, ASK, stored | {"X-Session-ID": sessions[0]})
         with http.stream("POST", CHAT, json=long, headers=lost | {"X-Session-ID": sessions[1]}) as stream:
             events = events_of(stream.iter_lines())
             seen = [next(events) for _ in range(5)]
-            server.stop(signal.SIGKILL)
-    with ServerProcess(model_dir, store) as server, httpx.Client(base_url=server.address, timeout=60) as http:
+            server.kill()
+    with ForkedServer(model_dir, store) as server, httpx.Client(base_url=server.address, timeout=60) as http:
         for number in (0, 7, len(told) - 2, len(told) - 1):
             behind = stored | {"X-Session-ID": sessions[0], "Last-Event-ID": told[number].id}
             assert whole(http, CHAT, ASK, behind) == told[number + 1 :]

@@ -38,7 +38,7 @@ async def chat_completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
-    last_event_id: LastEventID = None,
+    last_event_id: LastEventID = "",
     expected: Expected = NONE,
 ) -> Response:
     """A turn: in the session that is named, else in the one whose history the messages continue."""

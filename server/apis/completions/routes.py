@@ -46,7 +46,7 @@ async def completions(
     tenant: Annotated[str, Depends(tenant_of)],
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
-    last_event_id: LastEventID = None,
+    last_event_id: LastEventID = "",
     expected: Expected = NONE,
 ) -> Response:
     """Continue a text: at the end of a session's history, or by itself; or several texts, each by itself."""

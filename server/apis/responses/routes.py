@@ -50,7 +50,7 @@ async def create_response(
     service: Service,
     x_session_id: Annotated[str | None, Header(max_length=128)] = None,
     idempotency_key: IdempotencyKey = None,
-    last_event_id: LastEventID = None,
+    last_event_id: LastEventID = "",
     expected: Expected = NONE,
 ) -> Response:
     """A turn: behind an earlier response, in a conversation, or in the session whose history the input continues."""
