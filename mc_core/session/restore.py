@@ -75,6 +75,12 @@ class Restoring:
         A lost or corrupt span is counted and never filled in: if it stood raw, its gist stands from now on.
         StoreError if spans are lost that must stand raw, since nothing may be invented in their place.
         """
+        if self.stale and self.record.blocks:
+            logger.info(
+                "session %s: its vectors are of other networks; those of %d blocks are made anew",
+                self.record.session_id,
+                self.record.blocks,
+            )
         blocks, ids = self._read_spans()
         if self.session.excerpts is not None:
             self.session.excerpts.append(self.record.tail)
