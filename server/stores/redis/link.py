@@ -16,6 +16,7 @@ from redis.exceptions import (
     AskError,
     AuthenticationError,
     ClusterDownError,
+    NoScriptError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -98,11 +99,13 @@ class Link:
 
         durable: not before as many replicas have what they did as the URL asks for. full: though Redis has no room.
         """
-        # A Redis that restarted has forgotten the script.
         script = FREEING if full else SCRIPT
         calls: list[Command] = [("EVALSHA", SHA[script], 0, self.place.namespace, *command) for command in commands]
         wait: list[Command] = [("WAIT", self.place.replicas, REPLICATION)] if durable and self.place.replicas else []
-        replies = (await self._exchange([("SCRIPT LOAD", script), *calls, *wait]))[1:]
+        replies = await self._exchange([*calls, *wait])
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            # A Redis that restarted has forgotten it. What ran nevertheless may run again, as after a lost reply.
+            replies = (await self._exchange([("SCRIPT LOAD", script), *calls, *wait]))[1:]
         if wait and not _enough(count := replies.pop(), self.place.replicas):
             raise RedisConnectionError(f"of {self.place.replicas} replicas that must have a write, {count} do")
         if self.down_since is not None:
