@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 from bench.batch import QUESTION
 from bench.common import BUNDLE, Bench, bench_engine, report
 from bench.load import lag_buckets
-from bench.serving import served
+from bench.serving import served, words_in
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.focus.focus_config import FocusConfig
 
@@ -90,7 +89,7 @@ async def _stream(client: httpx.AsyncClient, model: str, number: int, reply: int
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         lines = ((line, time.perf_counter()) async for line in response.aiter_lines())
-        return [at async for line, at in lines if line.startswith("data: {") and json.loads(line[6:]).get("choices")]
+        return [at async for line, at in lines if words_in(line)]
 
 
 def engine_rate(bench: Bench, name: str, count: int, reply: int) -> float:

@@ -22,11 +22,13 @@ import redis
 from numpy.typing import NDArray
 
 from bench.common import BUNDLE, report
-from bench.serving import redis_server, served
+from bench.serving import redis_server, served, words_in
 from bench.text import prose
 
 PLACES = 100
 """Of a replica on the ring: Ray Serve's default."""
+IDLE = 20
+"""Seconds in which two servers do nothing."""
 Ring = tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 
@@ -62,19 +64,20 @@ def measured(store: redis.Redis, options: argparse.Namespace) -> dict[str, float
     """See the module."""
     url = f"redis://127.0.0.1:{store.get_connection_kwargs()['port']}/0"
     flags = ["--model", str(options.model), "--threads", "1", "--weights", "float32", "--store", url]
-    text = prose(options.history // 4)
+    text = prose(options.history // 12)
     with served(*flags) as (first, one), served(*flags) as (second, _):
         empty, began = _memory(store), _processor(store)
-        time.sleep(5)
-        idle = (_processor(store) - began) / 5 / 2
+        time.sleep(IDLE)
+        idle = (_processor(store) - began) / IDLE / 2
         sessions = [first.post("/v1/sessions", json={}).json()["id"] for _ in range(options.stored)]
         for session in sessions:
             first.post(f"/v1/sessions/{session}/ingest", content=text, headers={"content-type": "text/plain"})
         tokens = [first.get(f"/v1/sessions/{session}").json()["tokens"] for session in sessions]
         bytes_a_token = (_memory(store) - empty) / sum(tokens)
-        session, began = sessions[0], _processor(store)
+        session = sessions[0]
+        used, began = _processor(store), time.perf_counter()
         here = [_first_token(first, session) for _ in range(options.turns)]
-        turn = (_processor(store) - began) / options.turns - idle * sum(here) / options.turns
+        turn = (_processor(store) - used - 2 * idle * (time.perf_counter() - began)) / options.turns
         handed = [_first_token((second, first)[n % 2], session) for n in range(options.turns)]
         model = first.get("/v1/models").json()["data"][0]["id"]
         _ask(first, model, session)
@@ -113,7 +116,7 @@ def _ask(client: httpx.Client, model: str, session: str) -> float:
     with client.stream("POST", "/v1/chat/completions", json=body | {"ignore_eos": True}) as answer:
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
-            if not first and '"content"' in line:
+            if not first and words_in(line):
                 first = time.perf_counter() - began
     return first
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -87,6 +88,12 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = 120.0) -> 
             pass
         assert time.monotonic() < deadline, f"{what} did not start"
         time.sleep(0.1)
+
+
+def words_in(line: str) -> str:
+    """What a line of a chat's stream adds to the reply; the first chunk, which comes before any token, adds nothing."""
+    choices = json.loads(line[6:]).get("choices") if line.startswith("data: {") else None
+    return str(choices[0]["delta"].get("content") or "") if choices else ""
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ it to the replica that has that route. What goes astray is handed over (``server
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from typing import Any
@@ -18,6 +19,8 @@ from server.settings import Settings
 
 os.environ.setdefault("RAY_SERVE_SESSION_ID_HEADER_KEY", ROUTE)
 os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "server.affinity:middlewares")
+# By default Ray runs its processes at nice 15, which is for batches: a busy neighbour would starve replicas and proxy.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray tells its makers how it is used, unless it is told not to.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
@@ -26,6 +29,7 @@ try:
 except ImportError as error:
     raise ConfigError("--ray needs the extra: pip install 'megacontext[ray]'") from error
 
+logger = logging.getLogger(__name__)
 NAME = "megacontext"
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 ONGOING = 4096
@@ -91,9 +95,8 @@ def run_replicas(settings: Settings, replicas: int) -> None:
     if settings.unix_socket is not None:
         raise ConfigError("unix_socket: Ray Serve listens on host and port")
     served = application(settings, replicas)
-    stop = {signal.SIGTERM, signal.SIGINT}
-    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, object_store_memory=OBJECT_STORE)
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -106,7 +109,11 @@ def run_replicas(settings: Settings, replicas: int) -> None:
             },
         )
         serve.run(served, name=NAME)
-        signal.sigwait(stop)
+        signal.pause()
+    except KeyboardInterrupt:
+        logger.info("stopping the replicas")
+    except RuntimeError as error:
+        raise ConfigError("the replicas did not start; why, their log says above") from error
     finally:
         serve.shutdown()
         ray.shutdown()

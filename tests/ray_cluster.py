@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from typing import Any
 
 import httpx
 import psutil
 
-from support import free_port, small, wait_until
+from support import free_port, small
 
 NAME = "megacontext"
 
@@ -37,7 +38,6 @@ class RayCluster:
     def __enter__(self) -> RayCluster:
         self._ray.init(
             address="local",
-            _node_ip_address="127.0.0.1",
             num_cpus=2,
             include_dashboard=False,
             object_store_memory=80 << 20,
@@ -76,7 +76,10 @@ class RayCluster:
 
     def settle(self, seconds: float = 120) -> None:
         """Until as many run as were asked for, and they answer."""
-        wait_until(self._settled, seconds)
+        end = time.monotonic() + seconds
+        while not self._settled():
+            assert time.monotonic() < end, self._serve.status()
+            time.sleep(0.5)
 
     def _settled(self) -> bool:
         status = self._serve.status().applications.get(NAME)
