@@ -78,7 +78,7 @@ def test_a_network_that_breaks_off_anywhere_changes_nothing(server: ServerThread
     rng = random.Random(7)
     with MegaContext(server.address, timeout=60) as client:
         pieces, whole = chat(server.address, client.create_session().id, **OPTIONS)
-        for longest in (1500, 3000, 6000):
+        for longest in (1500, 5000):
             session = client.create_session().id
             port = int(server.address.rpartition(":")[2])
             with CuttingProxy(port, lambda longest=longest: rng.randrange(1, longest)) as proxy:  # type: ignore[misc]

@@ -104,7 +104,7 @@ def fresh(server: ServerThread) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("path", TURNS)
-@pytest.mark.parametrize("every", [1, 2, 5, 13])
+@pytest.mark.parametrize("every", [1, 7])
 def test_a_stream_that_breaks_off_at_every_kth_event_is_the_whole_one(http, path, every):
     """Law: a stream of any API that breaks off behind every k-th event, and goes on each time behind the last one that
     came, tells the same events as one that never broke off, each once; and the history has the turn once."""
@@ -234,13 +234,13 @@ def test_a_detached_turn_outlives_its_client(model_dir, tmp_path, keyed):
     had; the history has it, and with a key its answer can be had."""
     settings = settings_for(model_dir, tmp_path / "s.sqlite", resume_seconds=0.01)
     with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
-        plain = http.post(CHAT, json={**ASK, "max_tokens": 150, "stream": False}).json()["choices"][0]["message"]
+        plain = http.post(CHAT, json={**ASK, "max_tokens": 100, "stream": False}).json()["choices"][0]["message"]
         for stream in (True, False):
             session = new_session(http)
             headers = new_key(session) if keyed else {"X-Session-ID": session}
-            body = {**ASK, "max_tokens": 150, "stream": stream, "background": True}
+            body = {**ASK, "max_tokens": 100, "stream": stream, "background": True}
             leaves_early(http, body, headers)
-            wait_until(lambda session=session: http.get(f"/v1/sessions/{session}").json()["tokens"] > 150)
+            wait_until(lambda session=session: http.get(f"/v1/sessions/{session}").json()["tokens"] > 100)
             listed = http.get(f"/v1/sessions/{session}/messages").json()["data"]
             assert listed[-1]["content"] == plain["content"]
             if keyed:
