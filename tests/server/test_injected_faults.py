@@ -75,7 +75,7 @@ def install(faults: Faults, server: ServerThread, patch: pytest.MonkeyPatch) -> 
     patch.setattr(TurnWatch, "__call__", faults.before("watch", TurnWatch.__call__))
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_every_stream_ends_whatever_fails(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:

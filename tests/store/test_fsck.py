@@ -159,7 +159,7 @@ class Prepared:
                 case "notes":
                     found |= {(name, what, note.key): note for note in told.notes}
                 case "indexed" if told is not None:
-                    found[name, what] = told
+                    found[name, what] = told[1]  # of a session that is there, or not
                 case int():
                     rows = zip(told.indices.tolist(), told.gists.tolist(), strict=True)
                     found |= {(name, what, at): gist for at, gist in rows}

@@ -253,3 +253,18 @@ def test_what_is_kept_for_a_full_disk_is_given_up_and_taken_back(place):
     reserve.keep = keep
     store.close()
     assert place.count_everything() == 0
+
+
+def test_a_read_that_failed_keeps_no_snapshot(place):
+    """Law: after a read that broke off at a damaged text, all later ones see what was written since, whoever keeps its
+    error."""
+    store = SqliteStore(place.path, readers=1)
+    record = begin(store, gist_dim=0)
+    store.commit(record, [Note(key, 0, b"x") for key in ("a", "b", "c")]).result()
+    place._execute("UPDATE notes SET key = CAST(x'ff' AS TEXT) WHERE key = 'b'")
+    failed = store.notes("s", "alice").exception()
+    assert isinstance(failed, StoreError)
+    assert store.commit(replace(record, state={"n": 1})).result() == 2
+    assert store.record("s", "alice").result().state == {"n": 1}
+    assert failed.__traceback__ is not None or failed.__cause__ is not None
+    store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -306,4 +307,6 @@ def _attempt(operation: Operation, connection: Connection) -> tuple[object, Exce
         finally:
             connection.execute("ROLLBACK")
     except Exception as error:
+        # Cursors that its frames hold would keep this snapshot open for the reads that follow.
+        traceback.clear_frames(error.__traceback__)
         return None, error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -109,6 +110,7 @@ class Writer:
         try:
             result = operation.run(self._connection)
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # with the cursors that they hold
             if not self._connection.in_transaction:
                 raise  # SQLite gave the whole transaction up (disk full, I/O error)
             self._connection.execute("ROLLBACK TO operation")
