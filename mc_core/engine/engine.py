@@ -259,9 +259,10 @@ class Engine:
         self._cancel()
         self._answer_waits()
         self._hand_out_slabs()
-        self._generate()
+        read = self._decode()
+        self._answer_pauses()  # the host plans and reads texts while a GPU decodes; it waits for that to draw
+        self._draw(*read)
         self._forward()
-        self._answer_pauses()
 
     def _take_inbox(self) -> None:
         """Start new tasks; sleep while every task waits for something outside."""
@@ -375,16 +376,21 @@ class Engine:
             self.core.runner.seat(task.session)
             self._resume(task, task.session.kv)
 
-    def _generate(self) -> None:
-        """One batched decode for all running turns, then one batched draw for them and for finished prefills."""
+    def _decode(self) -> tuple[int, float]:
+        """One batched decode for all running turns -> how many they were, seconds."""
         started = time.monotonic()
         read = self._answers(Decode, self.core.runner.decode)
         self._resume_all(read)
+        return len(read), time.monotonic() - started
+
+    def _draw(self, decoded: int, seconds: float) -> None:
+        """One batched draw for them and for finished prefills."""
+        started = time.monotonic()
         drawn = self._answers(Sample, self.core.runner.draw)
         if not drawn:
             return
         try:
-            self.core.observer.decoded(len(read), time.monotonic() - started)
+            self.core.observer.decoded(decoded, seconds + time.monotonic() - started)
         except Exception as error:
             self._fail_all([task for task, _ in drawn], error)
         else:
@@ -431,6 +437,6 @@ class Engine:
     def _answer_pauses(self) -> None:
         budget = self.config.ingest_tokens
         for task in list(self._tasks):
-            if isinstance(task.request, Pause) and budget > 0:
+            if isinstance(task.request, Pause) and (budget > 0 or not task.request.tokens):
                 budget -= task.request.tokens
                 self._resume(task, None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
-from mc_core.engine.work import Forward, Wait, Work
+from mc_core.engine.work import Forward, Pause, Wait, Work
 from mc_core.focus.question import Question
 from mc_core.focus.refocuser import Proposal
 from mc_core.kv.layout import FRAME, Layout
@@ -34,6 +34,8 @@ def refocus(
     reason "turn": the lens is asked whenever it was last, and the last unit is computed, for its logits.
     """
     assert session.kv is not None
+    if reason == "interval":
+        yield Pause(0)  # until others decode: planning keeps the host busy, and no GPU waits for it then
     trace = RefocusTrace(session.id, request_id, reason, session.counters.refocuses, {}, started=time.time())
     trace.gist_calls, session.gist_calls = session.gist_calls, 0
     clock = Clock(trace.parts)

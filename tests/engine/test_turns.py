@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ import torch
 from engine_lab import FOCUS, Lab, MakeLab, random_ids
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.runner import ModelRunner
 from mc_core.errors import CancelledTurnError, ConfigError, QueueFullError
 from mc_core.models.attention import FullAttention
 from mc_core.models.rotary import Rotary
+from mc_core.session.session import Session
 
 
 def plain_greedy(bundle: Bundle, ids: np.ndarray, count: int) -> list[int]:
@@ -127,3 +131,27 @@ def test_a_long_ingest_does_not_stall_a_stream(lab: Lab) -> None:
     assert lab.ask(lab.session("small"), random_ids(9), 3).finished is not None
     assert not ingest.done()
     assert ingest.result(60) == 1_500_000
+
+
+def test_a_refocus_is_planned_while_others_decode(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a step in which a reply refocuses, what others decode is asked of the device before, and waited for after."""
+    steps: list[str] = []
+    for owner, name in ((ModelRunner, "decode"), (Session, "propose"), (ModelRunner, "draw")):
+        _noted(monkeypatch, owner, name, steps)
+    sessions = [lab.session("a", 300), lab.session("b", 317)]
+    running = [lab.start(session, random_ids(9, 1), 80)[0] for session in sessions]
+    for reply in running:
+        reply.wait()
+    planned = [place for place, step in enumerate(steps) if step == "propose"][len(sessions) :]
+    beside = [place for place in planned if steps[place - 1 : place + 2] == ["decode", "propose", "draw"]]
+    assert len(beside) >= len(planned) // 2 > 0  # not those of the reply that is left alone at the end
+
+
+def _noted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, into: list[str]) -> None:
+    real = getattr(owner, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        into.append(name)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, call)
