@@ -87,7 +87,11 @@ def fields(harness: Any) -> list[tuple[Any, ...]]:
                 found += [(key, None)] * 20
             else:
                 own = (b"sequence", b"created", b"updated", b"until", b"fence", b"lease", b"owner", b"op", b"result")
-                found += [(key, name) for name in client.hkeys(key) if name not in (*own, b"staged", b"reshaped")]
+                found += [
+                    (key, name)
+                    for name, value in client.hgetall(key).items()
+                    if value and name not in (*own, b"staged", b"reshaped")
+                ]
     return found
 
 
