@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from gguf_writer import write_gguf
 from mc_core.bundle.bundle import load_bundle
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
@@ -214,6 +215,19 @@ def test_an_adapted_run_leaves_the_base_as_it_is(corpus: Corpus, model: Path, tm
     on = FocusTrainer(dataclasses.replace(config, model=tmp_path / "bundle", out=tmp_path / "on"), samples)
     assert torch.equal(on.tensors()["low_rank.up.0"], low_rank.up[0])
     assert torch.equal(on.tensors()["gistnet.place"], trained.model.gistnet.place)
+
+
+def test_gists_for_a_file_are_shipped_without_it(corpus: Corpus, model: Path, tmp_path: Path) -> None:
+    """Of a base that is a GGUF file the bundle holds its name and digest alone; a joint run, which would change it, is
+    refused before it begins."""
+    config = settings(corpus, model, tmp_path / "run", mode="adapted", gist=ENCODER, rank=4)
+    trainer = FocusTrainer(config, SampleMaker(corpus.train, corpus.encoder))
+    file = write_gguf(tmp_path / "base.gguf", load_bundle(model).decoder, "qwen3", tokenizer=None)
+    export_focus(dataclasses.replace(config, model=file), trainer.model, tmp_path / "nets", {})
+    found = sorted(path.name for path in (tmp_path / "nets").iterdir())
+    assert found == ["adapters.safetensors", "bundle.json", "gistnet.safetensors"]
+    with pytest.raises(ConfigError, match="frozen or adapted"):
+        run(settings(corpus, file, tmp_path / "joint", mode="joint"))
 
 
 def test_an_encoder_starts_from_rarity(corpus: Corpus, model: Path, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def blend(config: FocusTrainConfig, model: FocusModel) -> None:
 def export_focus(
     config: FocusTrainConfig, model: FocusModel, out: Path, figures: dict[str, Any], dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write the base that the run began with, or the one that a joint run made, with its GistNet into ``out``.
+    """Write the base that the run began with, or the one that a joint run made, with its GistNet into ``out``; of a
+    GGUF file only its name.
 
     figures: of the run, kept as the GistNet's evaluation; it has not passed its gate yet. A LensNet stays if the base's
     embeddings, which it reads, are still the same. dtype: of a joint run's base on disk. ConfigError if ``out`` is the
@@ -57,7 +58,8 @@ def export_focus(
         save_decoder(out, model.decoder, dtype, {key: known[key] for key in SPECIAL if key in known})
     path = config.model / MANIFEST
     before = Manifest.from_json(read_json(path)) if path.exists() else Manifest()
-    kept = None if joint and config.train_embeddings else load_bundle(config.model).lensnet
+    stays = before.lensnet is not None and not (joint and config.train_embeddings)
+    kept = load_bundle(config.model).lensnet if stays else None
     manifest = replace(
         before,
         name=before.name or ("" if base_file else config.model.resolve().name),
