@@ -230,21 +230,6 @@ def test_gists_for_a_file_are_shipped_without_it(corpus: Corpus, model: Path, tm
         run(settings(corpus, file, tmp_path / "joint", mode="joint"))
 
 
-def test_an_encoder_starts_from_rarity(corpus: Corpus, model: Path, tmp_path: Path) -> None:
-    """The score of a token goes with how rare it is in the corpus."""
-    samples = SampleMaker(corpus.train, corpus.encoder)
-    trainer = FocusTrainer(settings(corpus, model, tmp_path / "run", gist=ENCODER), samples)
-    gistnet, base = trainer.model.gistnet, trainer.model.decoder
-    ids = torch.from_numpy(np.concatenate([stream.ids[:6400] for stream in corpus.train]).astype(np.int64))
-    ids = ids[: len(ids) // 32 * 32].view(-1, 32)
-    counts = torch.bincount(ids.flatten(), minlength=base.config.vocab_size)
-    with torch.no_grad():
-        scores = gistnet.score(gistnet.norm(gistnet.read(base.embed(ids).float(), None)))[..., 0]
-    table = torch.stack([scores.flatten(), -(counts[ids].float() + 1).log().flatten()])
-    # A base of random weights tells it of few of its 512 tokens.
-    assert torch.corrcoef(table)[0, 1] > 0.1
-
-
 def test_what_is_rebuilt_stands_as_gists(corpus: Corpus) -> None:
     """The horizon is the history's own blocks between the first and the tail, and all of them count."""
     maker = PassageMaker(SampleMaker(corpus.train, corpus.encoder))

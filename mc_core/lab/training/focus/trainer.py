@@ -18,7 +18,6 @@ from mc_core.lab.training.focus.draw import FocusBatches
 from mc_core.lab.training.focus.focus_training import FocusTrainConfig
 from mc_core.lab.training.focus.model import FocusModel
 from mc_core.lab.training.focus.process import BatchProcessor
-from mc_core.lab.training.focus.rarity import score_by_rarity
 from mc_core.lab.training.focus.served import ServedQuestions
 from mc_core.lab.training.optim import AdamW, decoder_optimizers
 from mc_core.lab.training.progress import Report
@@ -27,7 +26,6 @@ from mc_core.lab.training.run_data import model_tokenizer, training_streams
 from mc_core.lab.training.sample_maker import SampleMaker
 from mc_core.models.loading import find_gguf
 from mc_core.models.low_rank import LowRank
-from mc_core.nets.encoder_gistnet import EncoderGistNet
 from mc_core.nets.gist_maker import GistMaker
 from mc_core.positions.policies import make_policy
 
@@ -38,7 +36,7 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
     def __init__(self, config: FocusTrainConfig, samples: SampleMaker) -> None:
         """samples: where passages are cut from, and the base's own batches in a joint run."""
         bundle = load_bundle(config.model, config.device, block_size=config.block_size, gists=False)
-        gistnet, low_rank = _gistnet(config, bundle, samples), _low_rank(config, bundle)
+        gistnet, low_rank = _gistnet(config, bundle), _low_rank(config, bundle)
         policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
         self.model = FocusModel(bundle.decoder, gistnet, policy, low_rank)
         super().__init__(config, self.model)
@@ -125,15 +123,13 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
     return trainer
 
 
-def _gistnet(config: FocusTrainConfig, bundle: Bundle, samples: SampleMaker) -> GistMaker:
+def _gistnet(config: FocusTrainConfig, bundle: Bundle) -> GistMaker:
     """The one to begin with: the model's own, if that has the shape that is asked for."""
     torch.manual_seed(config.seed)
     dim = bundle.decoder.config.hidden_size
     gistnet = make_gistnet(dim, config.block_size, config.gist.arguments(), bundle.decoder)
     if bundle.manifest.gistnet == config.gist.arguments():
         gistnet.load_state_dict(read_tensors(config.model / GISTNET))
-    elif isinstance(gistnet, EncoderGistNet):
-        score_by_rarity(gistnet, bundle.decoder, samples.streams, config.seed)
     return gistnet.to(config.device)
 
 
