@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,14 +29,15 @@ def migrate(
     """Write sessions of one tokenizer in the tokens of another. Run it again after an interruption: it goes on."""
     with plain_errors():
         from server.commands.fsck import check_exists
-        from server.stores import open_store
+        from server.stores import identity, open_store
 
         check_exists(store)
-        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / hashlib.sha256(identity(store).encode()).hexdigest()[:16]
+        own.mkdir(parents=True, exist_ok=True)
         opened: Any = open_store(store)
         failed = 0
         try:
-            migration = _migration(opened, from_model, model, folder)
+            migration = _migration(opened, from_model, model, own)
             for done in _all(opened, migration, session or []):
                 failed += done.failed is not None
                 typer.echo(json.dumps(asdict(done)) if as_json else _line(done))
@@ -43,7 +45,12 @@ def migrate(
             opened.close()
     if failed:
         raise typer.Exit(1)
-    if not any(folder.iterdir()):
+    if any(own.iterdir()):
+        return
+    own.rmdir()
+    if any(path.is_file() for path in folder.rglob("*")):
+        typer.echo(f"megacontext: {folder} has files of another store, whose migration was interrupted", err=True)
+    elif not any(folder.iterdir()):
         folder.rmdir()
 
 
@@ -102,4 +109,6 @@ def _migration(store: Any, from_model: str, model: str, folder: Path) -> Migrati
 def _line(done: Done) -> str:
     if done.failed is not None:
         return f"{done.session}: failed: {done.failed}"
+    if done.deleted:
+        return f"{done.session}: was deleted since it was begun"
     return f"{done.session}: {done.before:,} tokens are {done.after:,} now"

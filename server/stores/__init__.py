@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mc_core.errors import ConfigError
 from mc_core.store import SessionStore
 from server.stores.sqlite import SqliteStore
 
-__all__ = ["open_store"]
+__all__ = ["identity", "open_store"]
 
 
 def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> SessionStore:
@@ -29,3 +31,13 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
 
         return RedisStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
     raise ConfigError(f"store must be a sqlite:/// or redis:// URL or a file path, got scheme {scheme!r}")
+
+
+def identity(url: str) -> str:
+    """What tells the store at ``url`` from every other one, however the URL is spelled; without a password."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("redis", "rediss"):
+        from server.stores.redis.place import Place
+
+        return Place.parse(url).identity
+    return str(Path(rest.removeprefix("/") if separator else url).resolve())

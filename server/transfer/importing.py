@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +30,12 @@ NOTES_AT_ONCE = 256
 class Importer:
     """Puts exports into one store, for sessions of one bundle. Its calls block on the store."""
 
-    def __init__(self, store: SessionStore, factory: SessionFactory, model: str, owner: str) -> None:
+    def __init__(
+        self, store: SessionStore, factory: SessionFactory, model: str, owner: str, lasting: bool = False
+    ) -> None:
+        """lasting: what is left of one that died halfway is kept, for whoever ends it."""
         self.store, self.factory, self.model, self.owner = store, factory, model, owner
+        self._lasting = lasting
 
     def check_fits(self, checked: Checked) -> None:
         """ApiError 400 if this server has another tokenizer, or keeps histories in other blocks."""
@@ -50,15 +55,22 @@ class Importer:
                 "import_mismatch",
             )
 
-    def make(self, checked: Checked, session_id: str, tenant: str) -> Session:
+    def make(
+        self,
+        checked: Checked,
+        session_id: str,
+        tenant: str,
+        birth: AbstractContextManager[None] = nullcontext(),  # noqa: B008 - it has no state
+    ) -> Session:
         """The session, stored and in memory, under a lease of the owner; without its indexed notes.
 
+        birth: within it the session becomes one that is seen.
         ApiError 409 if the id is taken. Whatever fails leaves nothing.
         """
         record = self._record(checked, session_id, tenant)
         self._clear(session_id, tenant)
         # Without gists it is unborn: no list and no look-up finds it.
-        hidden = replace(_hidden(record), tokens=0, tail=record.tail[:0], metadata={}, state={})
+        hidden = replace(self._hidden(record), tokens=0, tail=record.tail[:0], metadata={}, state={})
         try:
             stored = self.store.create(hidden).result()
         except StoreDownError:
@@ -69,7 +81,8 @@ class Importer:
             fence = self.store.open(session_id, tenant, self.owner).result().fence
             record = replace(record, fence=fence, created=stored.created, updated=stored.updated)
             self._write(checked, record)
-            return self._born(checked, record)
+            with birth:
+                return self._born(checked, record)
         except BaseException:
             self.store.delete(session_id, tenant).result()
             raise
@@ -80,6 +93,16 @@ class Importer:
         for notes in _in_batches(line.note() for line in checked.notes() if line.indexed):
             free = [note for note in notes if self.store.find_note(tenant, note.key).result() is None]
             yield free, len(notes) - len(free)
+
+    def is_hidden(self, record: SessionRecord, checked: Checked) -> bool:
+        """Whether a stored record is what an import of this export left that died halfway, and nobody used since."""
+        told = record.implicit, record.keep, record.ttl, tuple(record.prefixes), record.tokens
+        return told == (True, self._lasting, LEFTOVER_TTL, (), checked.head.tokens)
+
+    def _hidden(self, record: SessionRecord) -> SessionRecord:
+        """What is stored while it is not whole: no chat finds it, and it goes by itself if nobody ends what was begun,
+        unless it is to last."""
+        return replace(record, prefixes=(), implicit=True, keep=self._lasting, ttl=LEFTOVER_TTL)
 
     def _record(self, checked: Checked, session_id: str, tenant: str) -> SessionRecord:
         head, state = checked.head, {**checked.state.state}
@@ -120,7 +143,7 @@ class Importer:
         for blocks in _blocks(checked, record.block_size):
             self.store.write_spans(record.session_id, record.fence, first, blocks).result()
             first += len(blocks)
-        hidden = _hidden(record)
+        hidden = self._hidden(record)
         self.store.commit(hidden).result()
         for notes in _in_batches(line.note() for line in checked.notes() if not line.indexed):
             self.store.commit(hidden, notes).result()
@@ -136,11 +159,6 @@ class Importer:
         if session.wc.num_tokens != record.tokens:
             raise damaged("its working context is of another history")
         return session
-
-
-def _hidden(record: SessionRecord) -> SessionRecord:
-    """What is stored while it is not whole: no chat finds it, and it goes by itself if nobody ends what was begun."""
-    return replace(record, prefixes=(), implicit=True, keep=False, ttl=LEFTOVER_TTL)
 
 
 def _taken(session_id: str) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from typer.testing import CliRunner, Result
 
 from mc_core.context.message_index import MessageIndex
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.session.cut_end import CUT_OFF
 from server.cli import app
 from server.migrate.translate import Language, translate
+from server.migrate.under_way import UnderWay
 from server.stores.sqlite import SqliteStore
 from support import PROSE, ServerThread, settings_for, state_in, write_model
 
@@ -139,7 +142,7 @@ def assert_migrated(folder: Path, store: Path, told: dict[str, Any]) -> None:
         same = ("id", "role", "content", "title", "kind", "created")
         assert [[one[name] for name in same] for one in after] == [[one[name] for name in same] for one in before]
         info = http.get(f"/v1/sessions/{named}").json()
-        assert (info["keep"], info["tokens"]) == (True, after[-1]["end"])
+        assert (info["keep"], info["implicit"], info["tokens"]) == (True, False, after[-1]["end"])
         for one in after:
             text = LOG if one["role"] == "document" else one["content"]
             # A place of a message has what the template writes around it, and the next one's cut may be at its end.
@@ -187,10 +190,6 @@ def test_what_was_interrupted_is_taken_up(
     call: str,
 ) -> None:
     """Law: wherever it is killed, the old session or the whole new one is there as a file, and another run ends it."""
-
-    def die(*_: object, **__: object) -> None:
-        raise Killed
-
     store = copy_of(told[0], tmp_path)
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -202,6 +201,118 @@ def test_what_was_interrupted_is_taken_up(
     assert not (tmp_path / "work").exists()
     if call == "write_spans":
         assert_migrated(folders[1], store, told[1])
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def ids_in(store: Path) -> set[str]:
+    opened = SqliteStore(store)
+    try:
+        return {session for _, session in opened.everything().result()}
+    finally:
+        opened.close()
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, call: str, store: Path, folders: tuple[Path, Path], work: Path) -> None:
+    """At the first such call, with nothing that is tidied up after it: as kill -9 does."""
+
+    def killed(*_: object, **__: object) -> None:
+        patch.setattr(SqliteStore, "delete", die)
+        patch.setattr(UnderWay, "mark", die)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, call, killed)
+        with pytest.raises(Killed):
+            migrate(store, folders, work)
+
+
+@pytest.mark.parametrize("call", ["delete", "create", "write_spans", "write_gists", "release"])
+def test_a_killed_run_is_taken_up_with_what_it_left(
+    folders: tuple[Path, Path],
+    told: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    """Law: what a killed migration left in the store is no session of its own: another run ends with all there was."""
+    store = copy_of(told[0], tmp_path)
+    interrupt(monkeypatch, call, store, folders, tmp_path / "work")
+    with served(folders[1], store):
+        pass  # which lets go of what has lived long enough
+    done = migrate(store, folders, tmp_path / "work")
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "work").exists()
+    assert_migrated(folders[1], store, told[1])
+
+
+def test_a_file_is_of_one_store(
+    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: what an interrupted migration keeps of one store is never put into another one that has the same folder."""
+    (tmp_path / "two").mkdir()
+    one, two = copy_of(told[0], tmp_path), tmp_path / "two" / "s.sqlite"
+    SqliteStore(two).close()
+    interrupt(monkeypatch, "create", one, folders, tmp_path / "work")
+    done = migrate(two, folders, tmp_path / "work")
+    assert done.exit_code == 0, done.output
+    assert "of another store" in done.output
+    assert ids_in(two) == set()
+    monkeypatch.chdir(tmp_path)
+    assert migrate(Path("s.sqlite"), folders, tmp_path / "work").exit_code == 0, "the same store by another path"
+    assert not (tmp_path / "work").exists()
+    assert_migrated(folders[1], one, told[1])
+
+
+@pytest.mark.parametrize("call", ["reshape", "release"])
+def test_what_its_owner_deleted_stays_deleted(
+    folders: tuple[Path, Path],
+    told: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    """Law: a session that is seen after an interruption, the old one or the new one, and is deleted, never comes back;
+    nothing of it is kept."""
+    store, work = copy_of(told[0], tmp_path), tmp_path / "work"
+    interrupt(monkeypatch, call, store, folders, work)
+    (begun,) = {one for name in ("named", "plain") for one in [told[1][name]] if list(work.rglob(f"*{one}*"))}
+    with served(folders[call == "release"], store) as server, client_of(server) as http:
+        assert http.delete(f"/v1/sessions/{begun}").status_code < 300
+    done = migrate(store, folders, work)
+    assert done.exit_code == 0, done.output
+    assert f"{begun}: was deleted" in done.output
+    assert ids_in(store) == {told[1]["named"], told[1]["plain"]} - {begun}
+    assert not work.exists()
+
+
+def test_a_turn_that_was_cut_off_is_told(
+    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a session that a crash left between the two commits of a turn stays, and is told with the way out; the
+    others are done, and so is this one after that."""
+    store, named = copy_of(told[0], tmp_path), told[1]["named"]
+    cut_off(store, named)
+    done = migrate(store, folders, tmp_path / "work")
+    assert done.exit_code == 1
+    assert f"{named}: failed: a crash cut off a turn" in done.output
+    assert f"{told[1]['plain']}: " in done.output
+    with served(folders[0], store) as server, client_of(server) as http:
+        assert messages(http, named) == told[1]["messages"]
+    assert migrate(store, folders, tmp_path / "work").exit_code == 0
+    assert_migrated(folders[1], store, told[1])
+
+
+def cut_off(store: Path, session: str) -> None:
+    """As a turn leaves it that is to write the last tokens anew, after the first of its commits."""
+    opened = SqliteStore(store)
+    ((tenant, _),) = [one for one in opened.everything().result() if one[1] == session]
+    record = opened.open(session, tenant, "test").result().record
+    end = {"ids": [], "prefixes": [list(one) for one in record.prefixes], "sources": record.state.get("sources", [])}
+    opened.commit(replace(record, state={**record.state, CUT_OFF: end}), beyond="keep").result()
+    opened.close()
 
 
 def test_a_session_that_cannot_be_written_stays(

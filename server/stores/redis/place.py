@@ -61,6 +61,13 @@ class Place:
             shown=shown,
         )
 
+    @property
+    def identity(self) -> str:
+        """What the store is one of: server, database and namespace."""
+        told = self.pool().connection_kwargs
+        where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
+        return f"{where}/{told.get('db', 0)} {self.namespace}"
+
     def pool(self) -> BlockingConnectionPool:
         """Connections with time-outs; what fails is retried by us, who know what may be sent twice. ConfigError."""
         try:
