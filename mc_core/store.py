@@ -64,6 +64,13 @@ class DamagedRecordError(StoreError):
     """The store has the session, but its record is not as it was written."""
 
 
+class NoteTakenError(StoreError):
+    """An indexed note of a commit has the key of another session's note. Nothing was changed."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"an indexed note of session {session_id!r} has another session's key")
+
+
 class StoreDownError(StoreError):
     """The store can't be reached, or is too far behind to take more; try again after ``retry_after`` seconds.
 

@@ -21,6 +21,7 @@ from mc_core.store import (
     DamagedRecordError,
     FencedError,
     LeaseHeldError,
+    NoteTakenError,
     StoreDownError,
     StoreFullError,
     TurnsLostError,
@@ -103,6 +104,16 @@ def stream_lost() -> ApiError:
     )
 
 
+def answered_elsewhere() -> ApiError:
+    """For a request by key of which another server was the first to store the answer."""
+    return ApiError(
+        409,
+        "another server carried this request out in the meantime; ask again for its answer",
+        code="idempotency_key_answered",
+        param="Idempotency-Key",
+    )
+
+
 def gone_for_long(seconds: float) -> ApiError:
     """What a turn ends with that nobody has listened to for so long."""
     return ApiError(
@@ -162,6 +173,8 @@ def to_api_error(error: BaseException) -> ApiError:
             return store_down(
                 "the session store can't be reached; look at the session before you repeat this", error.retry_after
             )
+        case NoteTakenError():
+            return answered_elsewhere()
         case StoreError():
             return ApiError(
                 503, "the session store failed; nothing was lost", "server_error", "store_error", retry_after=5

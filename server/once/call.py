@@ -11,7 +11,7 @@ from mc_core.engine.jobs import sequence_to_come
 from mc_core.engine.requests import Delta, Event, Finished
 from mc_core.notes import Note
 from mc_core.session.session import Session
-from server.errors import ApiError, bad_request
+from server.errors import answered_elsewhere, bad_request
 from server.once.book import Book, Running
 from server.once.kept import Asked, Kept
 from server.once.record import Record
@@ -104,12 +104,7 @@ class Call:
     async def check_new(self) -> None:
         """ApiError 409 if another server carried the request out since it was looked for."""
         if self.asked is not None and await self.book.find(self.tenant, self.asked.note) is not None:
-            raise ApiError(
-                409,
-                "another server carried this request out in the meantime; ask again for its answer",
-                code="idempotency_key_answered",
-                param="Idempotency-Key",
-            )
+            raise answered_elsewhere()
 
     def note(self, session_id: str, kept: Kept) -> Note:
         """The answer, for a commit."""

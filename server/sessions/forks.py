@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,10 +46,15 @@ async def _fork(
 ) -> str | None:
     tenant = parent.tenant
     session = host.factory.create(new_id(), tenant, model=host.model, implicit=implicit)
-    await settled(host.store.fork(parent.session_id, tenant, fork_record(session, parent, tokens, tail, pins)))
+    try:
+        await settled(host.store.fork(parent.session_id, tenant, fork_record(session, parent, tokens, tail, pins)))
+        now = await host.info(parent.session_id, tenant)
+    except asyncio.CancelledError:
+        host.forsake(session.id, tenant)
+        raise
     if implicit:
         host.expiry.made_implicit(tenant)
-    if (await host.info(parent.session_id, tenant)).sequence != parent.sequence:
+    if now.sequence != parent.sequence:
         await host.delete(session.id, tenant)
         return None
     return session.id

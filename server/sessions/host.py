@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -108,8 +109,12 @@ class SessionHost:
             new_id(kind), tenant, model=self.model, metadata=metadata, budget=budget, implicit=implicit
         )
         session.keep, session.ttl = keep, ttl
-        stored = await settled(self.store.create(session.record()))
-        opened = await settled(self.store.open(session.id, tenant, self._owner.name))
+        try:
+            stored = await settled(self.store.create(session.record()))
+            opened = await settled(self.store.open(session.id, tenant, self._owner.name))
+        except asyncio.CancelledError:
+            self.forsake(session.id, tenant)
+            raise
         session.fence, session.created, session.updated = opened.fence, stored.created, stored.updated
         self.residents.add(session)
         if implicit:
@@ -128,11 +133,17 @@ class SessionHost:
 
     @asynccontextmanager
     async def use(
-        self, session_id: str, tenant: str, expected: Condition = NONE, patience: float = PATIENCE
+        self,
+        session_id: str,
+        tenant: str,
+        expected: Condition = NONE,
+        patience: float = PATIENCE,
+        *,
+        fresh: bool = False,
     ) -> AsyncIterator[Lease]:
         """Hold a session; others wait in line. UnknownSessionError if this tenant has none of that name, ApiError if it
         is not as ``expected`` when its turn has come, LeaseHeldError if another server does not hand it over within
-        ``patience`` seconds."""
+        ``patience`` seconds. fresh: it was made for this use alone, and goes again if nothing is stored in it."""
         with self.residents.queued(session_id, tenant) as slot:
             expected.check_free(session_id, slot.users - 1)
             async with slot.lock:
@@ -142,7 +153,7 @@ class SessionHost:
                 if slot.session is None:
                     slot.session, source = await self._open(slot, session_id, tenant, expected, patience), "restored"
                 self.residents.used(session_id, tenant)
-                expected.check(session_id, slot.session.sequence)
+                expected.check(session_id, before := slot.session.sequence)
                 try:
                     yield Lease(slot.session, source, slot)
                 except (FencedError, StoreDownError) as error:
@@ -156,6 +167,24 @@ class SessionHost:
                     slot.interrupt = slot.progress = None
                     if slot.session is not None and slot.session.broken:
                         await self.residents.forget(slot)
+                    elif fresh and slot.session is not None and slot.session.sequence == before:
+                        self._background.spawn(self._take_back(session_id, tenant, before))
+
+    async def _take_back(self, session_id: str, tenant: str, sequence: int) -> None:
+        """Delete a session unless something was stored in it behind that commit: somebody may have heard of it."""
+        with suppress(UnknownSessionError, LeaseHeldError):
+            async with self.use(session_id, tenant, patience=SHORT_PATIENCE) as held:
+                if held.session.sequence == sequence:
+                    await self._remove(held.slot, session_id, tenant)
+
+    def forsake(self, session_id: str, tenant: str) -> None:
+        """Delete a session that nobody has heard of, in a while."""
+
+        async def delete() -> None:
+            with suppress(UnknownSessionError):
+                await self.delete(session_id, tenant)
+
+        self._background.spawn(delete())
 
     @asynccontextmanager
     async def importing(self, session_id: str, tenant: str) -> AsyncIterator[Importing]:
@@ -230,11 +259,14 @@ class SessionHost:
                 slot.interrupt(not_found("the session was deleted meanwhile", "session_not_found"))
             try:
                 async with slot.lock:
-                    await self.residents.forget(slot)
-                    await settled(self.store.delete(session_id, tenant))
-                    self._followers.gone(session_id)
+                    await self._remove(slot, session_id, tenant)
             finally:
                 slot.deleting = False
+
+    async def _remove(self, slot: Slot, session_id: str, tenant: str) -> None:
+        await self.residents.forget(slot)
+        await settled(self.store.delete(session_id, tenant))
+        self._followers.gone(session_id)
 
     def stop(self, session_id: str, tenant: str, reason: Exception) -> bool:
         """Stop who holds the session, if anyone does who can be stopped; it is told the reason."""

@@ -86,9 +86,9 @@ class MatchedLease:
             return False
         return _ends_with(held, match.hash)
 
-    async def _enter(self, session_id: str) -> Lease | None:
+    async def _enter(self, session_id: str, *, fresh: bool = False) -> Lease | None:
         """Hold a session; None if it can't be had, for whatever reason: another one can take its place."""
-        self._held = self._host.use(session_id, self._tenant, patience=SHORT_PATIENCE)
+        self._held = self._host.use(session_id, self._tenant, patience=SHORT_PATIENCE, fresh=fresh)
         try:
             return await self._held.__aenter__()
         except (LeaseHeldError, UnknownSessionError):
@@ -113,7 +113,7 @@ class MatchedLease:
         except Exception:
             logger.warning("session %s can't be shared; its chat is read anew", match.session_id, exc_info=True)
             return None
-        lease = await self._enter(session_id) if session_id is not None else None
+        lease = await self._enter(session_id, fresh=True) if session_id is not None else None
         if lease is None and session_id is not None:
             await self._host.delete(session_id, self._tenant)
         return lease
@@ -135,7 +135,7 @@ class MatchedLease:
 
     async def _new(self) -> Lease:
         session = await self._host.create(self._tenant, metadata={}, implicit=True)
-        self._held = self._host.use(session.id, self._tenant)
+        self._held = self._host.use(session.id, self._tenant, fresh=True)
         return await self._held.__aenter__()
 
 

@@ -145,6 +145,37 @@ def test_implicit_sessions_are_bounded(model_dir, tmp_path):
         assert left(False) == [named]
 
 
+def leave(http, messages, cancel=False, **headers):
+    """Begin a chat without an end, and go away, or cancel it, once it speaks."""
+    body = {"model": MODEL, "messages": messages, "stream": True, "max_tokens": 10**6, "ignore_eos": True}
+    with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as stream:
+        lines = stream.iter_lines()
+        while '"content":"' not in next(lines):
+            pass
+        if cancel:
+            http.post("/v1/requests/cancel", json={"idempotency_key": headers["Idempotency-Key"]})
+            assert '"code":"turn_cancelled"' in "".join(lines)
+
+
+def test_chats_that_are_not_stored_leave_no_session(model_dir, tmp_path):
+    """Law: a chat that is left or cancelled leaves no session, neither a new one nor a branch, so it pushes out none; a
+    response in the background that was cancelled stays, and so does an empty session that a client made."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", max_implicit_sessions=4)
+    with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
+        named = http.post("/v1/sessions", json={}).json()["id"]
+        home, _, _ = Talk(http).say(DOCUMENT)
+        asked = {"model": MODEL, "input": "Go on", "background": True, "max_output_tokens": 10**6, "ignore_eos": True}
+        response = http.post("/v1/responses", json=asked).json()["id"]
+        http.post(f"/v1/responses/{response}/cancel")
+        for i in range(8):
+            leave(http, [{"role": "user", "content": f"{DOCUMENT} So?" if i % 2 else f"Number {i}"}])
+        leave(http, [{"role": "user", "content": "Hello"}], cancel=True, **{"Idempotency-Key": "once"})
+        leave(http, [{"role": "user", "content": "So?"}], **{"X-Session-ID": named})
+        wait_until(lambda: len(http.get("/v1/sessions").json()["data"]) == 3)
+        assert {home, named} < {session["id"] for session in http.get("/v1/sessions").json()["data"]}
+        assert http.get(f"/v1/responses/{response}").json()["status"] == "cancelled"
+
+
 DOCUMENT = "The keeper of the lighthouse counted the waves, and told nobody about the number 4711. " * 60
 
 

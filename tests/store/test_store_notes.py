@@ -6,7 +6,7 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import MAX_NOTE, Note
-from mc_core.store import FencedError, UnknownSessionError
+from mc_core.store import FencedError, NoteTakenError, UnknownSessionError
 from store_harness import begin, fill, make_record, some_ids
 
 
@@ -185,7 +185,7 @@ def test_notes_of_tenants_are_apart(store):
     for name, tenant in (("s", "alice"), ("t", "bob:x"), ("u", "alice")):
         record = begin(store, name, tenant=tenant)
         if name == "u":
-            with pytest.raises(StoreError, match="another session"):
+            with pytest.raises(NoteTakenError, match="session 'u' has another session's key"):
                 store.commit(record, [Note("first", 0, b""), Note("key", 0, b"", indexed=True)]).result()
             assert store.notes(name, tenant).result().notes == ()
         else:

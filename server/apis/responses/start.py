@@ -110,7 +110,7 @@ class AfterResponse:
         if self._keep and (lease := await self._in_place(session_id, place)) is not None:
             return lease
         self._branch = await self._fork(session_id, place)
-        self._held = self._host.use(self._branch, self._tenant)
+        self._held = self._host.use(self._branch, self._tenant, fresh=self._keep)
         return await self._held.__aenter__()
 
     async def __aexit__(

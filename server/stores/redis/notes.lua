@@ -33,7 +33,7 @@ local function check_notes(s, list)
   for _, note in ipairs(list) do
     local owner = note[3] == 1 and redis.call('HGET', indexed_key(s.tenant), note[1])
     if owner and owner ~= s.id then
-      fail('refused', string.format("an indexed note of session '%s' has another session's key", s.id))
+      fail('taken', s.id)
     end
   end
 end

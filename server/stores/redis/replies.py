@@ -16,6 +16,7 @@ from mc_core.store import (
     DamagedRecordError,
     FencedError,
     LeaseHeldError,
+    NoteTakenError,
     SessionInfo,
     SessionRecord,
     StoreFullError,
@@ -52,6 +53,8 @@ def value_of(reply: Any, session_id: str) -> Reply:
             raise TurnsLostError(text)
         case b"held":
             raise LeaseHeldError(session_id, float(text))
+        case b"taken":
+            raise NoteTakenError(text)
         case b"config":
             raise ConfigError(text)
         case _:

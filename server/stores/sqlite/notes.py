@@ -5,9 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from mc_core.errors import StoreError
 from mc_core.notes import PAGE_BYTES, Beyond, Note, NotePage
-from mc_core.store import SessionRecord
+from mc_core.store import NoteTakenError, SessionRecord
 from server.stores.arguments import check_limit
 from server.stores.note_codec import decode_cursor, decode_note, encode_cursor, encode_note, sound
 from server.stores.sqlite.records import Row, find
@@ -34,7 +33,7 @@ def save_notes(
     try:
         connection.executemany(insert, rows)
     except sqlite3.IntegrityError as error:
-        raise StoreError(f"an indexed note of session {row.info.session_id!r} has another session's key") from error
+        raise NoteTakenError(row.info.session_id) from error
 
 
 def copy_notes(connection: sqlite3.Connection, parent: Row, child: SessionRecord) -> None:
