@@ -328,7 +328,7 @@ def test_a_cancelled_turn_is_told_so_and_leaves_nothing(tmp_path, tmp_path_facto
         ("POST", "fork", {"message_id": "msg_00000000ffffffffffffffff"}, 404, None),
         ("POST", "fork", {"metadata": {"x": "y" * 20_000}}, 400, "metadata"),
         ("POST", "undo", None, 409, None),
-        ("PATCH", "", {}, 400, "metadata"),
+        ("PATCH", "", {"ttl": -1}, 400, "ttl"),
         ("PATCH", "", {"metadata": {"x": "y" * 20_000}}, 400, "metadata"),
         ("GET", "messages?after=x", None, 400, "after"),
         ("GET", "messages?limit=0", None, 400, "limit"),
