@@ -166,7 +166,9 @@ def test_two_servers_of_one_name_part(model_dir, place):
 def two_servers(model_dir, place):
     """Addresses of two servers whose leases last for long: nothing below waits for one to lapse."""
     with contextlib.ExitStack() as stack:
-        names = [settings_for(model_dir, place, server_name=name, lease_seconds=600) for name in ("one", "two")]
+        names = [
+            settings_for(model_dir, place, server_name=name, lease_seconds=600, max_queue=8) for name in ("one", "two")
+        ]
         yield [stack.enter_context(running(settings)) for settings in names]
 
 
