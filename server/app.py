@@ -17,7 +17,7 @@ from server.front.front import Front
 from server.front.gate import Gate
 from server.front.handlers import install_handlers
 from server.front.hosts import Hosts
-from server.front.known_query import known_query
+from server.front.known_query import known_query, single_headers
 from server.front.limits import BodyLimit
 from server.front.quota_gate import HEADERS, QuotaGate
 from server.once.kept import REPLAYED
@@ -67,7 +67,7 @@ def build_app(
         generate_unique_id_function=openapi.operation_id,
     )
     for api in APIS:
-        app.include_router(api.router, dependencies=[Depends(known_query)])
+        app.include_router(api.router, dependencies=[Depends(known_query), Depends(single_headers)])
     # The last one added is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, streamed_limit=settings.max_ingest_bytes)
     hosts = None if settings.api_key else Hosts(settings.host, settings.allowed_host)

@@ -1,4 +1,5 @@
-"""Query parameters that an address does not know are refused, as fields of a body are, and so are those given twice."""
+"""Query parameters that an address does not know are refused, as fields of a body are, and so are those given twice;
+also headers of which one value alone would count."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ HARMLESS = frozenset({"beta", "api-version"})
 """What clients of Anthropic and of Azure say of the API itself, whatever they ask for."""
 LIST = "[]"
 """How the names of parameters end that may be given more than once."""
+SINGLE = ("Idempotency-Key", "Last-Event-ID")
+"""Headers that name one thing."""
 
 
 def known_query(request: Request) -> None:
@@ -30,6 +33,14 @@ def known_query(request: Request) -> None:
                 raise bad_request(message, place, "unsupported_parameter")
             if times > 1 and not name.endswith(LIST):
                 raise bad_request(f"the query parameter '{place}' is given {times} times", place, "invalid_value")
+
+
+def single_headers(request: Request) -> None:
+    """FastAPI dependency of all addresses: ApiError 400 for a header that comes twice, where the first one alone would
+    count."""
+    for name in SINGLE:
+        if (times := len(request.headers.getlist(name))) > 1:
+            raise bad_request(f"the header {name} is given {times} times", name, "invalid_value")
 
 
 def _names(of: Dependant) -> Iterator[str]:

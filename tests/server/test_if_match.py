@@ -69,6 +69,15 @@ def test_a_change_is_made_only_to_what_was_seen(http, change):
         assert send(http, id, {"If-Match": "*"}).status_code == 200
 
 
+def test_lines_of_a_condition_are_one_list(http):
+    """Law: If-Match in more than one line means what the lines mean when they are joined, in any order."""
+    id = new_session(http)
+    for first in (True, False):
+        lines = [("If-Match", '"99"'), ("If-Match", tag_of(http, id))]
+        assert CHANGES["chat"](http, id, httpx.Headers(lines if first else lines[::-1])).status_code == 200
+    assert CHANGES["chat"](http, id, httpx.Headers([("If-Match", '"99"'), ("If-Match", "7")])).status_code == 400
+
+
 def test_a_stream_tells_the_number_in_its_last_chunk(http):
     """Law: the number that a stream ends with is the session's, also where the turn cut the history first."""
     id = new_session(http)

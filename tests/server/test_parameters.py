@@ -153,12 +153,30 @@ def test_a_reply_is_taken_back_as_it_was_sent(client: openai.OpenAI, http: httpx
         ("/v1/sessions?implicit=true&limit=1&implicit=true", "implicit"),
         ("/v1/sessions/sess_x/text?start=0&end=1&end=1", "end"),
         ("/v1/responses/resp_x?stream=true&stream=false", "stream"),
+        ("/v1/sessions/sess_x/messages?order=asc&order=desc", "order"),
     ],
 )
 def test_a_query_parameter_that_is_given_twice_is_refused(http, path, named):
     """Law: where one value alone would count, none is taken in silence: 400 names the parameter."""
     refused = http.get(path)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, named)
+    assert "2 times" in refused.json()["error"]["message"]
+
+
+def test_no_address_takes_a_query_parameter_that_it_does_not_know(http):
+    """Law: whatever API and method, a parameter that means nothing there is refused by its name."""
+    for path, ways in http.get("/openapi.json").json()["paths"].items():
+        for method in (method for method in ways if path.startswith("/v1/")):
+            refused = http.request(method, f"{path.replace('{', '').replace('}', '')}?nothing=1")
+            assert (refused.status_code, refused.json()["error"].get("param", "nothing")) == (400, "nothing"), path
+            assert "'nothing'" in refused.json()["error"]["message"], path
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Last-Event-ID"])
+def test_a_header_that_names_one_thing_comes_once(http, name):
+    """Law: of two lines of such a header neither is taken in silence: 400 names it."""
+    refused = http.post(CHAT[0], json=CHAT[1], headers=[(name, "0123abcd-1"), (name, "0123abcd-2")])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
     assert "2 times" in refused.json()["error"]["message"]
 
 

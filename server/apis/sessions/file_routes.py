@@ -27,7 +27,7 @@ from server.transfer.checked import Checked, check, damaged
 from server.transfer.form import IN_MEMORY, MEDIA_TYPE
 from server.transfer.snapshot import Moved, take
 
-router = APIRouter()
+router = APIRouter(prefix="/v1/sessions")
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 TRIES = 3

@@ -26,7 +26,7 @@ from server.state import ServerState, accepting, state_of, tenant_of
 from server.turns.history import History
 from server.turns.message_notes import PREFIX, Listed, newest
 
-router = APIRouter()
+router = APIRouter(prefix="/v1/sessions")
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 

@@ -26,7 +26,7 @@ from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.templates.chat_template import Message
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=errors(400, 401, 403, 500, 503))
+router = APIRouter(prefix="/v1/sessions")
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
@@ -113,6 +113,8 @@ def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[
     return {} if progress is None else {"ingest": IngestProgress(**progress)}
 
 
-router.include_router(history_router)
-router.include_router(file_router)
-API = Api(router, tags={"sessions": "Histories of any length, and documents that are read into them."})
+# Each has the whole address in its own routes, by which parameters are checked and requests counted.
+whole = APIRouter(tags=["sessions"], responses=errors(400, 401, 403, 500, 503))
+for part in (router, history_router, file_router):
+    whole.include_router(part)
+API = Api(whole, tags={"sessions": "Histories of any length, and documents that are read into them."})
