@@ -27,7 +27,7 @@ async def open_session(
     try:
         if is_unborn(stored.record):
             raise UnknownSessionError(session_id)
-        departed.check(session_id, stored.record.sequence)
+        departed.check(stored.record)
         return await asyncio.to_thread(aside, lambda: factory.load(stored, store))
     except Exception as error:
         await give_back(store, session_id, stored.fence)

@@ -182,6 +182,22 @@ def test_an_idle_session_goes_to_the_server_that_is_asked(two_servers):
         assert questions(address, session) == asked
 
 
+def test_a_session_that_was_made_anew_elsewhere_is_no_loss(two_servers):
+    """Law: a session that another server deleted, and made anew under its name from an older export, is taken as it
+    is: nothing that the first server knew of the old one is missed."""
+    first, second = two_servers
+    session = new_session(first)
+    assert turn(first, session, "Before").status_code == 200
+    file = httpx.get(f"{first}/v1/sessions/{session}/export").content
+    for n in range(4):
+        assert turn(first, session, f"Question {n}").status_code == 200
+    assert turn(second, session).status_code == 200
+    assert httpx.delete(f"{second}/v1/sessions/{session}").status_code == 200
+    assert httpx.post(f"{second}/v1/sessions/import?keep_id=true", content=file).status_code == 201
+    assert turn(first, session, "After").status_code == 200
+    assert questions(first, session) == ["Before", "After"]
+
+
 def test_a_session_in_use_goes_to_another_server_afterwards(two_servers):
     """Law: a turn that runs at one server is waited for at the other one, or refused if the request does not wait."""
     first, second = two_servers
