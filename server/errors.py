@@ -97,8 +97,9 @@ def stream_lost() -> ApiError:
     """For a stream that can't be gone on with: nothing that it told counts."""
     return ApiError(
         410,
-        "the stream of this event can't be gone on with: its turn was not stored, or is not kept; leave out"
-        " Last-Event-ID to have the request carried out, or its answer told from the start",
+        "the stream of this event can't be gone on with: its turn was not stored, or is not kept, or it"
+        " never told such an event; leave out Last-Event-ID to have the request carried out, or its answer told from"
+        " the start",
         code="stream_lost",
         param="Last-Event-ID",
     )
@@ -124,8 +125,7 @@ def gone_for_long(seconds: float) -> ApiError:
 def unreadable(session_id: str, error: Exception) -> ApiError:
     """For a stored session that can't be brought back into memory."""
     reason = str(error) if isinstance(error, MegaContextError) else "internal error"
-    told = reason if session_id in reason else f"session {session_id} can't be read: {reason}"
-    return ApiError(500, told, "server_error", "session_unreadable")
+    return ApiError(500, f"session {session_id} can't be read: {reason}", "server_error", "session_unreadable")
 
 
 def to_api_error(error: BaseException) -> ApiError:

@@ -246,7 +246,7 @@ class MegaContext:
             response,
             session_id,
             self._retries,
-            lambda event_id: self._open(call.behind(event_id), retries=self._retries.of_a_restart()),
+            lambda event_id: self._open(call.behind(event_id)),
             partial(self._leave, call.key, session_id),
         )
 
@@ -268,21 +268,15 @@ class MegaContext:
         return call.parse(read_answer(self._open(call, content, once, whole=True)))
 
     def _open(
-        self,
-        call: Call[Any],
-        content: Content | None = None,
-        once: bool = False,
-        *,
-        whole: bool = False,
-        retries: Retries | None = None,
+        self, call: Call[Any], content: Content | None = None, once: bool = False, *, whole: bool = False
     ) -> httpx.Response:
-        """once: the content can be sent once alone. whole: the answer is read. retries: instead of the client's."""
-        attempt, retries = 0, retries or self._retries
+        """once: the content can be sent once alone. whole: the answer is read."""
+        attempt = 0
         while True:
             try:
                 return self._attempt(call, content, whole)
             except (httpx.HTTPError, APIError) as error:
-                pause = retries.pause(attempt, call.repeatable, once, error)
+                pause = self._retries.pause(attempt, call.repeatable, once, error)
                 if pause is None:
                     if isinstance(error, APIError):
                         raise

@@ -49,9 +49,9 @@ async def answer(
 
 
 async def follow(state: ServerState, choice: Choice, after: EventId | None) -> Response:
-    """A turn under way, told once more: from its start, or behind an event. ApiError 410 if it is of another one."""
+    """A turn under way, told once more: from its start, or behind an event. ApiError 410 if it has told none such."""
     choice.stream.check_kept()
-    first = 0 if after is None else after.next_in(choice.stream.tag)
+    first = 0 if after is None else after.next_in(choice.stream.tag, choice.stream.recorded)
     response = await _streamed(state, [choice], numbered=True, first=first)
     response.headers[REPLAYED] = "true"
     return response

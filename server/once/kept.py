@@ -38,12 +38,16 @@ class Asked:
     def check(self, digest: str) -> None:
         """ApiError 409 if the key was first used for another request, of that digest."""
         if digest != self.digest:
-            raise ApiError(
-                409,
-                "this Idempotency-Key came with another request before: a key is for one request and its repetitions",
-                code="idempotency_key_reused",
-                param="Idempotency-Key",
-            )
+            raise reused()
+
+
+def reused() -> ApiError:
+    return ApiError(
+        409,
+        "this Idempotency-Key came with another request before: a key is for one request and its repetitions",
+        code="idempotency_key_reused",
+        param="Idempotency-Key",
+    )
 
 
 def digest_of(*parts: bytes) -> str:
@@ -94,7 +98,7 @@ class Kept:
     def answer(self, after: EventId | None = None) -> Response:
         """The answer, as it was; a stream in one go, or what of it comes behind an event. ApiError 409 if it was too
         large to be kept, 410 if the event is none of its."""
-        first = 0 if after is None else after.next_in(self.tag)
+        first = 0 if after is None else after.next_in(self.tag, len(self.frames or ()))
         if self.frames is not None:
             frames = with_ids(self.frames, self.tag, 0) if self.tag else self.frames
             response: Response = FramesResponse(_in_one_go(frames[first:]), b"")

@@ -50,6 +50,7 @@ class Record:
         return note_of(key, value) if len(value) <= MAX_NOTE else kept.note(key)
 
     def _add(self, frames: Sequence[Frame]) -> None:
+        self._choice.stream.recorded += len(frames)
         for frame in frames:
             self._pack(self._before + orjson.dumps([frame.data, frame.event, frame.id]))
             self._before = b","

@@ -53,9 +53,9 @@ class EventId:
         tag, number = text.split("-")
         return cls(tag, int(number))
 
-    def next_in(self, tag: str) -> int:
-        """The number of the event behind this one. ApiError 410 if it is not of that stream."""
-        if tag != self.tag:
+    def next_in(self, tag: str, told: int) -> int:
+        """The number of the event behind this one. ApiError 410 if it is none of the ``told`` events of that stream."""
+        if tag != self.tag or self.number >= told:
             raise stream_lost()
         return self.number + 1
 

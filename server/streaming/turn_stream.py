@@ -28,8 +28,9 @@ class TurnStream:
     A turn lives as long as somebody listens, and has one reader, who takes the events along. One that is told to
     ``keep`` lives longer, and its events stay, so that any number may read them, each from the first one on.
 
-    tag: tells this turn from others. first_delta: seconds until the first one came. generated: tokens so far. watch:
-    told of each event on the thread where it happens.
+    tag: tells this turn from others. first_delta: seconds until the first one came. generated: tokens so far. recorded:
+    events so far for a client, where a record of them is kept; never fewer than any client was told. watch: told of
+    each event on the thread where it happens.
     """
 
     def __init__(self, watch: Callable[[Event], None] | None = None, observe: Observe | None = None) -> None:
@@ -50,7 +51,7 @@ class TurnStream:
         self._over: asyncio.Future[Finished | Failed] = self._loop.create_future()
         self._began = time.monotonic()
         self.first_delta: float | None = None
-        self.generated = 0
+        self.generated = self.recorded = 0
         self.sequence: int | None = None
 
     # -- who listens -----------------------------------------------------------------------------------------------

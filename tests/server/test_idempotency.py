@@ -114,6 +114,24 @@ def test_an_ingest_is_taken_in_once(http, kind, key):
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/json"])
+def test_the_key_of_a_chat_that_streams_is_none_for_an_ingest(fresh, kind, key):
+    """Law: a key is for one request, also while that is a stream under way: an ingest under it is 409, adds nothing,
+    and the stream goes on."""
+    body = {**ASK, "session_id": new_session(fresh), "stream": True, "max_tokens": 10**6, "ignore_eos": True}
+    session = new_session(fresh)
+    text = "It was" if kind == "text/plain" else json.dumps({"text": "It was"})
+    with fresh.stream("POST", "/v1/chat/completions", json=body, headers=key) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+        next(lines)
+        url = f"/v1/sessions/{session}/ingest"
+        refused = fresh.post(url, content=text, headers={**key, "Content-Type": kind})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+        assert "error" not in json.loads(next(lines).removeprefix("data: "))
+        assert fresh.post("/v1/requests/cancel", json={"idempotency_key": key["Idempotency-Key"]}).json()["cancelled"]
+    assert tokens_of(fresh, session) == 0
+
+
 def test_a_response_in_the_background_is_begun_once(fresh, key):
     """Law: a response in the background that is created again with its key is the same response, as it is now."""
     body = {**RESPONSE, "background": True}

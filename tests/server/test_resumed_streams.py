@@ -151,6 +151,21 @@ def test_a_stream_that_is_not_there_is_told_as_lost(http):
     assert code_of(http.post(CHAT, json={**ASK, "seed": 1}, headers=wrong)) == (409, "idempotency_key_reused")
 
 
+def test_an_event_that_was_never_told_is_not_gone_on_from(fresh):
+    """Law: an id beyond what a stream has told is refused (410) at once, while the turn runs and once it is kept;
+    behind its last event nothing follows."""
+    headers, endless = new_key(new_session(fresh)), {**ENDLESS, "messages": ASK["messages"]}
+    told = taken(fresh, CHAT, endless, headers, 3)
+    beyond = {**headers, "Last-Event-ID": f"{told[0].id[:8]}-999999999"}
+    assert code_of(fresh.post(CHAT, json=endless, headers=beyond)) == (410, "stream_lost")
+    assert len(taken(fresh, CHAT, endless, {**headers, "Last-Event-ID": told[-1].id}, 3)) == 3
+    headers = new_key(new_session(fresh))
+    told = whole(fresh, CHAT, ASK, headers)
+    assert whole(fresh, CHAT, ASK, {**headers, "Last-Event-ID": told[-1].id}) == []
+    beyond = {**headers, "Last-Event-ID": f"{told[0].id[:8]}-{len(told)}"}
+    assert code_of(fresh.post(CHAT, json=ASK, headers=beyond)) == (410, "stream_lost")
+
+
 def test_a_stream_is_its_tenants(model_dir, tmp_path):
     """Law: another tenant that knows key and event gets nothing of a stream, neither while it runs nor afterwards."""
     settings = settings_for(model_dir, tmp_path / "s.sqlite", api_key=["alice", "bob"])

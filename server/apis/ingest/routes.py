@@ -31,9 +31,10 @@ from server.ingest.text_pieces import PIECE
 from server.ingest.upload import Upload
 from server.once.book import Running
 from server.once.call import Call
-from server.once.kept import Asked, Kept, digest_of
+from server.once.kept import Asked, digest_of, reused
 from server.openapi import errors, text_or
 from server.state import ServerState, accepting, state_of, tenant_of
+from server.streaming.choice import Choice
 
 router = APIRouter(tags=["sessions"], responses=errors(400, 401, 403, 404, 503))
 State = Annotated[ServerState, Depends(state_of)]
@@ -89,7 +90,8 @@ async def ingest(
 async def _once(
     call: Call, asked: Asked, work: Coroutine[Any, Any, tuple[Ingested, int]], upload: Upload, digest: Callable[[], str]
 ) -> Response:
-    """What the ingest answers, or, once its body is known to be the same, answered before."""
+    """What the ingest answers, or, once its body is known to be the same, answered before. ApiError 409 for a key of
+    another request."""
     try:
         found = await call.book.begin(call.tenant, asked)
         if isinstance(found, Running):
@@ -99,9 +101,10 @@ async def _once(
                 return _json(*answer)
             finally:
                 call.over()
+        if isinstance(found, Choice):  # a turn that is told now, and no ingest
+            raise reused()
         async for _ in upload.chunks():
             pass
-        assert isinstance(found, Kept)
         replace(asked, digest=digest()).check(found.digest)
         return found.answer()
     finally:
