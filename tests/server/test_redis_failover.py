@@ -127,10 +127,10 @@ def test_turns_that_were_not_replicated_are_told_once(model_dir, pair):
             assert turn(address, session).status_code == 200
         pair.switch()
         wait_until(lambda: tokens_of(address, sessions[1]) == before[1])  # the server saw it by itself
-        for session in sessions[:2]:
+        for session, tokens in zip(sessions[:2], before, strict=False):
             told = turn(address, session)
             assert (told.status_code, told.json()["error"]["code"]) == (410, "turns_lost")
-            assert (tokens_of(address, session), questions(address, session)) == (before[0], 1)
+            assert (tokens_of(address, session), questions(address, session)) == (tokens, 1)
         for session in sessions:
             assert turn(address, session).status_code == 200
             assert questions(address, session) == 2
