@@ -13,7 +13,7 @@ import pytest
 
 from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import Note
-from mc_core.store import FencedError, LeaseHeldError, StoreDownError
+from mc_core.store import DamagedRecordError, FencedError, LeaseHeldError, StoreDownError
 from redis_pair import Forwarder, Pair, Refusing
 from redis_server import RedisServer
 from server.stores import open_store
@@ -514,3 +514,17 @@ def test_a_redis_that_can_not_serve_is_left_for_the_one_that_can(place, error):
     finally:
         address.close()
         wrong.close()
+
+
+def test_a_ttl_that_only_looks_like_its_number_is_damage(place):
+    """Law: what stands for the same number, but is not what was written, is told to be damaged."""
+    store = place.open()
+    record = begin(store, "s")
+    store.commit(replace(record, ttl=5.0)).result()
+    key = next(key for key in place.all_keys() if key.endswith(":session:s"))
+    with place.server.client() as client:
+        assert client.hget(key, "ttl") == b"5.0"
+        client.hset(key, "ttl", b"5. ")
+    with pytest.raises(DamagedRecordError):
+        store.record("s", "alice").result()
+    store.close()

@@ -77,7 +77,9 @@ def record_of(flat: Sequence[bytes], fence: int = 0) -> SessionRecord:
     pairs = sorted(json.loads(values["prefixes"]), key=lambda pair: pair[1])
     prefixes = [(str(key), int(position)) for key, position in pairs]
     info = _info({name: values.get(name) for name in INFO_FIELDS})
-    if any(values.get(name, b"0") not in (b"0", b"1") for name in FLAGS):
+    strange = any(values.get(name, b"0") not in (b"0", b"1") for name in FLAGS)
+    # "5. " is a number to Python too, and not what was written.
+    if strange or values.get("ttl", b"").decode() != _ttl_text(info["ttl"]):
         raise DamagedRecordError(f"the record of session {info['session_id']!r} is not as it was written")
     texts = values["metadata"].decode(), values["state"].decode()
     return SessionRecord(
@@ -103,6 +105,10 @@ def _info(values: Mapping[str, bytes | None]) -> dict[str, Any]:
     return fields
 
 
+def _ttl_text(ttl: float | None) -> str:
+    return "" if ttl is None else repr(float(ttl))
+
+
 def changing_fields(encoded: EncodedRecord) -> list[Any]:
     """What a commit replaces, and what must stay, as (name, value, name, value, ...)."""
     record = encoded.record
@@ -111,7 +117,7 @@ def changing_fields(encoded: EncodedRecord) -> list[Any]:
         "created": repr(record.created) if record.created else "",
         "metadata": encoded.metadata,
         **{name: int(getattr(record, name)) for name in FLAGS},
-        "ttl": "" if record.ttl is None else repr(float(record.ttl)),
+        "ttl": _ttl_text(record.ttl),
         "state": encoded.state,
         "tail": record.tail.astype("<i4").tobytes(),
         "prefixes": json.dumps(list(dict.fromkeys(record.prefixes))),
