@@ -40,9 +40,10 @@ serve: $(STAMP)
 chat: $(STAMP)
 	@$(BIN)/megacontext chat $(ARGS)
 
-# Two processes of one thread each: most tests wait for servers, files and clocks more than they compute.
+# Two processes of one thread each: most tests wait for servers, files and clocks more than they compute. Files come in their order:
+# by numbers of tests the longest test of all, which is alone in its file, would run last and by itself.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)

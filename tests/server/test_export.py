@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from mc_core.session.factory import SessionFactory
 from redis_server import shared_redis
 from server.apis.sessions.file_routes import FileResponse
+from server.state import ServerState
 from server.stores.sqlite import SqliteStore
 from server.transfer.checked import check
 from server.transfer.importing import Importer
@@ -263,11 +264,8 @@ def test_an_export_stands_at_one_commit_while_turns_go_on(here: ServerThread, fi
         http.delete(f"/v1/sessions/{name}")
 
 
-def test_an_import_that_died_is_seen_by_nobody_and_can_be_repeated(
-    model_dir: Path, tmp_path: Path, file: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Law: if a server dies between the first row and the last, nobody finds what it left, and a repetition works."""
-    name = lines(file)[0]["id"]
+def die_in_import(state: ServerState, file: bytes, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what a server leaves that is killed between the first row of an import and its last."""
 
     class Killed(BaseException):
         pass
@@ -275,14 +273,23 @@ def test_an_import_that_died_is_seen_by_nobody_and_can_be_repeated(
     def die(*_: object) -> None:
         raise Killed
 
+    with monkeypatch.context() as patch:
+        patch.setattr(SessionFactory, "load", die)
+        patch.setattr(SqliteStore, "delete", die)
+        importer = Importer(state.store, state.host.factory, "tiny", "another")
+        with pytest.raises(Killed):
+            importer.make(check(io.BytesIO(file), 10_000), name, "open")
+
+
+def test_an_import_that_died_is_seen_by_nobody_and_can_be_repeated(
+    model_dir: Path, tmp_path: Path, file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: if a server dies between the first row and the last, nobody finds what it left, and a repetition works."""
+    name = lines(file)[0]["id"]
+
     with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:
         state = state_in(server)
-        with monkeypatch.context() as patch:
-            patch.setattr(SessionFactory, "load", die)
-            patch.setattr(SqliteStore, "delete", die)
-            importer = Importer(state.store, state.host.factory, "tiny", "another")
-            with pytest.raises(Killed):
-                importer.make(check(io.BytesIO(file), 10_000), name, "open")
+        die_in_import(state, file, name, monkeypatch)
         assert [one.session_id for one in state.store.list("open").result().sessions] == [name]
     with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server, client_of(server) as http:
         assert sessions_of(http) == []
@@ -320,20 +327,8 @@ def test_what_an_import_left_that_died_goes_by_itself(
     settings say of others."""
     monkeypatch.setattr("server.transfer.importing.LEFTOVER_TTL", 0.01)
 
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
     with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:
-        state = state_in(server)
-        with monkeypatch.context() as patch:
-            patch.setattr(SessionFactory, "load", die)
-            patch.setattr(SqliteStore, "delete", die)
-            importer = Importer(state.store, state.host.factory, "tiny", "another")
-            with pytest.raises(Killed):
-                importer.make(check(io.BytesIO(file), 10_000), "left", "open")
+        die_in_import(state_in(server), file, "left", monkeypatch)
     with ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server:
         store = state_in(server).store
         wait_until(lambda: store.list("open").result().sessions == ())
