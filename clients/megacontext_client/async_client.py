@@ -245,7 +245,7 @@ class AsyncMegaContext:
             response,
             session_id,
             self._retries,
-            lambda event_id: self._open(call.behind(event_id)),
+            lambda event_id: self._open(call.behind(event_id), retries=self._retries.of_a_restart()),
             partial(self._leave, call.key, session_id),
         )
 
@@ -267,15 +267,21 @@ class AsyncMegaContext:
         return call.parse(read_answer(await self._open(call, content, once, whole=True)))
 
     async def _open(
-        self, call: Call[Any], content: AsyncContent | None = None, once: bool = False, *, whole: bool = False
+        self,
+        call: Call[Any],
+        content: AsyncContent | None = None,
+        once: bool = False,
+        *,
+        whole: bool = False,
+        retries: Retries | None = None,
     ) -> httpx.Response:
-        """once: the content can be sent once alone. whole: the answer is read."""
-        attempt = 0
+        """once: the content can be sent once alone. whole: the answer is read. retries: instead of the client's."""
+        attempt, retries = 0, retries or self._retries
         while True:
             try:
                 return await self._attempt(call, content, whole)
             except (httpx.HTTPError, APIError) as error:
-                pause = self._retries.pause(attempt, call.repeatable, once, error)
+                pause = retries.pause(attempt, call.repeatable, once, error)
                 if pause is None:
                     if isinstance(error, APIError):
                         raise

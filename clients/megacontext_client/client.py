@@ -246,7 +246,7 @@ class MegaContext:
             response,
             session_id,
             self._retries,
-            lambda event_id: self._open(call.behind(event_id)),
+            lambda event_id: self._open(call.behind(event_id), retries=self._retries.of_a_restart()),
             partial(self._leave, call.key, session_id),
         )
 
@@ -268,15 +268,21 @@ class MegaContext:
         return call.parse(read_answer(self._open(call, content, once, whole=True)))
 
     def _open(
-        self, call: Call[Any], content: Content | None = None, once: bool = False, *, whole: bool = False
+        self,
+        call: Call[Any],
+        content: Content | None = None,
+        once: bool = False,
+        *,
+        whole: bool = False,
+        retries: Retries | None = None,
     ) -> httpx.Response:
-        """once: the content can be sent once alone. whole: the answer is read."""
-        attempt = 0
+        """once: the content can be sent once alone. whole: the answer is read. retries: instead of the client's."""
+        attempt, retries = 0, retries or self._retries
         while True:
             try:
                 return self._attempt(call, content, whole)
             except (httpx.HTTPError, APIError) as error:
-                pause = self._retries.pause(attempt, call.repeatable, once, error)
+                pause = retries.pause(attempt, call.repeatable, once, error)
                 if pause is None:
                     if isinstance(error, APIError):
                         raise

@@ -44,6 +44,10 @@ class Retries:
             again = isinstance(error, BROKEN_OFF) and repeatable
         return wait if again and not used_up else None
 
+    def of_a_restart(self) -> Retries:
+        """For a stream that broke off: as long as a server takes to start, half a minute by default."""
+        return Retries(self.limit + 3) if self.limit else self
+
     def after(self, attempt: int) -> float | None:
         """Seconds to wait behind so many attempts that failed; None if there were enough."""
         return FIRST_PAUSE * 2.0**attempt if attempt < self.limit else None

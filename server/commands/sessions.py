@@ -34,9 +34,10 @@ def list_sessions(
     if as_json:
         _print_json({"data": [session.raw for session in page.data], "next": page.next})
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("session", "tokens", "updated", "expires", "metadata")
+    widest = max((len(session.id) for session in page.data), default=0)  # an id is to be copied whole
+    table = Table(Column("session", no_wrap=True, min_width=widest), "tokens", "updated", "expires", "metadata")
     for session in page.data:
         metadata = json.dumps(session.metadata, ensure_ascii=False) if session.metadata else ""
         times = _time(session.raw["updated"]), _life(session.raw)
