@@ -261,10 +261,7 @@ def _tell_unproved(state: ServerState) -> None:
     if unproved:
         gists = "hidden" if state.bundle.hidden_gists else "shown"
         lens = state.engine.core.focus.lens
-        # A network that is not there is no fault; one that failed, or was never measured, is worth a look.
-        level = logging.INFO if all(one.endswith(" absent") for one in unproved) else logging.WARNING
-        logger.log(
-            level,
+        logger.warning(
             "%s: networks without a passed evaluation (%s): gists are %s, lens %s",
             state.model_name,
             ", ".join(unproved),
