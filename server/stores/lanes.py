@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from mc_core.store import StoreDownError
 @dataclass(eq=False)
 class Operation:
     """One queued call. ``lane``: its session id, or None if it is ordered against nothing. ``size``: bytes it holds.
-    ``frees``: it needs no room to speak of, so a full store is to run it."""
+    ``frees``: it needs no room to speak of, so a full store is to run it. ``deadline``: until when it may wait where the
+    store is away (monotonic seconds)."""
 
     run: Callable[[Any], Any]
     lane: str | None
@@ -24,6 +26,7 @@ class Operation:
     durable: bool = False
     size: int = 0
     frees: bool = False
+    deadline: float = math.inf
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -56,6 +59,13 @@ class _Lane:
             self.running += 1
             started.append(operation)
         return started
+
+    def overdue(self, now: float) -> list[Operation]:
+        """Takes out reads that wait for too long; what else waits keeps its order."""
+        late = [operation for operation in self.waiting if not operation.writes and operation.deadline <= now]
+        if late:
+            self.waiting = deque(operation for operation in self.waiting if operation not in late)
+        return late
 
 
 class Lanes:
@@ -110,6 +120,19 @@ class Lanes:
             self._pending -= operation.size
             if not self._open:
                 self._idle.notify_all()
+
+    def overdue(self, now: float) -> list[Operation]:
+        """Reads past their deadline that still wait behind writes; they will not run, and the caller settles them."""
+        late = []
+        with self._idle:
+            for lane in list(self._lanes.values()):
+                if found := lane.overdue(now):
+                    late += found
+                    self._start(lane)
+            self._open -= len(late)
+            if not self._open:
+                self._idle.notify_all()
+        return late
 
     def drain(self) -> None:
         """Refuses new operations and waits until those that were accepted have run."""

@@ -210,15 +210,20 @@ def test_whatever_is_sent_again_is_done_once(server):
 
 
 def test_a_commit_past_its_deadline_fails_and_its_lease_writes_no_more(server):
-    """Law: a write that was given up is never made later, and nothing is written behind the gap that it leaves."""
-    store = open_store(f"{server.url}?deadline=0.4&patience=0.4")
+    """Law: a write that was given up is never made later, and nothing is written behind the gap that it leaves; a read
+    behind it waits for as long as reads do, not for as long as the write."""
+    store = open_store(f"{server.url}?deadline=0.8&patience=0.2")
     record = begin(store, gist_dim=0)
     server.kill()
     write = store.write_spans("s", record.fence, 0, spans(1))
-    commit = store.commit(replace(record, tokens=4))
-    for future in (write, commit, store.record("s", "alice"), store.open("s", "alice", "me")):
+    commit, ended = store.commit(replace(record, tokens=4)), list[str]()
+    read, rows = store.record("s", "alice"), store.read_span_range("s", 0, 1)
+    for name, future in (("commit", commit), ("read", read), ("rows", rows)):
+        future.add_done_callback(lambda _, name=name: ended.append(name))
+    for future in (write, commit, read, rows, store.open("s", "alice", "me")):
         with pytest.raises(StoreDownError, match="can't be reached"):
             future.result()
+    assert ended.index("commit") == 2
     assert store.release("s", record.fence).done(), "nobody waits for a Redis that is away"
     server.start()
     with pytest.raises(FencedError):

@@ -51,7 +51,7 @@ class Calls:
         await self._link.connect()
         self.leases = Leases()
         self._lanes = Lanes(self._dispatch, self._max_pending)
-        self._writer = Writer(self._name, self._link, self.leases, self._lanes.done)
+        self._writer = Writer(self._name, self._link, self.leases, self._lanes.done, self._missed)
         self._reads = asyncio.Semaphore(CONNECTIONS - 1)  # one is the writer's
         self._reading: set[asyncio.Task[None]] = set()
         self._writing = asyncio.create_task(self._writer.serve())
@@ -120,7 +120,7 @@ class Calls:
         return future
 
     def read(self, run: Callable[[Send], Awaitable[T]], lane: str | None) -> Future[T]:
-        return self._lanes.submit(Operation(run, lane))
+        return self._lanes.submit(Operation(run, lane, deadline=time.monotonic() + self.place.patience))
 
     async def _finish(self) -> None:
         self._writer.stop()
@@ -139,21 +139,27 @@ class Calls:
         task.add_done_callback(self._reading.discard)
 
     async def _serve_read(self, operation: Operation) -> None:
-        deadline = time.monotonic() + self.place.patience
-
         async def failed(error: Exception) -> None:
-            await self._link.failed(error)
-            if time.monotonic() >= deadline:
+            await self._missed(error)
+            if time.monotonic() >= operation.deadline:
                 raise self._link.down() from error
 
         result, trouble = None, None
         try:
             async with self._reads:
+                if self.away and time.monotonic() >= operation.deadline:
+                    raise self._link.down()  # those before it in line waited for as long
                 result = await retrying().call_with_retry(lambda: operation.run(self._link.send), failed)
         except Exception as error:
             trouble = error
         self._lanes.done(operation)
         settle(operation, result, trouble)
+
+    async def _missed(self, error: Exception) -> None:
+        """Redis did not answer: no read waits any longer for a write that may wait much longer than it."""
+        await self._link.failed(error)
+        for operation in self._lanes.overdue(time.monotonic()):
+            settle(operation, None, self._link.down())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()

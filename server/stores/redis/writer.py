@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,6 @@ class Write(Operation):
 
     take: Callable[[Reply], Any] = lambda _: None
     fence: int | None = None
-    deadline: float = 0.0
     sent: bool = False
 
 
@@ -49,8 +48,16 @@ class Writer:
     and a commit is never on its way while rows before it may yet fail.
     """
 
-    def __init__(self, name: str, link: Link, leases: Leases, done: Callable[[Operation], None]) -> None:
-        self.name, self._link, self._leases, self._done = name, link, leases, done
+    def __init__(
+        self,
+        name: str,
+        link: Link,
+        leases: Leases,
+        done: Callable[[Operation], None],
+        missed: Callable[[Exception], Awaitable[None]],
+    ) -> None:
+        """missed: told of each time that Redis did not answer."""
+        self.name, self._link, self._leases, self._done, self._missed = name, link, leases, done, missed
         self._queue: deque[Write] = deque()
         self._batch: list[Write] = []
         self._wake = asyncio.Event()
@@ -186,7 +193,7 @@ class Writer:
             self._leases.lose(write.lane, write.fence)
 
     async def _failed(self, error: Exception) -> None:
-        await self._link.failed(error)
+        await self._missed(error)
         self._give_up_overdue()
 
     def _give_up_overdue(self) -> None:
