@@ -17,8 +17,8 @@ from mc_core.store import StoreDownError
 @dataclass(eq=False)
 class Operation:
     """One queued call. ``lane``: its session id, or None if it is ordered against nothing. ``size``: bytes it holds.
-    ``frees``: it needs no room to speak of, so a full store is to run it. ``deadline``: until when it may wait where the
-    store is away (monotonic seconds)."""
+    ``frees``: it needs no room to speak of, so a full store is to run it. ``deadline``: until when it may wait where
+    the store is away (monotonic seconds)."""
 
     run: Callable[[Any], Any]
     lane: str | None
