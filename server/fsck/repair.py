@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mc_core.store import SessionRecord, SessionStore
+from mc_core.errors import StoreError
+from mc_core.notes import Note
+from mc_core.session.cut_end import CUT_OFF
+from mc_core.store import MAX_LIST, SessionRecord, SessionStore, StoreDownError
 from server.fsck.audit import Finding
 from server.transfer.covering import covering
+from server.turns.message_notes import PREFIX, Listed, with_gap
 
 OWNER = "megacontext fsck"
+
+
+class NotYetError(StoreError):
+    """What is wrong with a session can't be mended before something else is."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class Allowed:
 
 
 def repair(store: SessionStore, finding: Finding, allowed: Allowed) -> str | None:
-    """What was done; None if nothing can be, or it is not allowed. LeaseHeldError while a server has the session."""
+    """What was done; None if nothing can be, or it is not allowed. LeaseHeldError while a server has the session,
+    NotYetError."""
     tenant, session = finding.tenant, finding.session
     match finding.kind:
         case "import":
@@ -37,9 +47,7 @@ def repair(store: SessionStore, finding: Finding, allowed: Allowed) -> str | Non
         case "spans" if allowed.cut:
             return _with_lease(store, finding, _cut)
         case "notes" if allowed.drop_notes and finding.keys:
-            for key in finding.keys:
-                store.delete_note(session, tenant, key).result()
-            return f"deleted {len(finding.keys)} corrupt notes"
+            return _with_lease(store, finding, _drop_notes)
     return None
 
 
@@ -59,9 +67,49 @@ def _drop_gists(store: SessionStore, record: SessionRecord, finding: Finding) ->
 
 
 def _index_anew(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
-    store.commit(replace(record, prefixes=())).result()
-    store.commit(record).result()
+    _commit(store, replace(record, prefixes=()))
+    _commit(store, record)
     return "indexed its beginnings anew"
+
+
+def _commit(store: SessionStore, record: SessionRecord, notes: Sequence[Note] = ()) -> None:
+    try:
+        store.commit(record, notes).result()
+    except StoreDownError:
+        raise
+    except StoreError as error:
+        text = f"{error}: its gists were dropped, and are made when a server reads it; mend the rest after that"
+        raise NotYetError(text) from error
+
+
+def _drop_notes(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
+    # A turn that a crash cut off keeps its messages for the server that ends it; a commit of ours would drop them.
+    told = CUT_OFF not in record.state and any(key.startswith(PREFIX) for key in finding.keys)
+    if told:  # first, so that a commit that is refused leaves all as it is
+        record = replace(record, state={**record.state, "chat": with_gap(record.state.get("chat", {}))})
+        _commit(store, record)
+    for key in finding.keys:
+        store.delete_note(record.session_id, record.tenant, key).result()
+    if told:
+        _tell_gaps(store, record)
+    return f"deleted {len(finding.keys)} corrupt notes"
+
+
+def _tell_gaps(store: SessionStore, record: SessionRecord) -> None:
+    """Have messages behind one that is gone say that the list is not whole."""
+    after, number, gap = None, 0, False
+    while True:
+        page = store.notes(record.session_id, record.tenant, prefix=PREFIX, after=after, limit=MAX_LIST).result()
+        behind = []
+        for listed in map(Listed.read, page.notes):
+            gap = gap or listed.number != number
+            number = listed.number + 1
+            if gap and listed.place.whole:
+                behind.append(replace(listed, place=replace(listed.place, whole=False)).note())
+        if behind:
+            _commit(store, record, behind)
+        if (after := page.next) is None:
+            return
 
 
 def _cut(store: SessionStore, record: SessionRecord, finding: Finding) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from mc_core.context.sources import About
@@ -87,6 +88,14 @@ class Told:
         window = [place.json() if place else None for place in self.window]
         told = {"next": self.next, "last": self.last.json(), "window": window, "document": self.document}
         session.chat = {**session.chat, "told": told}
+
+
+def with_gap(chat: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored conversation of a session whose list lost a message: what comes is told behind a gap."""
+    if (told := chat.get("told")) is None:
+        return dict(chat)
+    window = [place and {**place, "whole": False} for place in told.get("window", ())]
+    return {**chat, "told": {**told, "last": {**told["last"], "whole": False}, "window": window}}
 
 
 def parts_open(chat: Mapping[str, Any]) -> list[Parts]:
@@ -186,6 +195,14 @@ def list_document(session: Session, told: Told, start: int, about: About, goes_o
 
 def _key(number: int) -> str:
     return f"{PREFIX}{number:010d}"
+
+
+def tells_all(page: Sequence[Listed], last: Listed | None, tokens: int) -> bool:
+    """Whether a list tells all of a history of ``tokens``, as far as a page of it and its last message show."""
+    if last is None:
+        return tokens == 0
+    numbers = sorted(one.number for one in page)
+    return all(b == a + 1 for a, b in pairwise(numbers)) and last.place.whole and last.place.end == tokens
 
 
 async def newest(store: SessionStore, session_id: str, tenant: str) -> Listed | None:

@@ -28,7 +28,8 @@ def fsck(store: Path, *options: str) -> tuple[int, list[str]]:
 
 
 def test_a_mended_session_goes_on(model_dir: Path, tmp_path: Path) -> None:
-    """Law: gists that fsck dropped are made anew and change no reply; a history that it cut goes on where it ends."""
+    """Law: gists that fsck dropped are made anew and change no reply; a history that it cut goes on where it ends; a
+    list that lost a message is complete neither for fsck nor for clients, on whatever page, until a rewind in front."""
     store = tmp_path / "s.sqlite"
     ask = {"model": "tiny", "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": "Who?"}]}
 
@@ -44,15 +45,31 @@ def test_a_mended_session_goes_on(model_dir: Path, tmp_path: Path) -> None:
         return session
 
     with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
-        session, whole = made(http), made(http)
+        session, whole, talked = made(http), made(http), made(http)
+        asked(http, talked)
         expected = asked(http, whole)
     assert fsck(store) == (0, [])
     damage(store, "DELETE FROM rows WHERE (key >> 32) & 15 = 1 AND key & 4294967295 = 9")
-    assert fsck(store) == (1, ["gists", "gists"])
-    assert fsck(store, "--repair") == (0, ["gists", "gists"])
+    assert fsck(store) == (1, ["gists", "gists", "gists"])
+    message = f"session = (SELECT id FROM sessions WHERE session_id = '{talked}') AND key LIKE 'msg:%"
+    damage(store, f"UPDATE notes SET value = zeroblob(4) WHERE {message}2'")
+    code, kinds = fsck(store, "--repair", "--drop-notes")
+    assert (code, sorted(kinds)) == (0, ["gists", "gists", "gists", "notes"])
+    assert fsck(store) == (1, ["messages"])
+    damage(store, f"UPDATE notes SET value = zeroblob(4) WHERE {message}3'")
+    assert fsck(store, "--repair", "--drop-notes") == (1, ["notes", "messages"]), "its gists come first"
+    damage(store, f"DELETE FROM notes WHERE {message}3'")
     with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address, timeout=60) as http:
         assert asked(http, session) == expected
         tokens = http.get(f"/v1/sessions/{session}").json()["tokens"]
+        for _ in range(2):
+            for page in ({}, {"limit": 1}, {"limit": 1, "order": "desc"}):
+                listed = http.get(f"/v1/sessions/{talked}/messages", params=page).json()
+                assert listed["complete"] is False
+            asked(http, talked)
+        first = http.get(f"/v1/sessions/{talked}/messages").json()["data"][0]["id"]
+        assert http.post(f"/v1/sessions/{talked}/rewind", json={"message_id": first}).status_code == 200
+        assert http.get(f"/v1/sessions/{talked}/messages").json()["complete"] is True
     assert fsck(store) == (0, [])
     damage(store, "UPDATE rows SET data = zeroblob(length(data)) WHERE (key >> 32) & 15 = 0 AND key & 4294967295 = 20")
     assert fsck(store, "--repair", "--session", session) == (1, ["spans"])

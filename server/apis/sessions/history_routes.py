@@ -24,7 +24,7 @@ from server.futures import settled
 from server.openapi import errors
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.turns.history import History
-from server.turns.message_notes import PREFIX, Listed, newest
+from server.turns.message_notes import PREFIX, Listed, newest, tells_all
 
 router = APIRouter(prefix="/v1/sessions")
 State = Annotated[ServerState, Depends(state_of)]
@@ -55,12 +55,12 @@ async def messages(
     page, last, info = await state.host.steady(session_id, tenant, read)
     if page.corrupt:
         raise ApiError(500, f"{len(page.corrupt)} messages of this page can't be read", "server_error", "store_corrupt")
-    complete = info.tokens == 0 if last is None else last.place.whole and last.place.end == info.tokens
+    listed = [Listed.read(note) for note in page.notes]
     return SessionMessages(
-        data=[show(Listed.read(note)) for note in page.notes],
+        data=[show(one) for one in listed],
         has_more=page.next is not None,
         next=page.next,
-        complete=complete,
+        complete=tells_all(listed, last, info.tokens),
     )
 
 
