@@ -187,7 +187,8 @@ def test_an_adapted_run_leaves_the_base_as_it_is(corpus: Corpus, model: Path, tm
         FocusStage(0.5, (200, 300), (400, 440), views=2, kinds={"lod1": 1.0}, rebuild=1.0),
         FocusStage(0.5, (300, 700), (400, 480), views=2, kinds={"lod1": 1.0}),
     )
-    chosen = {"mode": "adapted", "gist": ENCODER, "rank": 4, "stages": stages, "weights": LossWeights(1.0, 0, 0, 0)}
+    weights = LossWeights(token=0, kl=1, lod1=0, lod2=0, separation=0)
+    chosen = {"mode": "adapted", "gist": ENCODER, "rank": 4, "stages": stages, "weights": weights}
     config = settings(corpus, model, tmp_path / "run", **chosen)
     trained = run(config)
     low_rank = trained.model.low_rank
@@ -256,6 +257,10 @@ def test_process_batch_gives_losses_caches_and_embeddings(corpus: Corpus, model:
     assert [len(rows) for rows in losses.embeddings] == [1280, 832, 1280]
     losses.total.backward()
     assert controller.core.bundle.gistnet.scale.grad is not None
+    only = LossWeights(token=0, kl=1, lod1=0, lod2=0, separation=0)
+    alone = controller.process_batch(ids, horizon=64, weights=only)
+    assert alone.total == alone.kl
+    torch.testing.assert_close(alone.kl, losses.kl)
     with pytest.raises(ConfigError, match="horizon"):
         controller.process_batch(ids[:, :64], horizon=64)
 

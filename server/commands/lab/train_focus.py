@@ -30,6 +30,7 @@ HELP = {
     "vectors": "of a gist: 1, 2, 4 or 8",
     "wide": "channels of an encoder's MLP",
     "rank": "adapted: of the low-rank updates, 16 at most",
+    "token": "weight of the NLL of the next tokens",
     "kl": "weight of the KL to the full view",
     "lod1": "weight of the LOD1 gist regression",
     "lod2": "weight of the LOD2 gist regression",

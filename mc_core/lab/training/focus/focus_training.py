@@ -40,8 +40,10 @@ class GistShape:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts beside the token loss; 0 leaves it out, and what it costs to compute."""
+    """What each loss counts; 0 leaves it out, and what it costs to compute. token: of the next tokens as the text has
+    them, which says little of what gists lack where the whole history would foretell them hardly better."""
 
+    token: float = 1.0
     kl: float = 0.0
     lod1: float = 0.1
     lod2: float = 0.05

@@ -24,8 +24,8 @@ from mc_core.tree.tree import MegaContextTree
 
 @dataclass(frozen=True, eq=False)
 class ViewOutput:
-    """logits [M, vocabulary] of the M targets that count (weight above 0 or in the future), in order of the flattened
-    batch; where [B, T] says which those are."""
+    """logits [M, vocabulary] of the M targets that count (weight above 0, if the tail's do, or in the future), in order
+    of the flattened batch; where [B, T] says which those are."""
 
     logits: Tensor
     where: Tensor
@@ -92,12 +92,12 @@ class FocusModel(nn.Module):
         """Read the views, ``gists`` [G, d] in their places."""
         return self.read(collate(views, self.policy, self.rotary), gists)
 
-    def read(self, batch: ViewBatch, gists: Tensor) -> ViewOutput:
-        """The same of views that are collated already."""
+    def read(self, batch: ViewBatch, gists: Tensor, *, tail: bool = True) -> ViewOutput:
+        """The same of views that are collated already. tail: its targets count too, not those of the future alone."""
         x = self.decoder.embed(batch.ids)
         flat = x.flatten(0, 1).index_put((batch.gist_rows,), gists.to(x.dtype))
         hidden = self.decoder(flat.view_as(x), ViewAttention(batch, self.policy))
-        where = (batch.weights > 0) | batch.future
+        where = (batch.weights > 0) | batch.future if tail else batch.future
         return ViewOutput(self.decoder.logits(hidden[where]), where, batch, gists)
 
     def regression(

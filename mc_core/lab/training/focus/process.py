@@ -90,7 +90,7 @@ class BatchProcessor:
     def losses(self, batch: FocusBatch) -> FocusLosses:
         """Losses of a batch that is on the model's device."""
         gists = self.model.made(batch.sources)
-        output = self.model.read(batch.seen, gists)
+        output = self.model.read(batch.seen, gists, tail=self.weights.token > 0)
         losses = output.losses()
         nothing = output.logits.sum() * 0
         token = (losses * output.weights).sum() / output.weights.sum().clamp_min(1e-6)
@@ -99,7 +99,8 @@ class BatchProcessor:
         regress = weights.lod1 or weights.lod2
         lod1, lod2 = self.model.regression(output, batch.blocks, batch.runs) if regress else (nothing, nothing)
         apart = separation(gists, batch.neighbours) if weights.separation else nothing
-        total = token + weights.kl * kl + weights.lod1 * lod1 + weights.lod2 * lod2 + weights.separation * apart
+        total = weights.token * token + weights.kl * kl
+        total = total + weights.lod1 * lod1 + weights.lod2 * lod2 + weights.separation * apart
         return FocusLosses(
             token=token,
             horizon=mean_over(losses.detach(), output.future & (output.weights == 1)),
@@ -117,5 +118,5 @@ class BatchProcessor:
         assert batch.full is not None
         chosen = batch.fits[output.where.nonzero()[:, 0]] & output.future
         with torch.no_grad(), self.model.stock():
-            full = self.model.read(batch.full, output.logits.new_empty(0, self.model.gistnet.dim))
-        return kl_to_full(output.logits[chosen], full.logits[full.future], torch.ones_like(full.future[full.future]))
+            full = self.model.read(batch.full, output.logits.new_empty(0, self.model.gistnet.dim), tail=False)
+        return kl_to_full(output.logits[chosen], full.logits, torch.ones_like(full.future))

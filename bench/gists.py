@@ -1,0 +1,229 @@
+"""What do gists tell the model: of what comes next, of which block is about a topic, and of exact values?
+
+Each passage of held-out text is shown whole, and then as a working context whose newest ``--recent`` tokens are raw and
+whose older ones are hidden, gists, or, in as many slots as those gists take, the newest of them raw. What is lost is
+the KL divergence from what the base foretells after the whole passage; *kept* is the share of the loss of hiding that a
+view makes good, and *kept of NLL* the same share of the gain in NLL of the true next tokens, which is a noisy figure
+where a base gains hundredths of a nat. Views without gists are read by the base without adapters.
+
+Block and topic: of eight blocks, each alone as a gist between two that say nothing of it, is it the right one whose
+gist makes the block's own text likeliest, or the 32 tokens that followed it? Values: stated numbers, read off gists.
+
+Beside the bundle's own gists stand plain means of 1, 2, 4 and 8 vectors, which nothing was trained for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.common import BUNDLE, report
+from mc_core.bundle.bundle import Bundle, load_bundle, make_gistnet
+from mc_core.lab.data.cache import Stream, open_cache, prepare_cache
+from mc_core.lab.data.chat_format import ChatEncoder
+from mc_core.lab.evaluation.statistics import bootstrap, wilson
+from mc_core.lab.training.focus.batch import gist_sources
+from mc_core.lab.training.focus.contexts import ContextKind, ContextShape, Passage, sample_context, view_of
+from mc_core.lab.training.focus.model import FocusModel, ViewOutput
+from mc_core.lab.training.focus.passages import PassageMaker, cut
+from mc_core.lab.training.haystack import VALUE_WEIGHT
+from mc_core.lab.training.run_data import model_tokenizer
+from mc_core.lab.training.sample_maker import SampleMaker
+from mc_core.models.decoder import Decoder
+from mc_core.nets.gist_maker import GistMaker
+from mc_core.positions.policies import make_policy
+
+HORIZON, CHOICES = 64, 8
+ROOM = 1 << 20
+"""W in which every view has room."""
+VALUES_HISTORY = 512
+ASKED = ("block", "topic")
+RAW = "raw in the slots of "
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a history is shown: the base that reads it, how its gists are made and whether they are hidden, and how many
+    of its newest tokens are raw."""
+
+    decoder: Decoder
+    gistnet: GistMaker
+    recent: int
+    kind: ContextKind = "lod1"
+    hidden: bool = False
+
+
+class Reader:
+    """Shows passages to a base under a bundle's mask and positions."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.size = bundle, bundle.block_size
+        self.policy = make_policy(bundle.positions, bundle.decoder.config, self.size, bundle.sigma_scale)
+
+    @torch.inference_mode()
+    def read(self, passages: Sequence[Passage], way: Way) -> ViewOutput:
+        """What the way's base makes of the passages."""
+        shape = ContextShape(ROOM, way.recent, self.size, self.bundle.segment_blocks, way.gistnet.vectors)
+        rng = np.random.default_rng(0)
+        contexts = [sample_context(rng, passage, way.kind, shape) for passage in passages]
+        views = [view_of(p, wc, shape, hidden_gists=way.hidden) for p, wc in zip(passages, contexts, strict=True)]
+        model = FocusModel(way.decoder, way.gistnet, self.policy)
+        return model(views, model.made(gist_sources(passages, views, self.size)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=BUNDLE, help="with its gists, whether or not they have passed")
+    parser.add_argument("--data", type=Path, required=True, help="folder of text; its held-out documents are read")
+    parser.add_argument("--cache", type=Path, help="where its tokens are kept, such as a run's cache")
+    parser.add_argument("--history", type=int, default=1984, help="tokens")
+    parser.add_argument("--recent", type=int, default=256, help="newest tokens, raw in each view")
+    parser.add_argument("--passages", type=int, default=24, help="of each source")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.passages = 4
+
+    stock, bundle = load_bundle(options.model, gists=False), load_bundle(options.model, gists=True)
+    with tempfile.TemporaryDirectory() if options.cache is None else nullcontext(options.cache) as cache:
+        tokenizer = model_tokenizer(options.model)
+        prepare_cache(options.data, tokenizer, Path(cache))
+        streams = open_cache(Path(cache), "held_out")
+        samples = SampleMaker(streams, ChatEncoder(tokenizer), held_out=True)
+        reader = Reader(stock)
+        nets = {f"means of {m}": (stock.decoder, _means(stock, m)) for m in (1, 2, 4, 8)}
+        if bundle.manifest.gistnet is not None:
+            nets["the bundle's"] = (bundle.decoder, bundle.gistnet)
+        ways = _ways(reader, nets, options)
+        worths = _worths(reader, ways, [s for s in streams if len(s) > options.history + HORIZON], options)
+        rows = []
+        for name, way in ways.items():
+            row = _row(name, worths)
+            if not name.startswith(RAW):
+                alone = replace(way, recent=reader.size)
+                row |= {f"{what} of 8": _chosen(reader, alone, streams, options.passages, what) for what in ASKED}
+                row |= {"values": _values(reader, alone, samples, 4 * options.passages)}
+            rows.append(row)
+    chosen = {name: getattr(options, name) for name in ("history", "recent", "passages")}
+    summary = {f"sources where {name} beat raw": _beaten(worths, name) for name in nets}
+    report("gists", [_filled(row) for row in rows], summary | chosen, options.save)
+
+
+def _means(bundle: Bundle, vectors: int) -> GistMaker:
+    arguments = {"kind": "mean", "pooling": "mean", "vectors": vectors}
+    return make_gistnet(bundle.decoder.config.hidden_size, bundle.block_size, arguments).eval()
+
+
+def _ways(reader: Reader, nets: Mapping[str, tuple[Decoder, GistMaker]], options: argparse.Namespace) -> dict[str, Way]:
+    """By name; the whole history comes first."""
+    stock, one, recent = reader.bundle.decoder, _means(reader.bundle, 1), options.recent
+    ways = {"whole": Way(stock, one, recent, "full"), "hidden": Way(stock, one, recent, hidden=True)}
+    older = (options.history - recent) // reader.size - 1
+    for name, (decoder, gistnet) in nets.items():
+        ways[name] = Way(decoder, gistnet, recent)
+        ways[RAW + name] = Way(stock, one, recent + older * gistnet.vectors, hidden=True)
+    return ways
+
+
+def _worths(
+    reader: Reader, ways: Mapping[str, Way], streams: Sequence[Stream], options: argparse.Namespace
+) -> dict[str, dict[str, Floats]]:
+    """By view and source: KL from the whole passage and NLL [passages, 2], means over the horizon."""
+    found: dict[str, dict[str, Floats]] = {name: {} for name in ways}
+    for stream in streams:
+        rng = np.random.default_rng(0)
+        passages = [cut(rng, stream, options.history, HORIZON) for _ in range(options.passages)]
+        of_source: dict[str, list[list[float]]] = {name: [] for name in ways}
+        for passage in passages:
+            full: Tensor | None = None
+            for name, way in ways.items():
+                output = reader.read([passage], way)
+                logits = output.logits[output.future].log_softmax(-1)
+                full = logits if full is None else full
+                kl = (full.exp() * (full - logits)).sum(-1).mean()
+                of_source[name].append([float(kl), float(output.losses()[output.future].mean())])
+        for name, values in of_source.items():
+            found[name][stream.name] = np.array(values)
+    return found
+
+
+def _row(name: str, worths: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any]:
+    mine, hidden, whole = (np.stack(list(worths[view].values())) for view in (name, "hidden", "whole"))
+    # Passages of all sources are drawn together; shares are of means, so they are drawn as means.
+    made_good = bootstrap((hidden - mine)[..., 0].reshape(-1))
+    lost, gain = hidden[..., 0].mean(), (hidden - whole)[..., 1].mean()
+    return {
+        "view": name,
+        "KL": float(mine[..., 0].mean()),
+        "kept": made_good.value / lost,
+        "low": made_good.low / lost,
+        "high": made_good.high / lost,
+        "NLL": float(mine[..., 1].mean()),
+        "kept of NLL": float((hidden - mine)[..., 1].mean() / gain),
+    }
+
+
+def _beaten(worths: Mapping[str, Mapping[str, Floats]], name: str) -> int:
+    """Sources of which the gists lose less than raw text in the same slots."""
+    raw = worths[RAW + name]
+    return sum(int(raw[source][:, 0].mean() >= values[:, 0].mean()) for source, values in worths[name].items())
+
+
+def _chosen(reader: Reader, way: Way, streams: Sequence[Stream], count: int, what: str) -> str:
+    """How often the right one of eight blocks makes the text asked for likelier than any other does."""
+    rng, size, right, n = np.random.default_rng(1), reader.size, 0, 0
+    for stream in streams:
+        for _ in range(count):
+            starts = rng.integers(0, len(stream) - 3 * size, CHOICES + 1)
+            plain, *pieces = (stream.ids[start : start + 2 * size].astype(np.int64) for start in starts.tolist())
+            wanted = int(rng.integers(CHOICES))
+            asked = pieces[wanted][:size] if what == "block" else pieces[wanted][size:]
+            output = reader.read([_between(plain, piece[:size], asked) for piece in pieces], way)
+            losses = torch.zeros(CHOICES).index_add(0, output.where.nonzero()[:, 0], output.losses() * output.future)
+            right, n = right + int(int(losses.argmin()) == wanted), n + 1
+    return _share(right, n)
+
+
+def _between(plain: NDArray[np.int64], block: NDArray[np.int64], after: NDArray[np.int64]) -> Passage:
+    history = np.concatenate([plain[: len(block)], block, plain[len(block) :]])
+    weights = np.concatenate([np.zeros(len(history)), np.ones(len(after))]).astype(np.float32)
+    return Passage(np.concatenate([history, after]), len(history), weights)
+
+
+def _values(reader: Reader, way: Way, samples: SampleMaker, count: int) -> str:
+    """Of questions about statements that no context opens, those whose values' tokens are all the likeliest ones, each
+    after the right ones before it."""
+    rng, right = np.random.default_rng(2), 0
+    maker = PassageMaker(samples, reader.size)
+    for _ in range(count):
+        passage = maker.memory(rng, VALUES_HISTORY, tasks=("passkey", "needle", "multikey"))
+        output = reader.read([replace(passage, opened=())], way)
+        values = output.weights >= VALUE_WEIGHT
+        targets = output.batch.targets[output.where]
+        right += bool((output.logits.argmax(-1) == targets)[values].all())
+    return _share(right, count)
+
+
+def _share(right: int, n: int) -> str:
+    share = wilson(right, n)
+    return f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {name: row.get(name, "") for name in (*(f"{what} of 8" for what in ASKED), "values")}
+
+
+if __name__ == "__main__":
+    main()
