@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import numpy as np
 import torch
 
@@ -28,7 +31,7 @@ from server.telemetry.probe import confirm
 Status = Literal["ok", "warning", "failed"]
 TENANT = "megacontext-doctor"
 PATIENCE = 10.0
-"""Seconds that each call to the store may take."""
+"""Seconds that each call to the store, or to a server that runs, may take."""
 LOW_DISK, NO_DISK = 2 << 30, 64 << 20
 
 
@@ -47,6 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
         _safely("device", lambda: _device(settings)),
         *_model(settings),
         _safely("access", lambda: _access(settings)),
+        _safely("address", lambda: _address(settings)),
         _safely("disk", lambda: _disk(settings)),
         _safely("store", lambda: _store(settings)),
         _safely("traces", lambda: Finding("traces", *confirm("traces"))),
@@ -136,6 +140,49 @@ def _access(settings: Settings) -> Finding:
         return Finding("access", "warning", told)
     who = f"{len(settings.api_key)} API keys" if settings.api_key else "no API key, but only this machine reaches it"
     return Finding("access", "ok", f"{place}: {who}; {'HTTPS' if settings.tls_cert else 'HTTP'}")
+
+
+def _address(settings: Settings) -> Finding:
+    """Listen where the server is to listen, for a moment."""
+    if settings.unix_socket is not None:
+        return _socket_file(settings.unix_socket)
+    place = f"{settings.host}:{settings.port}"
+    try:
+        # As the server does it: at all addresses that the host has.
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as taken:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _serves(settings):
+            told = f"{place} is taken by a MegaContext server that runs: another one needs another --port"
+            return Finding("address", "warning", told)
+        return Finding("address", "failed", f"no server can listen at {place}: {error.strerror or error}")
+    return Finding("address", "ok", f"{place} is free" if settings.port else "a free port is taken at the start")
+
+
+def _socket_file(path: Path) -> Finding:
+    folder = path.absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("address", "failed", f"no socket can be made in {folder}: it is not there, or can't be written")
+    with socket.socket(socket.AF_UNIX) as ours:
+        if ours.connect_ex(str(path)) == 0:
+            return Finding("address", "failed", f"{path} is taken: somebody listens there")
+    return Finding("address", "ok", f"{path} is free")
+
+
+def _serves(settings: Settings) -> bool:
+    """Whether what listens at the address is a server like this one."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    scheme = "https" if settings.tls_cert else "http"
+    try:
+        answer = httpx.get(f"{scheme}://{host}:{settings.port}/health", verify=False, timeout=PATIENCE, trust_env=False)
+        return answer.json().get("status") in ("ok", "dead")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
 
 
 def _disk(settings: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """megacontext doctor: it says what works and what does not, and its exit code says whether a server would run."""
 
 import json
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from server.stores import open_store
 from server.telemetry import probe
 from support import free_port, running, settings_for
 
-CHECKS = ["device", "model", "gists", "settings", "access", "disk", "store", "traces", "metrics"]
+CHECKS = ["device", "model", "gists", "settings", "access", "address", "disk", "store", "traces", "metrics"]
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def run(model_dir, store):
     """Runs the command -> (exit code, status by check, detail by check)."""
 
     def run(**others):
-        given = {"model": model_dir, "store": f"sqlite:///{store}", "budget": 512, **others}
+        given = {"model": model_dir, "store": f"sqlite:///{store}", "budget": 512, "port": 0, **others}
         flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
         done = CliRunner().invoke(app, ["doctor", "--json", *flags])
         report = json.loads(done.stdout)
@@ -130,11 +131,30 @@ def test_a_store_that_loses_what_it_was_given(run, monkeypatch):
 
 
 def test_beside_a_running_server(run, model_dir, store):
-    """The file of a server that runs is left alone, and that is no fault."""
-    with running(settings_for(model_dir, store)):
-        code, status, details = run()
-    assert (code, status["store"]) == (0, "warning")
+    """The file of a server that runs is left alone, and that is no fault; nor is its address, which is told."""
+    with running(settings_for(model_dir, store)) as address:
+        code, status, details = run(port=address.rpartition(":")[2])
+    assert (code, status["store"], status["address"]) == (0, "warning", "warning")
     assert "/ready" in details["store"]
+    assert "a MegaContext server that runs" in details["address"]
+
+
+def test_an_address_that_is_taken(run, tmp_path):
+    """A port or a socket where another program listens, or a host that this machine has not: exit 1; named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket(socket.AF_UNIX) as file:
+        port = taken.getsockname()[1]
+        file.bind(str(tmp_path / "s"))
+        file.listen()
+        for given, words in (
+            ({"port": port}, f"127.0.0.1:{port}"),
+            ({"unix-socket": tmp_path / "s"}, "somebody listens"),
+            ({"unix-socket": tmp_path / "nowhere" / "s"}, "nowhere"),
+            ({"host": "192.0.2.1"}, "192.0.2.1"),
+        ):
+            code, status, details = run(**given)
+            assert (code, failed(status)) == (1, {"address"})
+            assert words in details["address"]
+    assert run(port=port)[1]["address"] == "ok"
 
 
 def test_a_device_that_is_not_there(run):
@@ -157,7 +177,7 @@ def test_a_full_disk(run, monkeypatch):
 
 def test_it_speaks_to_people(model_dir, store):
     """Without --json there is a line a check, and a last word."""
-    flags = ["--model", str(model_dir), "--store", f"sqlite:///{store}", "--budget", "512"]
+    flags = ["--model", str(model_dir), "--store", f"sqlite:///{store}", "--budget", "512", "--port", "0"]
     done = CliRunner().invoke(app, ["doctor", *flags])
     lines = done.stdout.splitlines()
     assert done.exit_code == 0
