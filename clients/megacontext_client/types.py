@@ -10,7 +10,11 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True)
 class Session:
-    """A stored conversation: ``tokens`` of history, of which at most ``budget`` cost is in view."""
+    """A stored conversation: ``tokens`` of history, of which at most ``budget`` cost is in view.
+
+    sequence: counts what was stored of it. keep: it never expires. ttl: seconds without use after which it may go,
+    None: as the server says. expires: when it may if nothing is stored until then (seconds since 1970), None: never.
+    """
 
     id: str
     tokens: int
@@ -18,6 +22,10 @@ class Session:
     cost: int
     utilization: float
     raw: JSON = field(repr=False, compare=False)
+    sequence: int = 0
+    keep: bool = False
+    ttl: float | None = None
+    expires: int | None = None
 
     @classmethod
     def parse(cls, body: JSON) -> Self:
@@ -28,6 +36,10 @@ class Session:
             cost=int(body.get("cost") or 0),
             utilization=float(body.get("utilization") or 0.0),
             raw=body,
+            sequence=int(body.get("sequence") or 0),
+            keep=bool(body.get("keep")),
+            ttl=None if body.get("ttl") is None else float(body["ttl"]),
+            expires=None if body.get("expires") is None else int(body["expires"]),
         )
 
     @property

@@ -281,7 +281,12 @@ def test_clients_do_all_of_this(tmp_path, tmp_path_factory):
         assert (fork.tokens, fork.metadata) == (found[1].end, {"a": 1})
         assert client.rewind(session.id, message_id=found[3].id) == found[3].end
         assert client.undo(session.id) == found[1].end
-        assert client.update(session.id, {"b": 2}).metadata == {"b": 2}
+        changed = client.update(session.id, {"b": 2}, ttl=60)
+        assert (changed.metadata, changed.keep, changed.ttl, changed.sequence) == ({"b": 2}, False, 60, 6)
+        assert changed.expires is not None
+        assert changed.expires >= changed.raw["updated"] + 60
+        kept = client.update(session.id, keep=True)
+        assert (kept.keep, kept.expires, kept.sequence) == (True, None, 7)
         assert client.cancel(session.id) is False
         lines = iter(["Four", "/undo", "/fork", "Five"])
         shown = StringIO()
