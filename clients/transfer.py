@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 LONGEST_END = 1024
 """Bytes of the last line of an export at most."""
@@ -22,13 +23,18 @@ def save(pieces: Iterable[bytes], target: Path) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            check(_through(pieces, file))
-            file.flush()
+            write(pieces, file)
             os.fsync(file.fileno())
         os.replace(name, target)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def write(pieces: Iterable[bytes], file: IO[bytes]) -> None:
+    """Write an export to a stream as it comes. BrokenExportError, at its end, if its SHA-256 is another."""
+    check(_through(pieces, file))
+    file.flush()
 
 
 def check(pieces: Iterable[bytes]) -> None:
@@ -49,7 +55,7 @@ def check(pieces: Iterable[bytes]) -> None:
         raise BrokenExportError("the export broke off, or is damaged: its checksum is missing or another")
 
 
-def _through(pieces: Iterable[bytes], file: object) -> Iterable[bytes]:
+def _through(pieces: Iterable[bytes], file: IO[bytes]) -> Iterable[bytes]:
     for piece in pieces:
-        file.write(piece)  # type: ignore[attr-defined]
+        file.write(piece)
         yield piece

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from clients.megacontext_client import MegaContext, Session
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="the session's id")]
+STANDARD = Path("-")
+"""In place of a file: standard input or output."""
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
 
 
@@ -40,7 +44,7 @@ def list_sessions(
     table = Table(Column("session", no_wrap=True, min_width=widest), "tokens", "updated", "expires", "metadata")
     for session in page.data:
         metadata = json.dumps(session.metadata, ensure_ascii=False) if session.metadata else ""
-        times = _time(session.raw["updated"]), _life(session.raw)
+        times = _time(session.raw["updated"]), _life(session)
         table.add_row(session.id, f"{session.tokens:,}", *times, metadata[:60])
     _print(table)
     if page.next is not None:
@@ -81,15 +85,20 @@ def show(
 
 def export(
     session: SessionId,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="SESSION.jsonl by default")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="SESSION.jsonl by default; -: standard output")
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
 ) -> None:
     """A session as one file (docs/export-format.md), checked as it comes; prints the file's name."""
-    from clients.transfer import save
+    from clients.transfer import save, write
 
     with _server(url, api_key) as server:
+        if file == STANDARD:
+            write(server.export(session), sys.stdout.buffer)
+            return
         target = file or Path(f"{session}.jsonl")
         if target.exists() and not force:
             raise FileExistsError(f"{target} is there already; --force replaces it")
@@ -98,14 +107,17 @@ def export(
 
 
 def import_session(
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="-: standard input")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     keep_id: Annotated[bool, typer.Option("--keep-id", help="under the id that it had; else under a new one")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a session of an exported file; prints its id."""
-    with _server(url, api_key) as server, file.open("rb") as source:
+    with (
+        _server(url, api_key) as server,
+        nullcontext(sys.stdin.buffer) if file == STANDARD else file.open("rb") as source,
+    ):
         made: Session = server.import_session(source, keep_id=keep_id)
     if as_json:
         _print_json(made.raw)
@@ -127,7 +139,7 @@ def keep(
     with _server(url, api_key) as server:
         for session in sessions:
             found = server.update(session, keep=ttl is None, ttl=ttl)
-            typer.echo(f"{session}\t{_life(found.raw)}")
+            typer.echo(f"{session}\t{_life(found)}")
 
 
 def delete(
@@ -169,11 +181,11 @@ def _plain(value: Any) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _life(session: dict[str, Any]) -> str:
+def _life(session: Session) -> str:
     """When a session expires, in a word."""
-    if session["keep"]:
+    if session.keep:
         return "kept"
-    return _time(session["expires"]) if "expires" in session else "never"
+    return "never" if session.expires is None else _time(session.expires)
 
 
 def _time(seconds: float) -> str:

@@ -38,8 +38,8 @@ def made(server: str) -> list[str]:
     return [one["id"] for one in created]
 
 
-def call(server: str, *arguments: str, key: str = "k") -> Result:
-    return RUNNER.invoke(app, ["sessions", *arguments, "--url", server, "--api-key", key])
+def call(server: str, *arguments: str, key: str = "k", data: bytes | None = None) -> Result:
+    return RUNNER.invoke(app, ["sessions", *arguments, "--url", server, "--api-key", key], input=data)
 
 
 def test_a_list_is_paged(server: str, made: list[str]) -> None:
@@ -64,7 +64,8 @@ def test_a_session_is_shown(server: str, made: list[str]) -> None:
 
 
 def test_a_file_goes_out_and_in(server: str, made: list[str], tmp_path: Path) -> None:
-    """Law: an export is imported under a new id, or under its own once that is free; no file is overwritten."""
+    """Law: an export is imported under a new id, or under its own once that is free; no file is overwritten; "-" is
+    standard output, which has the export's bytes alone, and standard input."""
     target = tmp_path / "one.jsonl"
     assert call(server, "export", made[2], str(target)).output.strip() == str(target)
     refused = call(server, "export", made[2], str(target))
@@ -77,6 +78,12 @@ def test_a_file_goes_out_and_in(server: str, made: list[str], tmp_path: Path) ->
     assert call(server, "delete", made[2], copy.output.strip(), "--yes").exit_code == 0
     back = json.loads(call(server, "import", str(target), "--keep-id", "--json").output)
     assert back["id"] == made[2]
+    out = call(server, "export", made[2], "-")
+    assert (out.exit_code, out.stderr_bytes) == (0, b"")
+    assert json.loads(out.stdout_bytes.splitlines()[0])["type"] == "session"
+    assert json.loads(out.stdout_bytes.splitlines()[-1])["type"] == "end"
+    assert call(server, "delete", made[2], "--yes").exit_code == 0
+    assert call(server, "import", "-", "--keep-id", data=out.stdout_bytes).stdout == f"{made[2]}\n"
 
 
 def test_what_is_refused_is_one_line(server: str, made: list[str], tmp_path: Path) -> None:
