@@ -102,7 +102,11 @@ class Bench:
     def reopen(self, session: Session) -> Session:
         """The session as the store has it; what memory had of it is gone."""
         self.engine.release(session).result()
-        return self.factory.load(self.store.open(session.id, "bench", "bench").result(), self.store)
+        return self.load(session.id)
+
+    def load(self, name: str) -> Session:
+        """The same of a session that is not in memory."""
+        return self.factory.load(self.store.open(name, "bench", "bench").result(), self.store)
 
     def read(self, session: Session, ids: NDArray[np.int32]) -> Session:
         """Ingest and commit."""

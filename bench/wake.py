@@ -1,14 +1,17 @@
 """How long until the first token of a session that was idle: warm, woken, restored?
 
 Physics: a warm session still has its slab, and reads the question alone. A woken one is in memory, but another took its
-slab: its working context is computed anew, but for what ``recent_kv_bytes`` kept of it (block repair). A restored one
-was in the store alone, which is read first. The three are measured in turn, round after round, in one engine.
+slab: its working context comes from a file (``kv_folder``), or from what ``recent_kv_bytes`` kept (block repair); what
+neither has is computed anew. A restored one was in the store alone, which is read first. The three are measured in
+turn, round after round, in one engine.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,15 +40,28 @@ class Idler:
 
     def asked(self, state: str) -> dict[str, float]:
         """Seconds to the first token of a question, all counted that the state costs."""
-        self._ask(self.session if state == "warm" else self._other)
+        if state == "warm":
+            self._ask(self.session)
+        else:
+            self._leave(self.session)
+            self._ask(self._other)
+        if state == "restored":
+            self.bench.engine.release(self.session).result()
         began = time.perf_counter()
         if state == "restored":
-            self.session = self.bench.reopen(self.session)
+            self.session = self.bench.load(self.session.id)
         found = time.perf_counter() - began
         turn = self._ask(self.session)
         assert turn.finished is not None
         context = turn.finished.context
         return {"open": found, "first": found + turn.deltas[0], "computed": context.kv_recomputed}
+
+    def _leave(self, session: Session) -> None:
+        """Idle for so long that its slab was written to a file."""
+        keeper = self.bench.engine.core.keeper
+        saving = None if keeper is None else self.bench.engine.call(lambda: keeper.save(session)).result()
+        if saving is not None:
+            saving.result()
 
     def _ask(self, session: Session) -> Any:
         return self.bench.ask(session, QUESTION, 2, ignore_eos=True)
@@ -60,16 +76,21 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--text", type=Path)
+    parser.add_argument("--no-files", action="store_true", help="keep no slab as a file")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.history = 2, 8_000
 
-    config, focus = EngineConfig(max_sessions=1), FocusConfig(budget=options.budget)
-    weights, rng = getattr(torch, options.weights), np.random.default_rng(0)
+    focus, weights, rng = FocusConfig(budget=options.budget), getattr(torch, options.weights), np.random.default_rng(0)
     found: dict[str, list[dict[str, float]]] = {state: [] for state in STATES}
-    with bench_engine(options.model, dtype=weights, focus=focus, config=config, repair=options.repair) as bench:
+    with ExitStack() as stack:
+        folder = None if options.no_files else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = EngineConfig(max_sessions=1, kv_folder=folder)
+        bench = stack.enter_context(
+            bench_engine(options.model, dtype=weights, focus=focus, config=config, repair=options.repair)
+        )
         idler = Idler(bench, options.history, options.text)
         for _ in range(options.rounds):
             for state in rng.permutation(STATES).tolist():
@@ -80,7 +101,7 @@ def main() -> None:
         f"{state}_to_warm": median(a["first"] / b["first"] for a, b in zip(found[state], found["warm"], strict=True))
         for state in STATES[1:]
     }
-    chosen = {name: getattr(options, name) for name in ("weights", "history", "budget", "rounds")}
+    chosen = {name: getattr(options, name) for name in ("weights", "history", "budget", "rounds", "no_files")}
     report("wake", rows, summary | chosen | {"repair": repair}, options.save)
 
 

@@ -49,7 +49,7 @@ def build_app(
         watches = (state.metrics.watch_loop(), state.metrics.watch_store(state.store))
         host = state.host
         keeping = host.leases.keep(), host.leases.lend(), host.expiry.keep(), host.residents.hibernate()
-        work = (*watches, *keeping)
+        work = (*watches, *keeping, host.kv_files.keep())
         chores = [asyncio.create_task(chore) for chore in work]
         try:
             yield

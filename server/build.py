@@ -37,7 +37,7 @@ from server.sessions.host import SessionHost
 from server.sessions.owner import name_of
 from server.settings import BUNDLED_MODEL, Settings
 from server.state import ServerState
-from server.stores import open_store
+from server.stores import open_store, sqlite_file
 from server.telemetry import names
 from server.telemetry.telemetry import Telemetry
 from server.telemetry.timed_store import timed_store
@@ -241,9 +241,21 @@ def engine_config(settings: Settings) -> EngineConfig:
         restore_deadline=settings.restore_deadline,
         segment_blocks=settings.segment_blocks,
         recent_kv_bytes=settings.recent_kv_bytes,
+        kv_folder=kv_folder_of(settings),
+        kv_folder_bytes=settings.kv_folder_bytes,
         cuda_graphs=settings.cuda_graphs,
         deterministic=settings.deterministic,
     )
+
+
+def kv_folder_of(settings: Settings) -> Path | None:
+    """Where keys and values of idle sessions are kept as files, with "auto" decided; None: nowhere."""
+    if settings.kv_folder == "off":
+        return None
+    if settings.kv_folder != "auto":
+        return Path(settings.kv_folder)
+    file = sqlite_file(settings.store)
+    return None if file is None else file.with_name(file.name + "-kv")
 
 
 def _give_back() -> None:

@@ -107,7 +107,7 @@ def _fit(settings: Settings, bundle: Bundle) -> Finding:
     core = build_core(
         bundle,
         focus,
-        replace(engine_config(settings), max_sessions=1),
+        replace(engine_config(settings), max_sessions=1, kv_folder=None),
         None,
         repair=None if settings.repair == "auto" else settings.repair,
         positions=None if settings.positions == "auto" else settings.positions,

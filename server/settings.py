@@ -170,6 +170,14 @@ class Settings(BaseSettings):
         ge=0,
         description="host memory for keys and values of places that left a working context lately; of repair=block",
     )
+    kv_folder: Path | Literal["auto", "off"] = Field(
+        "auto",
+        description="folder of the files in which keys and values of idle sessions are kept, of one store alone: they "
+        "wake without computing their context anew; auto: beside an SQLite store, none with Redis",
+    )
+    kv_folder_bytes: int = Field(
+        4 << 30, ge=0, description="of all these files; those that were used longest ago go first, 0 keeps none"
+    )
     max_queue: int = Field(64, ge=0, description="turns that may wait; one more gets 429")
     prefill_tokens: int = Field(256, ge=1, description="prefill and repair beside each decode step")
     max_tokens: int = Field(1024, ge=1, description="length of a reply when a request names none")

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.kv_keeper import KVKeeper
 from mc_core.engine.observer import Moment, Observer, SilentObserver
 from mc_core.engine.runner import ModelRunner, make_runner
 from mc_core.errors import ConfigError
 from mc_core.focus.focus_config import FocusConfig
+from mc_core.kv.kv_file import Shape
+from mc_core.kv.kv_folder import KVFolder
 from mc_core.kv.layout import Layout, layout_of
 from mc_core.kv.repair import REPAIR_MODES, RepairMode
 from mc_core.models.decoder_config import DecoderConfig
@@ -34,6 +37,7 @@ class EngineCore:
     focus: FocusConfig
     observer: Observer
     frame_room: int
+    keeper: KVKeeper | None = None
 
     @property
     def store(self) -> SessionStore:
@@ -97,7 +101,11 @@ def build_core(
         recent_bytes=config.recent_kv_bytes,
         static=config.cuda_graphs and decoder.device.type == "cuda",
     )
-    return EngineCore(bundle, runner, store, config, focus, observer or SilentObserver(), frame_room)
+    keeper = None
+    if config.kv_folder is not None and config.kv_folder_bytes:
+        folder = KVFolder(config.kv_folder, config.kv_folder_bytes, Shape.of(runner.pool), slots)
+        keeper = KVKeeper(folder, bundle, runner.model, config)
+    return EngineCore(bundle, runner, store, config, focus, observer or SilentObserver(), frame_room, keeper)
 
 
 def slots_of(budget: int, block_size: int, framed: bool) -> int:

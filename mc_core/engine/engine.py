@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,18 @@ from mc_core.session.session import Session
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Batched = TypeVar("Batched", Decode, Sample)
+
+
+SAVE_AFTER, SAVE_LATER = 2.0, 10.0
+"""Seconds after a turn's end at which its slab is written to a file, and for which that then waits while others run."""
+
+
+class Unsaved(NamedTuple):
+    """A slab that is to be written at ``due`` (monotonic seconds), unless it is of another version by then."""
+
+    due: float
+    kv: SessionKV
+    version: int
 
 
 @dataclass(eq=False)
@@ -92,6 +104,7 @@ class Engine:
         self._tasks: list[Task] = []
         self._idle: OrderedDict[SessionKV, Session] = OrderedDict()
         self._waiting_for_slab: deque[Task] = deque()
+        self._unsaved: deque[Unsaved] = deque()
         self._forward_turn = 0
         self._lock = threading.Lock()
         self._turns = 0
@@ -125,6 +138,8 @@ class Engine:
         self.wake()
         if self._thread.is_alive():
             self._thread.join()
+        if self.core.keeper is not None:
+            self.core.keeper.close()
 
     @property
     def alive(self) -> bool:
@@ -192,9 +207,10 @@ class Engine:
         """Let go of ``unpin``, then keep ``pin`` in full view, and commit; see ``chosen_after``."""
         return self._submit_job(jobs.pin(self.core, session, pin, unpin), session)
 
-    def release(self, session: Session) -> Future[None]:
-        """Give a session's slab back, before it leaves memory."""
-        return self.call(lambda: self._release(session))
+    def release(self, session: Session, *, keep: bool = True) -> Future[None]:
+        """Give a session's slab back, before it leaves memory. keep: what it holds goes to a file first, if there is a
+        folder for that."""
+        return self._submit_job(self._leave(session, keep), None)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run a function on the engine thread between two steps, where sessions stand still."""
@@ -263,6 +279,7 @@ class Engine:
         self._answer_pauses()  # the host plans and reads texts while a GPU decodes; it waits for that to draw
         self._draw(*read)
         self._forward()
+        self._save_idle()
 
     def _take_inbox(self) -> None:
         """Start new tasks; sleep while every task waits for something outside."""
@@ -346,6 +363,27 @@ class Engine:
             if session is not None and session.kv is not None:
                 # Idle, but warm: the slab stays until another session needs it.
                 self._idle[session.kv] = session
+                if self.core.keeper is not None:
+                    self._unsaved.append(Unsaved(time.monotonic() + SAVE_AFTER, session.kv, session.kv.version))
+
+    def _leave(self, session: Session, keep: bool) -> Generator[Work, Any, None]:
+        if session.kv is not None:
+            self._idle.pop(session.kv, None)
+        saving = self.core.keeper.save(session) if keep and self.core.keeper is not None else None
+        if saving is not None:
+            yield Wait(saving)
+        self._release(session)
+
+    def _save_idle(self) -> None:
+        """Have a slab written that was left alone for a while, rather when nothing else is to be done."""
+        keeper, now = self.core.keeper, time.monotonic()
+        while keeper is not None and self._unsaved and now >= self._unsaved[0].due and not keeper.busy:
+            due, kv, version = self._unsaved[0]
+            if self._tasks and self.core.runner.pool.free_rows and now < due + SAVE_LATER:
+                return
+            self._unsaved.popleft()
+            if kv in self._idle and kv.version == version:
+                keeper.save(self._idle[kv])
 
     def _release(self, session: Session) -> None:
         if session.kv is not None:
@@ -369,12 +407,17 @@ class Engine:
         pool = self.core.runner.pool
         while self._waiting_for_slab and (pool.free_rows or self._idle):
             if not pool.free_rows:
-                _, idlest = self._idle.popitem(last=False)
-                idlest.release_slab()
+                self._idle.pop(self._idlest()).release_slab()
             task = self._waiting_for_slab.popleft()
             assert task.session is not None
             self.core.runner.seat(task.session)
             self._resume(task, task.session.kv)
+
+    def _idlest(self) -> SessionKV:
+        """The slab that was used longest ago, among those that a file has if there are any."""
+        keeper = self.core.keeper
+        saved = (kv for kv in self._idle if keeper is not None and keeper.is_saved(kv))
+        return next(saved, next(iter(self._idle)))
 
     def _decode(self) -> tuple[int, float]:
         """One batched decode for all running turns -> how many they were, seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mc_core.errors import ConfigError
 from mc_core.kv.layout import SEGMENT_BLOCKS
@@ -22,6 +23,8 @@ class EngineConfig:
     straddles a border, and make a repair recompute more.
     recent_kv_bytes: host memory, shared by all sessions, for keys and values of places that left working contexts
     lately under the block mask (0 keeps none): to go back to one then computes nothing.
+    kv_folder, kv_folder_bytes: where slabs of idle sessions are kept as files, and how many bytes of them at most
+    (None, or 0, keeps none): a session whose slab was given away, or that comes back from the store, goes on with it.
     cuda_graphs: a GPU records decode steps and replays them (``kv/static_decode.py``).
     deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
     """
@@ -35,6 +38,8 @@ class EngineConfig:
     refresh_every: int = 32
     segment_blocks: int = SEGMENT_BLOCKS
     recent_kv_bytes: int = 256 << 20
+    kv_folder: Path | None = None
+    kv_folder_bytes: int = 4 << 30
     cuda_graphs: bool = True
     deterministic: bool = False
 
@@ -42,7 +47,7 @@ class EngineConfig:
         for name in ("max_sessions", "prefill_tokens", "ingest_tokens", "refresh_every", "segment_blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_queue", "recent_kv_bytes"):
+        for name in ("max_queue", "recent_kv_bytes", "kv_folder_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.hot_tokens is not None and self.hot_tokens < 0:

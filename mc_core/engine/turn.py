@@ -13,24 +13,24 @@ from mc_core.engine.reading import Reader
 from mc_core.engine.refocus_job import visible_tokens
 from mc_core.engine.reply import Reply
 from mc_core.engine.requests import ContextReport, Failed, Finished, Turn, Usage
-from mc_core.engine.work import AcquireKV, Job, Sample, Work
+from mc_core.engine.work import AcquireKV, Job, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError
 
 
 def run_turn(core: EngineCore, turn: Turn) -> tuple[Job, Callable[[], bool]]:
-    """The job of a turn, and whether it is past the point where it can be cancelled.
+    """The job of a turn, and whether it can't be cancelled now: it is being stored, say.
 
     Whatever happens, the sink gets Finished or Failed, once, as its last event; after Failed the session is back
     at its last acknowledged token.
     """
     run = _TurnRun(core, turn)
-    return run.job(), lambda: run.committing
+    return run.job(), lambda: run.committing or run.filling
 
 
 class _TurnRun:
     def __init__(self, core: EngineCore, turn: Turn) -> None:
         self.core, self.turn, self.session = core, turn, turn.session
-        self.committing = self.has_slab = False
+        self.committing = self.has_slab = self.filling = False
         self.submitted = time.monotonic()
         self.context = ContextReport(source=turn.source)
 
@@ -52,6 +52,14 @@ class _TurnRun:
         else:
             self.turn.sink(finished)
 
+    def _fill(self) -> Generator[Work, Any, None]:
+        """Put into a new slab what the session's last one held, if that was kept."""
+        loading = None if self.core.keeper is None else self.core.keeper.load(self.session)
+        if loading is not None:
+            self.filling = True  # another thread writes into the slab, so nobody else may have it
+            yield Wait(loading)
+            self.filling = False
+
     def _run(self) -> Generator[Work, Any, Finished]:
         core, turn, session, context = self.core, self.turn, self.session, self.context
         if session.kv is None and session.tokens and turn.source == "warm":
@@ -59,6 +67,7 @@ class _TurnRun:
         yield AcquireKV()
         self.has_slab = True
         started = time.monotonic()
+        yield from self._fill()
         context.queue_seconds = started - self.submitted
         core.observer.queued(turn.request_id, context.queue_seconds)
 

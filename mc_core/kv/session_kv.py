@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mc_core.errors import MegaContextError
 from mc_core.kv.attention_ledger import AttentionLedger
 from mc_core.kv.layout import LEVEL_SHIFT, Layout
 from mc_core.kv.recent import Kept, Shelf, segments_of
@@ -64,24 +65,50 @@ class KVModel:
         return self.policy.placement(levels, starts, ends, ranks)[0]
 
 
+class ChangedError(MegaContextError):
+    """A slab was changed while it was copied."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a slab knows of its units, in rank order: in which slot each is, what it stands for (see ``Layout``), and
+    whether it is exact. All [n], int64."""
+
+    slots: NDArray[np.int64]
+    identity: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    entry: NDArray[np.int64]
+    segment_start: NDArray[np.int64]
+    exact: NDArray[np.int64]
+
+    @property
+    def levels(self) -> NDArray[np.int8]:
+        return (self.identity >> LEVEL_SHIFT).astype(np.int8)
+
+
 class SessionKV:
     """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode.
 
-    shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept.
+    shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept. ``version``: another one
+    with each change; ``saved``: the one that a file has.
     """
 
     def __init__(self, model: KVModel, row: int, shelf: Shelf | None = None) -> None:
         self.model, self.row, self._shelf = model, row, shelf
         slots = model.pool.slots
         self._identity = np.zeros(slots, np.int64)
+        self._starts = np.zeros(slots, np.int64)
         self._ends = np.zeros(slots, np.int64)
+        self._entry = np.full(slots, -1, np.int64)
         self._segment_start = np.full(slots, -1, np.int64)
         self._computed = np.zeros(slots, bool)
         self._exact = np.zeros(slots, bool)
         self._slot = np.zeros(slots, np.int64)
         self._free = np.ones(slots, bool)
         self._rank_of_slot = np.full(slots, -1, np.int64)
-        self._n = 0
+        self._n = self.version = 0
+        self.saved: int | None = None
         self._layout: Layout | None = None
         self._approximate = 0
         self._ledger: AttentionLedger | None = None
@@ -115,6 +142,7 @@ class SessionKV:
         ``block`` repair of a base that was trained with the block mask is always exact, as with ``refresh``.
         """
         model = self.model
+        self.version += 1
         self._settle()
         self._for_reply = need_last
         plan = plan_repair(
@@ -141,8 +169,8 @@ class SessionKV:
         slot[plan.kept_new], slot[missing] = kept_slots, fresh
         self._free[fresh] = False
         self._slot[:n] = slot
-        self._identity[:n], self._ends[:n] = layout.identity, layout.ends
-        self._segment_start[:n] = layout.segment_start
+        self._identity[:n], self._starts[:n], self._ends[:n] = layout.identity, layout.starts, layout.ends
+        self._entry[:n], self._segment_start[:n] = layout.entry, layout.segment_start
         self._computed[:n] = ~missing
         self._exact[:n] = False
         self._exact[plan.kept_new] = exact
@@ -153,12 +181,14 @@ class SessionKV:
         self._bring_back(layout, plan.restored, taken)
         moved = np.union1d(plan.kept_new[plan.kept_old != plan.kept_new], plan.restored)
         if len(moved) and not self.model.policy.absolute:
-            self._turn_to_place(layout, moved)
+            levels, starts, ends = layout.levels[moved], layout.starts[moved], layout.ends[moved]
+            self._turn_to_place(self._slot[moved], levels, starts, ends, moved)
         return plan
 
     def run(self, chunk: Chunk, embeddings: Tensor) -> Tensor:
         """Compute the units of a chunk from their input embeddings [T, d] -> final hidden states [T, d]."""
         assert self._layout is not None
+        self.version += 1
         layout, ranks, model = self._layout, chunk.ranks, self.model
         slots = torch.from_numpy(self._slot[ranks]).to(model.pool.device)
         place = model.rotation(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
@@ -183,11 +213,12 @@ class SessionKV:
         """Make room for one decoded token of the tail -> (slot, rank)."""
         if self._n >= self.model.pool.slots:
             raise ValueError(f"the slab's {self.model.pool.slots} slots are full; a refocus is due")
+        self.version += 1
         rank, slot = self._n, int(np.argmax(self._free))
         self._free[slot] = False
         self._slot[rank], self._rank_of_slot[slot] = slot, rank
-        self._identity[rank], self._ends[rank] = token_index, token_index + 1
-        self._segment_start[rank] = -1
+        self._identity[rank], self._starts[rank], self._ends[rank] = token_index, token_index, token_index + 1
+        self._entry[rank] = self._segment_start[rank] = -1
         self._computed[rank] = True
         self._exact[rank] = rank == 0 or self._exact[rank - 1]
         self._n += 1
@@ -201,8 +232,10 @@ class SessionKV:
         keep = int(later[0]) if len(later) else self._n
         if keep < self._n and self._identity[keep] >> LEVEL_SHIFT:
             # Of a gist that is cut all vectors go, those of its part before the cut too.
-            assert self._layout is not None
-            keep = int(np.argmax(self._layout.entry == self._layout.entry[keep]))
+            keep = int(np.argmax(self._entry[: self._n] == self._entry[keep]))
+        if keep == self._n:
+            return
+        self.version += 1
         gone = self._slot[keep : self._n]
         self._free[gone] = True
         self._rank_of_slot[gone] = -1
@@ -231,10 +264,50 @@ class SessionKV:
 
     def release(self, *, keep: bool = False) -> None:
         """Give the slab back. keep: the session will go on with another one."""
+        self.version += 1
         self._ledger = None
         if keep:
             self._keep_all_but(np.empty(0, np.int64))
         self.model.pool.release(self.row)
+
+    def units(self) -> Units | None:
+        """A copy of what is known of the units, None if some are not computed."""
+        n = self._n
+        if not self._computed[:n].all():
+            return None
+        columns = (self._slot, self._identity, self._starts, self._ends, self._entry, self._segment_start, self._exact)
+        return Units(*(column[:n].astype(np.int64) for column in columns))
+
+    def copy(self, units: Units, version: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys, not rotated where places move, and values of the units of each layer, [kv_heads, n, head_dim] each, in
+        host memory. For any thread: ChangedError if they are not those of ``version`` any more."""
+        pool = self.model.pool
+        slots = torch.from_numpy(units.slots).to(pool.device)
+        for layer in range(pool.config.num_layers):
+            both = pool.read_layer(layer, self.row, slots)
+            if self.version != version:
+                raise ChangedError("the slab was changed meanwhile")
+            yield both
+
+    def fill(self, units: Units, keys: Tensor, values: Tensor) -> None:
+        """Be as the slab was of which ``units`` and ``copy`` told; for an empty slab, and any thread.
+
+        keys, values: of all layers, [layers, kv_heads, n, head_dim].
+        """
+        pool, n, every = self.model.pool, len(units.slots), np.arange(len(units.slots))
+        self.version += 1
+        slots = torch.from_numpy(units.slots).to(pool.device)
+        pool.put_back(self.row, slots, keys, values, slice(None))
+        if self.model.policy.has_bias:
+            at = self.model.positions(units.levels, units.starts, units.ends, every)
+            pool.positions[self.row, slots] = torch.from_numpy(at).to(pool.device)
+        if pool.unrotated is not None:
+            self._turn_to_place(units.slots, units.levels, units.starts, units.ends, every)
+        self._slot[:n], self._identity[:n], self._entry[:n] = units.slots, units.identity, units.entry
+        self._starts[:n], self._ends[:n] = units.starts, units.ends
+        self._segment_start[:n], self._exact[:n], self._computed[:n] = units.segment_start, units.exact, True
+        self._free[units.slots], self._rank_of_slot[units.slots], self._n = False, every, n
+        pool.bias[self.row, slots] = 0.0
 
     def _keep_all_but(self, staying: NDArray[np.int64]) -> None:
         """Put the history that leaves the slab on the shelf: of each segment, all that is computed."""
@@ -282,12 +355,19 @@ class SessionKV:
         if len(slots):
             self.model.pool.bias[self.row, torch.from_numpy(slots).to(self.model.pool.device)] = -torch.inf
 
-    def _turn_to_place(self, layout: Layout, ranks: NDArray[np.int64]) -> None:
+    def _turn_to_place(
+        self,
+        slot: NDArray[np.int64],
+        levels: NDArray[np.int8],
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        ranks: NDArray[np.int64],
+    ) -> None:
         """Rotate kept keys to their new places, from the unrotated copy: no error adds up over many moves."""
         pool = self.model.pool
         assert pool.unrotated is not None
-        slots = torch.from_numpy(self._slot[ranks]).to(pool.device)
-        place = self.model.rotation(layout.levels[ranks], layout.starts[ranks], layout.ends[ranks], ranks)
+        slots = torch.from_numpy(slot).to(pool.device)
+        place = self.model.rotation(levels, starts, ends, ranks)
         source = pool.unrotated[:, self.row].index_select(2, slots)
         pool.keys[:, self.row].index_copy_(2, slots, turn(source, place))
 

@@ -81,6 +81,11 @@ class SlabPool:
         keys = self.keys if self.unrotated is None else self.unrotated
         return _to_host(keys[:, row].index_select(2, slots)), _to_host(self.values[:, row].index_select(2, slots))
 
+    def read_layer(self, layer: int, row: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of one layer, [kv_heads, T, head_dim] each, once they are there."""
+        keys = self.keys if self.unrotated is None else self.unrotated
+        return keys[layer, row].index_select(1, slots).cpu(), self.values[layer, row].index_select(1, slots).cpu()
+
     def put_back(self, row: int, slots: Tensor, keys: Tensor, values: Tensor, part: slice) -> None:
         """Store a part of what ``read`` gave; keys that are to be rotated are not yet.
 

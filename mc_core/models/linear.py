@@ -81,6 +81,11 @@ class Int8Linear(nn.Module):
         """x [..., in_features] -> the outputs of each weight, [..., sizes[i]]."""
         return torch.split(self.forward(x), self.sizes, dim=-1)
 
+    def packed(self) -> dict[str, Tensor]:
+        """The weight as it was packed: rows [N, K] int8, and scales [N]; a copy."""
+        weight, _ = torch.ops.quantized.linear_unpack(self._packed)
+        return {"rows": weight.int_repr(), "scales": weight.q_per_channel_scales()}
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 

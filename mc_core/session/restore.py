@@ -165,6 +165,7 @@ class Restoring:
             ids = np.zeros((count, record.block_size), np.int32)
             ids[batch.blocks - at] = batch.ids
             session.lens.append(at, ids)
+            session.trail.append(ids)
             if session.excerpts is not None:
                 session.excerpts.append(ids.reshape(-1))
             self._make(batch.blocks, batch.ids)

@@ -30,6 +30,7 @@ from mc_core.notes import Note
 from mc_core.session.cut_end import CUT_OFF, CutEnd
 from mc_core.session.look import Look, look, shown
 from mc_core.session.pins import room_for_good
+from mc_core.session.trail import Trail
 from mc_core.store import SessionRecord
 from mc_core.tree.tree import MegaContextTree
 
@@ -87,7 +88,7 @@ class Session:
     GistNet calls since the last refocus. ``chat``: what the server keeps of a conversation, stored with each commit.
     ``excerpts``: how its places are put to the model, None shows them as they are. ``sources``: of its texts of no
     message.
-    ``shelf``: keys and values that left its slab lately.
+    ``shelf``: keys and values that left its slab lately. ``trail``: of its complete blocks.
     ``notes``: by key, those that the next commit stores.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
@@ -122,6 +123,7 @@ class Session:
     sources: Sources = field(default_factory=Sources)
     kv: SessionKV | None = None
     shelf: Shelf | None = None
+    trail: Trail = field(default_factory=Trail)
     notes: dict[str, Note] = field(default_factory=dict)
     cut_end: CutEnd | None = None
     staged: dict[int, int] = field(default_factory=dict)
@@ -177,8 +179,9 @@ class Session:
         self.gist_calls += appended.gist_calls
         if appended.new_blocks:
             first = appended.first_block
-            blocks = np.arange(first, first + appended.new_blocks)
-            self.lens.append(first, self.tree.block_ids(blocks))
+            block_ids = self.tree.block_ids(np.arange(first, first + appended.new_blocks))
+            self.lens.append(first, block_ids)
+            self.trail.append(block_ids)
 
     def tell(self, about: About) -> None:
         """What text of no message is from here on; ``UNTITLED`` where nobody says."""
@@ -209,6 +212,7 @@ class Session:
         """All but the working context, which then follows."""
         self.tree.rewind(position)
         self.lens.rewind(self.tree.num_blocks)
+        self.trail.rewind(self.tree.num_blocks)
         self.refocuser.rewind(self.tree.num_blocks)
         self.sources = self.sources.cut(position)
         if self.excerpts is not None:

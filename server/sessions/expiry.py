@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from mc_core.errors import StoreError
 from mc_core.session.session import Session
@@ -35,15 +36,17 @@ class Expiry:
         owner: Owner,
         background: Background,
         delete: Callable[[str, str], Awaitable[None]],
+        expired: Callable[[], Coroutine[Any, Any, None]],
         *,
         most: int,
         implicit_ttl: float | None,
         session_ttl: float | None,
     ) -> None:
-        """delete: a session by id and tenant. most: implicit sessions of a tenant. implicit_ttl, session_ttl: seconds
-        without use of implicit sessions and of the others, None for ever; a session may have its own."""
+        """delete: a session by id and tenant. expired: called when the store deleted some. most: implicit sessions
+        of a tenant. implicit_ttl, session_ttl: seconds without use of implicit sessions and of the others, None for
+        ever; a session may have its own."""
         self._residents, self._store, self._owner, self._background = residents, store, owner, background
-        self._delete, self._most = delete, most
+        self._delete, self._expired, self._most = delete, expired, most
         self._implicit_ttl, self._session_ttl = implicit_ttl, session_ttl
         self._unpruned: Counter[str] = Counter()
 
@@ -75,11 +78,14 @@ class Expiry:
         for slot in self._residents:
             if not slot.users and slot.session is not None and self._is_due(slot.session):
                 await self._residents.drop(slot)
-        gone = EXPIRE_AT_ONCE
+        gone, some = EXPIRE_AT_ONCE, False
         while gone == EXPIRE_AT_ONCE:
             gone = await settled(
                 self._store.expire(EXPIRE_AT_ONCE, implicit=self._implicit_ttl, explicit=self._session_ttl)
             )
+            some |= gone > 0
+        if some:
+            self._background.spawn(self._expired())
 
     def _is_due(self, session: Session) -> bool:
         expires = self.expires(session)

@@ -31,6 +31,7 @@ from server.futures import settled
 from server.live.followers import Followers
 from server.sessions.background import Background
 from server.sessions.expiry import Expiry
+from server.sessions.kv_files import KVFiles
 from server.sessions.lease_keeper import LeaseKeeper
 from server.sessions.names import new_id
 from server.sessions.opening import open_session
@@ -76,6 +77,7 @@ class SessionHost:
             most_tokens=max_resident_tokens,
             idle_seconds=idle_seconds,
         )
+        self.kv_files = KVFiles(engine.core.keeper, store)
         self.leases = LeaseKeeper(self.residents, store, self._owner, self._background)
         self.expiry = Expiry(
             self.residents,
@@ -83,6 +85,7 @@ class SessionHost:
             self._owner,
             self._background,
             self.delete,
+            self.kv_files.sweep,
             most=max_implicit,
             implicit_ttl=implicit_ttl,
             session_ttl=session_ttl,
@@ -266,6 +269,7 @@ class SessionHost:
     async def _remove(self, slot: Slot, session_id: str, tenant: str) -> None:
         await self.residents.forget(slot)
         await settled(self.store.delete(session_id, tenant))
+        await self.kv_files.drop(session_id, tenant)
         self._followers.gone(session_id)
 
     def stop(self, session_id: str, tenant: str, reason: Exception) -> bool:

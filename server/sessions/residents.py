@@ -93,21 +93,22 @@ class Residents:
             return
         with self.queued(slot.session.id, slot.session.tenant):
             async with slot.lock:
-                await self.forget(slot)
+                await self.forget(slot, keep=True)
 
-    async def forget(self, slot: Slot) -> None:
-        """Unload the session of a slot that one holds, if there is one, and give up its lease."""
+    async def forget(self, slot: Slot, *, keep: bool = False) -> None:
+        """Unload the session of a slot that one holds, if there is one, and give up its lease. keep: it goes on from
+        here when it comes back."""
         if (session := slot.session) is not None:
             fence = session.id, session.fence
             del session  # what it holds must be free once it is unloaded
-            await self.unload(slot)
+            await self.unload(slot, keep=keep)
             await give_back(self._store, *fence)
 
-    async def unload(self, slot: Slot) -> None:
+    async def unload(self, slot: Slot, *, keep: bool = False) -> None:
         """The same of a session without a lease."""
         session, slot.session = slot.session, None
         assert session is not None
-        await settled(self._engine.release(session))
+        await settled(self._engine.release(session, keep=keep))
         self.departed.add(session)
         tokens = session.tokens
         del session
@@ -116,7 +117,7 @@ class Residents:
     async def clear(self) -> None:
         """Unload all, whoever uses them: the server ends."""
         for slot in self:
-            await self.forget(slot)
+            await self.forget(slot, keep=True)
         self._slots.clear()
 
     async def hibernate(self) -> None:

@@ -8,7 +8,7 @@ from mc_core.errors import ConfigError
 from mc_core.store import SessionStore
 from server.stores.sqlite import SqliteStore
 
-__all__ = ["identity", "open_store"]
+__all__ = ["identity", "open_store", "sqlite_file"]
 
 
 def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> SessionStore:
@@ -33,11 +33,20 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
     raise ConfigError(f"store must be a sqlite:/// or redis:// URL or a file path, got scheme {scheme!r}")
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of the store at ``url``, None if it is none of SQLite's."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    return Path(rest.removeprefix("/")) if scheme == "sqlite" else None
+
+
 def identity(url: str) -> str:
     """What tells the store at ``url`` from every other one, however the URL is spelled; without a password."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     if separator and scheme in ("redis", "rediss"):
         from server.stores.redis.place import Place
 
         return Place.parse(url).identity
-    return str(Path(rest.removeprefix("/") if separator else url).resolve())
+    file = sqlite_file(url)
+    return url if file is None else str(file.resolve())

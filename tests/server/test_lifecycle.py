@@ -32,7 +32,9 @@ def stream_of(address, started=None, headers=None, **fields):
 
 
 def test_a_restart_resumes_every_session(model_dir, tmp_path):
-    """After a stop, sessions are there as they were, and the next turn continues them."""
+    """After a stop, sessions are there as they were, and the next turn continues them, from the keys and values that
+    its server left; these go with their session."""
+    kept_as_files = tmp_path / "s.sqlite-kv"
     settings = settings_for(model_dir, tmp_path / "s.sqlite", hot_tokens=256)
     body = {"model": MODEL, "messages": ASK, "max_tokens": 8, "temperature": 0}
     with running(settings) as address, httpx.Client(base_url=address) as http:
@@ -51,6 +53,10 @@ def test_a_restart_resumes_every_session(model_dir, tmp_path):
         second = http.post("/v1/chat/completions", json={**body, "session_id": session}).json()
         assert second["x_megacontext"]["tokens"] > first["x_megacontext"]["tokens"] == restored["tokens"]
         assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == restored["tokens"]
+        assert second["x_megacontext"]["kv_reused"] > first["x_megacontext"]["kv_reused"] == 0
+        assert len(list(kept_as_files.iterdir())) == 1
+        assert http.delete(f"/v1/sessions/{session}").status_code < 300
+        assert not list(kept_as_files.iterdir())
 
 
 def test_a_turn_after_a_restart_is_as_without_one(model_dir, tmp_path):
