@@ -17,7 +17,7 @@ SECRET = "The vault of Ms Quill opens with seven blue herons and nine quiet lant
 
 
 class SqliteFiles:
-    """What an SQLite store has on disk: counters that only rise, and all bytes, its log's too."""
+    """What an SQLite store has on disk: counters that only rise, and all bytes, its log's and those beside it too."""
 
     def __init__(self, folder):
         self.path = folder / "sessions.sqlite"
@@ -33,7 +33,7 @@ class SqliteFiles:
         return meta, rows
 
     def holds(self, needle):
-        return any(needle in path.read_bytes() for path in self.path.parent.glob("sessions.sqlite*"))
+        return any(needle in path.read_bytes() for path in self.path.parent.rglob("*") if path.is_file())
 
 
 class RedisKeys:
