@@ -50,7 +50,7 @@ class KVFolder:
         path = self.path(*head.owner)
         part = path.with_suffix(f".{os.getpid()}{PART}")
         try:
-            write_kv(part, head, self.shape, layers)
+            write_kv(part, head, layers)
             self._make_room(part.stat().st_size, path)
             os.replace(part, path)
         finally:
