@@ -26,14 +26,17 @@ def test_networks_that_have_not_passed_are_told(
     standing: str,
     lens: str,
 ) -> None:
-    """/v1/models shows where each network stands, and one line at the start names those that have not passed."""
+    """/v1/models shows where each network stands, and one line at the start names those that have not passed: a warning
+    where one is there that can't be used, and information where none was given."""
     folder = write_model(tmp_path / "tiny")
     add_lensnet(folder, evaluation=evaluation)
-    with caplog.at_level(logging.WARNING), running(settings_for(folder, tmp_path / "s.sqlite")) as address:
+    with caplog.at_level(logging.INFO), running(settings_for(folder, tmp_path / "s.sqlite")) as address:
         about = httpx.get(f"{address}/v1/models").json()["data"][0]["x_megacontext"]
     assert about["networks"] == {"gistnet": "absent", "lensnet": standing}
     assert about["lens"] == lens
-    (line,) = [record.getMessage() for record in caplog.records if "passed evaluation" in record.getMessage()]
+    (record,) = [record for record in caplog.records if "passed evaluation" in record.getMessage()]
+    line = record.getMessage()
+    assert record.levelno == (logging.INFO if standing == "passed" else logging.WARNING)
     assert "gistnet absent" in line
     assert (f"lensnet {standing}" in line) == (standing != "passed")
     assert f"gists are hidden, lens {lens}" in line
