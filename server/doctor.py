@@ -25,7 +25,7 @@ from server.build import engine_config, focus_of, frames_of, placement, shipped_
 from server.serve import check_tls, is_open
 from server.served_model import find_model
 from server.settings import Settings
-from server.stores import open_store
+from server.stores import open_store, sqlite_file
 from server.telemetry.probe import confirm
 
 Status = Literal["ok", "warning", "failed"]
@@ -186,10 +186,9 @@ def _serves(settings: Settings) -> bool:
 
 
 def _disk(settings: Settings) -> Finding:
-    scheme, separator, rest = settings.store.partition("://")
-    if separator and scheme != "sqlite":
+    if (file := sqlite_file(settings.store)) is None:
         return Finding("disk", "ok", "the store is not a file on this machine")
-    folder = Path(rest.removeprefix("/") if separator else settings.store).absolute().parent
+    folder = file.absolute().parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

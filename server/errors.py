@@ -125,7 +125,9 @@ def gone_for_long(seconds: float) -> ApiError:
 def unreadable(session_id: str, error: Exception) -> ApiError:
     """For a stored session that can't be brought back into memory."""
     reason = str(error) if isinstance(error, MegaContextError) else "internal error"
-    return ApiError(500, f"session {session_id} can't be read: {reason}", "server_error", "session_unreadable")
+    if session_id not in reason:
+        reason = f"session {session_id} can't be read: {reason}"
+    return ApiError(500, reason, "server_error", "session_unreadable")
 
 
 def to_api_error(error: BaseException) -> ApiError:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -89,11 +88,9 @@ def _mended(work: Callable[[], str | None]) -> str | None:
 
 def check_exists(url: str) -> None:
     """A mistyped path must not become a new, sound store."""
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme != "sqlite":
-        return
-    path = Path(rest.removeprefix("/") if separator else url)
-    if not path.is_file():
+    from server.stores import sqlite_file
+
+    if (path := sqlite_file(url)) is not None and not path.is_file():
         raise FileNotFoundError(f"there is no store at {path}")
 
 

@@ -18,14 +18,11 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
     ``redis[s]://[user:password@]host[:port][/db][?namespace=megacontext:&deadline=15&patience=5&replicas=0&ssl_ca_certs=ca.pem..]``
     (see server.stores.redis.place). ``max_pending`` bounds the bytes of writes that wait.
 
-    Raises ConfigError for another scheme or bad options, StoreError if the store can't be opened.
+    Raises ConfigError for another scheme, a folder or bad options, StoreError if the store can't be opened.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return SqliteStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
-    if scheme == "sqlite":
-        return SqliteStore(rest.removeprefix("/"), lease_seconds=lease_seconds, max_pending=max_pending)
-    if scheme in ("redis", "rediss"):
+    if (path := sqlite_file(url)) is not None:
+        return SqliteStore(path, lease_seconds=lease_seconds, max_pending=max_pending)
+    if (scheme := url.partition("://")[0]) in ("redis", "rediss"):
         # Here, because redis-py loads OpenTelemetry's SDK, which a server without either need not carry.
         from server.stores.redis import RedisStore
 
@@ -34,11 +31,14 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of the store at ``url``, None if it is none of SQLite's."""
+    """The file of the store at ``url``, None if it is none of SQLite's. ConfigError for a folder."""
     scheme, separator, rest = url.partition("://")
-    if not separator:
-        return Path(url)
-    return Path(rest.removeprefix("/")) if scheme == "sqlite" else None
+    if separator and scheme != "sqlite":
+        return None
+    path = Path(rest.removeprefix("/") if separator else url)
+    if path.is_dir():
+        raise ConfigError(f"store: {path} is a folder; give a file in it, such as {path / 'megacontext.sqlite'}")
+    return path
 
 
 def identity(url: str) -> str:

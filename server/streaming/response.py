@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from opentelemetry.trace import get_current_span
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +17,7 @@ from server.streaming.choice import Choice
 from server.streaming.frames import Frame, with_ids
 from server.streaming.reply import Reply
 from server.streaming.turn_group import TurnGroup
+from server.telemetry.spans import fail
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -130,7 +132,7 @@ async def told(
             yield frames
     except Exception as error:
         logger.exception("a stream could not be written to its end")
-        yield choices[0].form.failed(to_api_error(error))
+        yield _failed(choices[0], error)
 
 
 async def _told(
@@ -147,7 +149,7 @@ async def _told(
         choice, event = choices[came[0]], came[1]
         if isinstance(event, Failed):
             if settled is None or await settled():
-                yield choice.form.failed(to_api_error(event.error))
+                yield _failed(choice, event.error)
             return
         for piece, logprobs in choice.pieces(event):
             if frames := choice.form.piece(piece, logprobs):
@@ -157,6 +159,14 @@ async def _told(
             finished.append(event)
     if frames := choices[0].form.ending(finished):
         yield frames
+
+
+def _failed(choice: Choice, error: Exception) -> Sequence[Frame]:
+    """The error as the client is told it; the span of the request, whose status was 200, has it too if it is ours."""
+    told = to_api_error(error)
+    if told.status >= 500:
+        fail(get_current_span(), told)
+    return choice.form.failed(told)
 
 
 async def whole(choices: Sequence[Choice], receive: Receive) -> dict[str, Any] | None:

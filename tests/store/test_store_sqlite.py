@@ -209,7 +209,8 @@ def test_writes_that_wait_are_bounded(place):
 
 
 def test_urls(place, tmp_path, monkeypatch):
-    """Law: sqlite:/// takes relative and absolute files, a bare path works, any other scheme is named in the error."""
+    """Law: sqlite:/// takes relative and absolute files, a bare path works, any other scheme is named in the error; a
+    folder is told as one, with what to give."""
     monkeypatch.chdir(tmp_path)
     open_store("sqlite:///here.sqlite").close()
     open_store("there.sqlite").close()
@@ -217,6 +218,9 @@ def test_urls(place, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.glob("*.sqlite")} == {"here.sqlite", "there.sqlite", "abs.sqlite"}
     with pytest.raises(ConfigError, match="mongodb"):
         open_store("mongodb://host")
+    for folder in (str(tmp_path), f"sqlite:///{tmp_path}", "sqlite:///"):
+        with pytest.raises(ConfigError, match=r"is a folder; give a file in it, such as .*megacontext\.sqlite"):
+            open_store(folder)
     assert make_record().blocks == 0
 
 

@@ -140,7 +140,8 @@ def test_no_text_and_no_token_ids_leave_the_server(received, model_dir, tmp_path
 
 
 def test_words_of_an_error_in_mid_stream_stay_here(received, model_dir, tmp_path, monkeypatch):
-    """An exception while an answer is written is told to its client as an error, and its words to nobody."""
+    """An exception while an answer is written is told to its client as an error, by its kind at the request's span, and
+    its words to nobody."""
 
     def broken(self, *piece):
         raise RuntimeError(SECRET)
@@ -149,7 +150,9 @@ def test_words_of_an_error_in_mid_stream_stay_here(received, model_dir, tmp_path
     with running(settings_for(model_dir, tmp_path / "s.sqlite")) as address, httpx.Client(base_url=address) as http:
         answer = chat(http, stream=True)
     assert '"internal_error"' in answer.text.splitlines()[-2]
-    assert one(received.spans(), "POST /v1/chat/completions")
+    request = one(received.spans(), "POST /v1/chat/completions")
+    assert request.status.code == request.status.STATUS_CODE_ERROR
+    assert attributes(request)["error.type"] == "internal_error"
     assert SECRET not in answer.text
     assert SECRET.encode() not in b"".join(received.raw)
 
