@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -15,11 +16,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import torch
 import uvicorn
+import uvicorn.server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mc_core.bundle.bundle import lensnet_arguments, save_networks
@@ -123,6 +126,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def _soon(seconds: float) -> None:
+    await asyncio.sleep(min(seconds, 0.01))
+
+
+# uvicorn looks ten times a second whether it is to end, and waits a tenth of a second then. Hundreds of servers end.
+uvicorn.server.asyncio = SimpleNamespace(**{**vars(asyncio), "sleep": _soon})  # type: ignore[attr-defined]
 
 
 class ServerThread:
