@@ -96,6 +96,8 @@ class SessionInfo:
     ``tokens``, ``metadata``, ``implicit``, ``keep`` and ``ttl`` follow each commit; ``sequence`` (it counts commits and
     reshapes), ``created`` and ``updated`` (seconds since the epoch) are the store's own. A session that nothing was
     committed to for ``ttl`` seconds (None: as ``expire`` says of its kind) may be deleted, unless ``keep`` says no.
+    ``gist_blocks``: how many blocks, from the first on, have gists, with all nodes that they complete; None: all. The
+    store counts them itself: fewer after a ``reshape``, or where a ``commit`` said that they need not be there.
     """
 
     session_id: str
@@ -112,6 +114,7 @@ class SessionInfo:
     implicit: bool = False
     keep: bool = False
     ttl: float | None = None
+    gist_blocks: int | None = None
     sequence: int = 0
     created: float = 0.0
     updated: float = 0.0
@@ -130,6 +133,8 @@ class SessionInfo:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.ttl is not None and not 0 < self.ttl < math.inf:
             raise ConfigError(f"ttl must be a positive number of seconds, got {self.ttl}")
+        if self.gist_blocks is not None and self.gist_blocks < 0:
+            raise ConfigError(f"gist_blocks must be at least 0, got {self.gist_blocks}")
 
     @property
     def blocks(self) -> int:
@@ -137,8 +142,10 @@ class SessionInfo:
         return self.tokens // self.block_size
 
     def rows(self, level: int) -> int:
-        """Rows that the committed length has at ``level``: spans at 0, complete nodes above."""
-        return rows_at(level, self.blocks, self.block_size)
+        """Rows that the committed length has at ``level``: spans at 0, complete nodes above, as far as there are
+        gists."""
+        known = self.gist_blocks if level else None
+        return rows_at(level, self.blocks if known is None else min(known, self.blocks), self.block_size)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,6 +241,14 @@ def rows_at(level: int, blocks: int, block_size: int) -> int:
     return int(blocks) if level == 0 else int(blocks) // int(block_size) ** (level - 1)
 
 
+def complete_blocks(counts: Sequence[int], blocks: int, block_size: int) -> int | None:
+    """Blocks, from the first on, whose nodes all have gists, of ``blocks`` blocks; None: all. counts: gists of each
+    level from 1 up, with one level more than has any."""
+    sizes = (int(block_size) ** level for level in range(len(counts)))
+    there = min((count + 1) * size - 1 for count, size in zip(counts, sizes, strict=True))
+    return there if there < blocks else None
+
+
 def encode_cursor(created: float, session_id: str) -> str:
     """The list cursor that stands right after this session; it stays good when that one is deleted."""
     return f"{created!r}/{session_id}"
@@ -266,6 +281,8 @@ class SessionStore(Protocol):
     retry is safe; a lost or corrupt row is healed), with other content it is a StoreError: commit the rewind first.
     Rows at or past the committed length are *staged*: readable under the lease that wrote them, replaceable, and gone
     after a restart or the next ``open``, unless a commit took them in. Rows of a level are written without gaps.
+    Gists that a ``reshape`` dropped are made good block by block: those of a committed block count as committed, for
+    good and without a commit, once they and all nodes that it completes are written (``gist_blocks``).
 
     Leases: ``open`` gives the caller a fence greater than every fence before it. Writes carry the fence and renew the
     lease; an outdated fence is refused with FencedError. A lease lapses ``lease_seconds`` after its last renewal. Fence
@@ -323,6 +340,7 @@ class SessionStore(Protocol):
 
         Every row that ``record.tokens`` implies must have been written (StoreError names the first gap), so a turn
         whose write failed is never acknowledged. Rows past ``record.tokens`` are dropped: a smaller one is a rewind.
+        Where ``record.gist_blocks`` is a number, no more gists than those of so many blocks must have been.
 
         ``notes`` are stored with it, all or none; one under a key that the session has replaces that note, and takes
         its place in the order of writing. None may lie past ``record.tokens`` (ConfigError), where notes of before are
@@ -363,9 +381,9 @@ class SessionStore(Protocol):
         """Drops every gist row (levels 1 and above) of this session, committed or staged, and sets what such rows look
         like from now on; durably, at once. Spans stay, staged ones too; forks that share rows keep theirs, as they are.
 
-        From then on no gist counts as written, whatever the committed length: ``write_gists`` begins at index 0, and
-        the next commit needs all rows that its tokens imply, as ever. Until that commit, also after a restart, the
-        record says N tokens while all of its gists read as missing; a fork made in between has no gists either.
+        From then on no gist counts as written, whatever the committed length: ``gist_blocks`` is 0, and ``write_gists``
+        begins at index 0. Gists that are not there yet read as missing, also after a restart. A fork made in between
+        shares those of ``gist_blocks`` blocks, and makes the others itself.
         """
         ...
 

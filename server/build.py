@@ -290,6 +290,7 @@ def _watch(state: ServerState) -> None:
     read = state.metrics.read
     read(names.SESSIONS_RESIDENT, lambda: len(state.host.residents))
     read(names.RESIDENT_TOKENS, lambda: state.host.residents.tokens)
+    read(names.BLOCKS_WITHOUT_VECTORS, lambda: state.host.residents.blocks_without_vectors)
     read(names.SLABS, lambda: state.engine.stats().slabs)
     read(names.SLABS_FREE, lambda: state.engine.stats().free_slabs)
     read(names.SLAB_BYTES, lambda: state.engine.stats().slab_bytes)

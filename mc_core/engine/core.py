@@ -57,9 +57,13 @@ class EngineCore:
         except Exception:
             logger.exception("what session %s shows could not be told", session.id)
 
+    def hides_gists(self, session: Session) -> bool:
+        """Whether the model is shown none: no bundle's that has not passed, and no session's while some are missing."""
+        return self.bundle.hidden_gists or not session.tree.whole
+
     def layout(self, session: Session) -> Layout:
         """What the model sees of a session's working context."""
-        hidden = self.bundle.hidden_gists
+        hidden = self.hides_gists(session)
         blocks = self.config.segment_blocks if self.runner.mode == "block" else None
         excerpt = session.excerpt(self.room(session))
         return layout_of(session.wc, hidden_gists=hidden, segment_blocks=blocks, excerpt=excerpt)

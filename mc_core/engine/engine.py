@@ -27,6 +27,7 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
 from mc_core.engine.turn import run_turn
+from mc_core.engine.vectors_job import make_vectors
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.kv.session_kv import SessionKV
@@ -194,6 +195,15 @@ class Engine:
     def rewind(self, session: Session, position: int, then: Callable[[], None] = lambda: None) -> Future[int]:
         """Cut the history at ``position`` tokens, do ``then``, and commit -> tokens of history."""
         return self._submit_job(jobs.rewind(self.core, session, position, then), session)
+
+    def make_vectors(self, session: Session) -> Future[None]:
+        """Make the vectors that a session lacks, beside what else it does -> None once it is whole, or leaves memory,
+        or the engine is to stop. StoreDownError or FencedError if its lease is over."""
+
+        def goes_on() -> bool:
+            return not (session.released or self.draining or self._stopping)
+
+        return self._submit_job(make_vectors(self.core, session, goes_on, lambda: self._turns > 0), None)
 
     def read(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
         """The ids [start, end) of a session's history."""
@@ -389,6 +399,7 @@ class Engine:
         if session.kv is not None:
             self._idle.pop(session.kv, None)
         session.drop_kv()
+        session.released = True
 
     def _cancel(self) -> None:
         for task in [t for t in self._tasks if t.is_turn and (t.cancelled or self._cancelling)]:

@@ -69,7 +69,7 @@ def stage(core: EngineCore, session: Session) -> Generator[Work, Any, None]:
     for future in futures:
         yield Wait(future)
         future.result()
-    session.staged = staged
+    session.staged |= staged
 
 
 def commit(core: EngineCore, session: Session, notes: Sequence[Note] = ()) -> Generator[Work, Any, None]:

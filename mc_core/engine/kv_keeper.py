@@ -147,13 +147,14 @@ class KVKeeper:
 
     def _contents(self, session: Session, units: Units, end: int | None = None) -> Ints:
         """A hash of each unit that is a vector of a gist [n], 0 of tokens, of frames, and of gists that end behind
-        ``end``."""
+        ``end`` or are still to be made."""
         contents = np.zeros(len(units.slots), np.int64)
         levels = units.levels
         shown = levels > 0 if end is None else (levels > 0) & (units.ends <= end)
         for level in np.unique(levels[shown]).tolist():
-            ranks = np.flatnonzero(shown & (levels == level))
             span = session.block_size**level
+            made = units.starts // span < session.tree.count(level)
+            ranks = np.flatnonzero(shown & made & (levels == level))
             starts, ends = units.starts[ranks], units.ends[ranks]
             nodes, parts = starts // span, starts % span // (ends - starts)
             vectors = session.tree.gist_vectors(level, nodes)[torch.arange(len(nodes)), torch.from_numpy(parts)]

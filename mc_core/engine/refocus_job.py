@@ -195,4 +195,4 @@ def visible_tokens(core: EngineCore, session: Session, context: ContextReport) -
     excerpt = session.excerpt(core.room(session))
     context.raw, context.framed = int(spans[wc.levels == 0].sum()) - excerpt.hidden, excerpt.framed
     coarse = session.tokens - context.raw
-    context.gisted, context.hidden = (0, coarse) if core.bundle.hidden_gists else (coarse, 0)
+    context.gisted, context.hidden = (0, coarse) if core.hides_gists(session) else (coarse, 0)

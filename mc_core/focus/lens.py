@@ -63,6 +63,11 @@ class LensSpec:
         """Whether it needs a LensNet."""
         return bool(self.nets)
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether it sees gists or searches lens keys."""
+        return self.learned or "vectors" in self.indexes
+
     def check(self, net: LensNet | None) -> None:
         """ConfigError if the network that it needs is not there, or of another kind."""
         if not self.learned:
@@ -106,7 +111,17 @@ def make_lens(
     lensnet: LensNet | None = None,
     words: Words | None = None,
     decode: Callable[[Ids], str] | None = None,
+    *,
+    waiting: bool = False,
 ) -> Lens:
-    """A lens for one session -> ConfigError for an unknown one, or a learned one without its network."""
+    """A lens for one session -> ConfigError for an unknown one, or a learned one without its network.
+
+    waiting: the session's vectors are not all there; one that needs them is not asked yet (see ``WaitingLens``).
+    """
     parts = LensParts(config.block_size, config.look_ahead, config.neighbours, config.seed, lensnet, words, decode)
-    return lens_spec(name).make(parts)
+    spec = lens_spec(name)
+    if waiting and spec.needs_vectors:
+        from mc_core.focus.lens_waiting import WaitingLens
+
+        return WaitingLens(spec.make(parts), parts)
+    return spec.make(parts)

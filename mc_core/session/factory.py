@@ -18,6 +18,7 @@ from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig, least_budget
 from mc_core.focus.lens import lens_spec, make_lens
 from mc_core.focus.refocuser import Refocuser
+from mc_core.focus.view import Lens
 from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
 from mc_core.store import SessionRecord, SessionStore, StoredSession
@@ -78,8 +79,9 @@ class SessionFactory:
     def load(self, stored: StoredSession, store: SessionStore) -> Session:
         """A session as its last commit left it, under the lease of ``stored``.
 
-        Settings and networks may have changed since. Gists and lens keys of other networks, and those that are lost,
-        are made anew and stored; a budget that the server or its settings allow no more becomes the server's.
+        Settings and networks may have changed since. Gists and lens keys that are lost are made anew and stored. Those
+        of other networks are dropped: the tree is not ``whole`` then, and ``Engine.make_vectors`` makes new ones. A
+        budget that the server or its settings allow no more becomes the server's.
 
         Blocks on the store: not for the engine thread. StoreError if the tokenizer or the block size is another.
         """
@@ -110,8 +112,10 @@ class SessionFactory:
         session.sources = Sources.of_json(record.state.get("sources", ()))
         session.refocuser.restore(record.state["allocator"])
         restoring = Restoring(session, record, store)
+        if restoring.made < record.blocks:
+            session.wait_for_vectors(self._lens(focus, waiting=True))
         session.tree = restoring.tree()
-        session.staged = {level: record.rows(level) for level in range(session.tree.num_levels + 1)}
+        session.staged = {level: session.tree.count(level) for level in range(session.tree.num_levels + 1)}
         session.acknowledge()
         restoring.mend()
         restoring.put_back()
@@ -126,6 +130,11 @@ class SessionFactory:
 
     def empty_tree(self) -> MegaContextTree:
         return MegaContextTree(self.tree_config, self.bundle.gistnet, self.bundle.embed, self.key_net)
+
+    def _lens(self, focus: FocusConfig, *, waiting: bool = False) -> Lens:
+        bundle = self.bundle
+        decode = bundle.tokenizer.decode
+        return make_lens(focus.lens, focus, bundle.lensnet, bundle.words, decode, waiting=waiting)
 
     def _excerpts(self) -> Excerpts | None:
         format = self.bundle.frames
@@ -168,8 +177,7 @@ class SessionFactory:
         tree: MegaContextTree,
         wc: WorkingContext,
     ) -> Session:
-        bundle = self.bundle
-        lens = make_lens(focus.lens, focus, bundle.lensnet, bundle.words, bundle.tokenizer.decode)
+        lens = self._lens(focus)
         return Session(
             id=session_id,
             tenant=tenant,

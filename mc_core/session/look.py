@@ -79,5 +79,6 @@ def shown(session: Session, room: int) -> dict[str, Any]:
         "read_last": None if excerpt.moved is None else [excerpt.moved.start, excerpt.moved.end],
         "pins": [list(pin) for pin in chosen(session)],
         "pin_room": room_left(session),
+        "vectors": {"blocks": session.tree.num_blocks, "made": session.tree.made},
         "entries": entries,
     }

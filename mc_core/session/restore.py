@@ -1,4 +1,4 @@
-"""Rebuilding a session's tree and lens index from what a store holds, and mending what it holds no more."""
+"""Rebuilding a session's tree and lens index from what a store holds, and mending what it lost."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ class Rows:
 
 
 class Restoring:
-    """Gists and lens keys of one committed record: read where they are sound and of the present networks, else made
-    from ids. A block whose span is lost too has a gist of zeros, as it has nothing to say.
+    """Gists and lens keys of one committed record, as far as they are of the present networks: read where they are
+    sound, else made from ids. A block whose span is lost too has a gist of zeros, as it has nothing to say.
+
+    ``made``: how many blocks, from the first on, have vectors so; the others get theirs later.
     """
 
     def __init__(self, session: Session, record: SessionRecord, store: SessionStore) -> None:
@@ -56,32 +58,34 @@ class Restoring:
         self.session, self.record, self.store = session, record, store
         self.empty = session.tree
         config = self.empty.config
-        self.gists = [Rows.unknown(rows, (self.empty.gist_width,), config.gist_dtype) for rows in _counts(record)]
-        self.keys = Rows.unknown(record.blocks, (config.lens_keys, config.lens_key_dim), config.gist_dtype)
         shape = {name: getattr(record, name) for name in session.row_shape}
         same_gists = record.state["gists"] == session.gist_fingerprint and record.gist_dim == self.empty.gist_width
         same_keys = record.state.get("keys") == session.key_fingerprint and shape == session.row_shape
         # Rows are of one shape and of the networks that the record names: if any of that changes, all are replaced.
         self.stale = not (same_gists and same_keys)
-        if same_gists:
-            self._read(with_keys=same_keys)
+        self.made = 0 if self.stale else record.rows(1)
+        counts = () if self.stale else _counts(record)
+        self.gists = [Rows.unknown(rows, (self.empty.gist_width,), config.gist_dtype) for rows in counts]
+        self.keys = Rows.unknown(self.made, (config.lens_keys, config.lens_key_dim), config.gist_dtype)
+        self._read()
         self.lost = [np.flatnonzero(~rows.known) for rows in self.gists]
         if config.lens_keys and self.gists:
             self.lost[0] = np.union1d(self.lost[0], np.flatnonzero(~self.keys.known))
 
     def tree(self) -> MegaContextTree:
-        """The tree of the record; the session's lens and working context are brought in step with it.
+        """The tree of the record; the session's lens, a new one, and working context are brought in step with it.
 
         A lost or corrupt span is counted and never filled in: if it stood raw, its gist stands from now on.
         StoreError if spans are lost that must stand raw, since nothing may be invented in their place.
         """
-        if self.stale and self.record.blocks:
+        if self.made < self.record.blocks:
             logger.info(
-                "session %s: its vectors are of other networks; those of %d blocks are made anew",
+                "session %s: %d of its %d blocks have vectors of the present networks; the others are made from ids",
                 self.record.session_id,
+                self.made,
                 self.record.blocks,
             )
-        blocks, ids = self._read_spans()
+        blocks, ids, lost = self._read_spans()
         if self.session.excerpts is not None:
             self.session.excerpts.append(self.record.tail)
         self._make_parents()
@@ -95,21 +99,23 @@ class Restoring:
             num_tokens=self.record.tokens,
             keys=self.keys.values,
             key_net=empty.key_net,
+            made=self.made,
         )
+        tree.lose(lost)
         tree.restore(blocks, ids)
         return tree
 
     def mend(self) -> None:
-        """Store what was made anew, and that it was, so that it happens once; the session has its tree by now."""
+        """Store what was made anew, or that there are no vectors yet and of which networks they will be, so that it
+        happens once; the session has its tree by now."""
         record, store = self.record, self.store
         if not self.stale and not any(map(len, self.lost)):
             return
         if self.stale:
-            # From here until the commit all gists read as missing, so that a crash leaves nothing of two networks.
+            # No gists are there between this and the commit, so that a crash leaves nothing of two networks.
             store.reshape(record.session_id, record.fence, **self.session.row_shape).result()
         for level, rows in enumerate(self.gists, start=1):
-            nodes = np.arange(len(rows.known)) if self.stale else self.lost[level - 1]
-            for first, end in _runs(nodes):
+            for first, end in _runs(self.lost[level - 1]):
                 keys = self.keys.values[first:end].numpy() if level == 1 and self.empty.config.lens_keys else None
                 values = rows.values[first:end].numpy()
                 store.write_gists(record.session_id, record.fence, level, first, values, keys).result()
@@ -134,24 +140,25 @@ class Restoring:
             session.choose(merged([*session.wc.protection.chosen, *chosen]))
         session.prefixes = [(str(digest), int(at)) for digest, at in end["prefixes"]]
         session.sources = Sources.of_json(end.get("sources", ()))
-        futures, session.staged = write_rows(session, self.store)
+        futures, staged = write_rows(session, self.store)
         for future in futures:
             future.result()
+        session.staged |= staged
         session.sequence = self.store.commit(session.record(), beyond="restore").result()
         session.acknowledge()
 
-    def _read(self, with_keys: bool) -> None:
+    def _read(self) -> None:
         """Take what is stored and sound."""
         for level, rows in enumerate(self.gists, start=1):
             for at, count in _parts(len(rows.known)):
                 batch = self.store.read_gist_range(self.record.session_id, level, at, count).result()
                 rows.put(batch.indices, torch.from_numpy(np.array(batch.gists)))
-                if level == 1 and with_keys and batch.keys is not None:
+                if level == 1 and batch.keys is not None:
                     self.keys.put(batch.indices, torch.from_numpy(np.array(batch.keys)))
 
-    def _read_spans(self) -> tuple[Ints, Ids]:
-        """Tell the lens of all spans, and make what their blocks lack, a part at a time -> (blocks, ids) that stand
-        raw."""
+    def _read_spans(self) -> tuple[Ints, Ids, Ints]:
+        """Tell the lens of all spans, and make what their blocks lost, a part at a time -> (blocks, ids) that stand
+        raw, and the blocks whose spans are lost."""
         session, record = self.session, self.record
         wc = session.wc
         raw = wc.indices[(wc.levels == 0) & (wc.indices < record.blocks)]
@@ -172,11 +179,15 @@ class Restoring:
             stands = np.isin(batch.blocks, raw)
             kept_blocks.append(batch.blocks[stands])
             kept_ids.append(batch.ids[stands])
-        _collapse_lost(session, np.intersect1d(np.concatenate(lost), raw))
-        return np.concatenate(kept_blocks), np.concatenate(kept_ids)
+        gone = np.sort(np.concatenate(lost))
+        _collapse_lost(session, np.intersect1d(gone, raw))
+        return np.concatenate(kept_blocks), np.concatenate(kept_ids), gone
 
     def _make(self, blocks: Ints, ids: Ids) -> None:
-        """Make the gists and lens keys that are not known of blocks whose ids are."""
+        """Make the gists and lens keys that were lost of blocks whose ids are known."""
+        ids, blocks = ids[blocks < self.made], blocks[blocks < self.made]
+        if not len(blocks):
+            return
         tree, gists, keys = self.empty, self.gists[0], self.keys if self.empty.config.lens_keys else None
         wanted = np.flatnonzero(~gists.known[blocks] | (False if keys is None else ~keys.known[blocks]))
         step = nodes_at_once(self.record.block_size, tree.gist_width)
@@ -186,7 +197,7 @@ class Restoring:
             for rows, make in ((gists, tree.block_gists), (keys, tree.block_keys)):
                 if rows is not None and (lost := ~rows.known[blocks[part]]).any():
                     rows.put(blocks[part][lost], make(vectors if lost.all() else vectors[torch.from_numpy(lost)]))
-            # A long history takes as long as its ingest did: the lease must not lapse meanwhile.
+            # All of a long history takes as long as its ingest did: the lease must not lapse meanwhile.
             self.store.renew({self.record.session_id: self.record.fence})
 
     def _make_parents(self) -> None:

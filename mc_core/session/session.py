@@ -21,6 +21,7 @@ from mc_core.errors import StoreError
 from mc_core.focus.entry_vectors import entry_vectors
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.leads import Lead
+from mc_core.focus.lens_waiting import WaitingLens
 from mc_core.focus.question import QUESTION_TOKENS, Question
 from mc_core.focus.refocuser import Proposal, Refocuser, RefocusReport
 from mc_core.focus.view import FollowingLens, Lens, LensView
@@ -91,6 +92,7 @@ class Session:
     ``shelf``: keys and values that left its slab lately. ``trail``: of its complete blocks.
     ``notes``: by key, those that the next commit stores.
     ``cut_end``: what a turn under way has cut off. ``broken``: what is in memory is worth nothing; load it anew.
+    ``released``: it has left memory.
     ``gist_fingerprint``, ``key_fingerprint``: of the networks that the tree's gists and lens keys (None: it has none)
     are of.
     """
@@ -131,6 +133,7 @@ class Session:
     gist_calls: int = 0
     last_report: RefocusReport | None = None
     broken: bool = False
+    released: bool = False
     acknowledged: Acknowledged = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +148,14 @@ class Session:
     def tokens(self) -> int:
         """Tokens of history, acknowledged or not."""
         return self.tree.num_tokens
+
+    @property
+    def stored_blocks(self) -> int:
+        """Blocks in memory that the store has acknowledged, and holds as they stand here."""
+        known = self.acknowledged.tokens
+        if self.cut_end is not None:
+            known = min(known, self.cut_end.acknowledged.tokens)
+        return min(known, self.tokens) // self.block_size
 
     @property
     def ingest_offset(self) -> int | None:
@@ -162,6 +173,16 @@ class Session:
     def pin_room(self) -> int:
         """Tokens that can be pinned for good, beside those that were chosen."""
         return room_for_good(self)
+
+    def wait_for_vectors(self, lens: Lens) -> None:
+        """Its tree is not whole yet; ``lens``, a new one, serves it meanwhile."""
+        self.lens = self.refocuser.lens = lens
+
+    def vectors_are_made(self) -> None:
+        """All blocks have vectors, and new ones get theirs at once."""
+        self.tree.whole = True
+        if isinstance(self.lens, WaitingLens):
+            self.lens = self.refocuser.lens = self.lens.lens
 
     def append(self, ids: NDArray[np.int32], *, make_room: bool = True) -> None:
         """Add tokens to the end of the history: tree, lens and working context.
@@ -415,6 +436,8 @@ class Session:
             tokenizer=self.tokenizer,
             block_size=self.block_size,
             **self.row_shape,
+            # The tree may have become whole after this commit's rows were written.
+            gist_blocks=None if self.staged.get(1, 0) >= self.tree.num_blocks else 0,
             tokens=self.tokens,
             metadata=self.metadata,
             implicit=self.implicit,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.nets.gist_maker import GistMaker
@@ -21,11 +24,15 @@ def nodes_at_once(block_size: int, dim: int) -> int:
 
 
 class GistLevels:
-    """Level l >= 1 holds the gists of nodes 0, 1, ... in order."""
+    """Level l >= 1 holds the gists of nodes 0, 1, ... in order.
+
+    ``lost``: blocks without ids, ascending. Their gists are zero, and count nothing in those above.
+    """
 
     def __init__(self, config: TreeConfig, gistnet: GistMaker) -> None:
         self._config, self._gistnet = config, gistnet
         self._pools: list[Pool] = []
+        self.lost = np.empty(0, np.int64)
 
     @property
     def highest(self) -> int:
@@ -80,7 +87,21 @@ class GistLevels:
         for at in parts:
             stop = min(end, at + most)
             children = read(at * k, stop * k).float().reshape(stop - at, -1, dim)
-            self.append(level, self._gistnet(children))
+            self.append(level, self._gistnet(children, self._known(level, at, stop, children)))
             if level == 1:
                 on_blocks(children)
         return len(parts)
+
+    def _known(self, level: int, at: int, stop: int, children: Tensor) -> Tensor | None:
+        """Which of the vectors [n, T, d] beneath nodes [at, stop) count [n, T]; None: all."""
+        k, lost = self._config.block_size, self.lost
+        for _ in range(level - 2):
+            parents, counts = np.unique(lost // k, return_counts=True)
+            lost = parents[counts == k]
+        first, last, each = (at, stop, k) if level == 1 else (at * k, stop * k, self._gistnet.vectors)
+        lost = lost[(lost >= first) & (lost < last)]
+        if not len(lost):
+            return None
+        known: NDArray[np.bool_] = np.ones(last - first, bool)
+        known[lost - first] = False
+        return torch.from_numpy(np.repeat(known, each).reshape(stop - at, -1)).to(children.device)

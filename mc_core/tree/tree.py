@@ -22,6 +22,9 @@ __all__ = ["Appended", "MegaContextTree", "TreeConfig"]
 class MegaContextTree:
     """Append-only except for ``rewind``. Only complete nodes have gists; the open block at the end has none.
 
+    Vectors (gists and lens keys) come with what is appended, unless the tree is not ``whole``: one that was loaded with
+    those of its first blocks alone gets the others by ``make``, and then those of new blocks too.
+    ``cuts`` counts rewinds: while it stays, ids that were read are those of the history.
     It holds values, not autograd graphs. Its networks must be in eval mode while it is used.
     """
 
@@ -46,6 +49,7 @@ class MegaContextTree:
         self._gists = GistLevels(config, gistnet)
         self._keys = Pool((config.lens_keys, config.lens_key_dim), config.gist_dtype, config.device)
         self._cache = Lod0Cache() if config.cache_lod0 else None
+        self.whole, self.cuts = True, 0
 
     @classmethod
     def load(
@@ -59,16 +63,20 @@ class MegaContextTree:
         num_tokens: int,
         keys: Tensor | None = None,
         key_net: nn.Module | None = None,
+        made: int | None = None,
     ) -> MegaContextTree:
         """A tree from stored parts, without a GistNet call.
 
         gists: [n_l, m d] of each level from 1 up; hot_ids: ids from a block border up to ``num_tokens``; keys
-        [n_1, keys, dim], see ``block_keys``; a level without nodes may be left out. ConfigError if the parts are not
-        those of ``num_tokens`` tokens.
+        [n_1, keys, dim], see ``block_keys``; a level without nodes may be left out. made: how many blocks, from the
+        first on, these vectors are of; None: all. ConfigError if the parts are not those of ``num_tokens`` tokens.
         """
         tree = cls(config, gistnet, embed, key_net)
         k, first = config.block_size, num_tokens - len(hot_ids)
-        nodes = num_tokens // k
+        nodes = num_tokens // k if made is None else made
+        if not 0 <= nodes <= num_tokens // k:
+            raise ConfigError(f"made must lie in [0, {num_tokens // k}], got {nodes}")
+        tree.whole = nodes == num_tokens // k
         if first < 0 or first % k:
             raise ConfigError(f"hot_ids must begin at a block border of {num_tokens} tokens, they begin at {first}")
         shape = (nodes, config.lens_keys, config.lens_key_dim)
@@ -101,6 +109,11 @@ class MegaContextTree:
         return self._ids.length // self.config.block_size
 
     @property
+    def made(self) -> int:
+        """Blocks, from the first on, that have vectors, and all nodes that they complete."""
+        return self._gists.count(1)
+
+    @property
     def num_levels(self) -> int:
         """The highest level that has a node, 0 if none."""
         return self._gists.highest
@@ -131,13 +144,37 @@ class MegaContextTree:
         self._ids.append(ids)
         if self._cache is not None:
             self._bound_cache()
-        if self.num_blocks == first:
-            return Appended(first, 0)
+        if self.num_blocks == first or not self.whole:
+            return Appended(first, self.num_blocks - first)
         try:
             return self._complete(first)
         except BaseException:
             self.rewind(before)
             raise
+
+    @torch.no_grad()
+    def make(self, ids: Ids) -> int:
+        """The vectors of the next blocks that have none, of ids [n, K], and of what they complete -> GistNet calls.
+
+        Whole or not at all. As many at a time as an append brings, they are the same, bit for bit.
+        """
+        first, size = self.made, self.config.block_size
+        vectors = self.embed(self._on_device(ids.reshape(-1)))
+        try:
+            return self._gists.complete(
+                first,
+                first + len(ids),
+                lambda start, end: vectors[start - first * size : end - first * size],
+                self._add_keys,
+            )
+        except BaseException:
+            self._gists.truncate(first)
+            self._keys.truncate(min(first, len(self._keys)))
+            raise
+
+    def lose(self, blocks: Blocks) -> None:
+        """The ids of these blocks are nowhere any more: vectors made from now on count nothing of them."""
+        self._gists.lost = np.union1d(self._gists.lost, blocks)
 
     def rewind(self, position: int) -> None:
         """Cut the history at ``position`` tokens.
@@ -147,6 +184,8 @@ class MegaContextTree:
         if not 0 <= position <= self.num_tokens:
             raise ConfigError(f"position must lie in [0, {self.num_tokens}], got {position}")
         self._ids.truncate(position)
+        self.cuts += 1
+        self._gists.lost = self._gists.lost[self._gists.lost < self.num_blocks]
         self._gists.truncate(self.num_blocks)
         self._keys.truncate(min(self.num_blocks, len(self._keys)))
         if self._cache is not None:
@@ -261,8 +300,14 @@ class MegaContextTree:
         return Appended(first, end - first, calls)
 
     def _add_keys(self, children: Tensor) -> None:
-        if self.config.lens_keys:
-            self._keys.append(self._make_keys(children))
+        if not self.config.lens_keys:
+            return
+        keys, first = self._make_keys(children), len(self._keys)
+        lost = self._gists.lost
+        lost = lost[(lost >= first) & (lost < first + len(keys))]
+        if len(lost):
+            keys[torch.from_numpy(lost - first).to(keys.device)] = 0
+        self._keys.append(keys)
 
     def _make_keys(self, children: Tensor) -> Tensor:
         assert self.key_net is not None

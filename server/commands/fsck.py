@@ -63,8 +63,7 @@ def _examine(url: str, only: list[str], mend: bool, cut: bool, drop_notes: bool)
             found = audit(opened, tenant, name)
             # What a damaged record says is nothing to mend by.
             can = mend and not any(one.kind == "record" for one in found)
-            # A history is cut before all else; without its gists nothing is committed to it any more.
-            found.sort(key=lambda one: (one.kind == "gists") - (one.kind == "spans"))
+            found.sort(key=lambda one: one.kind != "spans")
             for one in found:
                 done = _mended(partial(repair, opened, one, allowed)) if can else None
                 findings.append({**asdict(one), "repaired": done})
@@ -75,13 +74,12 @@ def _examine(url: str, only: list[str], mend: bool, cut: bool, drop_notes: bool)
 
 
 def _mended(work: Callable[[], str | None]) -> str | None:
-    """What was done; None where a server has the session, or something else comes first."""
+    """What was done; None where a server has the session."""
     from mc_core.store import LeaseHeldError
-    from server.fsck.repair import NotYetError
 
     try:
         return work()
-    except (LeaseHeldError, NotYetError) as error:
+    except LeaseHeldError as error:
         typer.echo(f"megacontext: not mended: {error}", err=True)
         return None
 

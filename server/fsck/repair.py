@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mc_core.errors import StoreError
-from mc_core.notes import Note
 from mc_core.session.cut_end import CUT_OFF
-from mc_core.store import MAX_LIST, SessionRecord, SessionStore, StoreDownError
+from mc_core.store import MAX_LIST, SessionRecord, SessionStore
 from server.fsck.audit import Finding
 from server.transfer.covering import covering
 from server.turns.message_notes import PREFIX, Listed, with_gap
 
 OWNER = "megacontext fsck"
-
-
-class NotYetError(StoreError):
-    """What is wrong with a session can't be mended before something else is."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +25,7 @@ class Allowed:
 
 
 def repair(store: SessionStore, finding: Finding, allowed: Allowed) -> str | None:
-    """What was done; None if nothing can be, or it is not allowed. LeaseHeldError while a server has the session,
-    NotYetError."""
+    """What was done; None if nothing can be, or it is not allowed. LeaseHeldError while a server has the session."""
     tenant, session = finding.tenant, finding.session
     match finding.kind:
         case "import":
@@ -67,27 +59,17 @@ def _drop_gists(store: SessionStore, record: SessionRecord, finding: Finding) ->
 
 
 def _index_anew(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
-    _commit(store, replace(record, prefixes=()))
-    _commit(store, record)
+    store.commit(replace(record, prefixes=())).result()
+    store.commit(record).result()
     return "indexed its beginnings anew"
-
-
-def _commit(store: SessionStore, record: SessionRecord, notes: Sequence[Note] = ()) -> None:
-    try:
-        store.commit(record, notes).result()
-    except StoreDownError:
-        raise
-    except StoreError as error:
-        text = f"{error}: its gists were dropped, and are made when a server reads it; mend the rest after that"
-        raise NotYetError(text) from error
 
 
 def _drop_notes(store: SessionStore, record: SessionRecord, finding: Finding) -> str:
     # A turn that a crash cut off keeps its messages for the server that ends it; a commit of ours would drop them.
     told = CUT_OFF not in record.state and any(key.startswith(PREFIX) for key in finding.keys)
-    if told:  # first, so that a commit that is refused leaves all as it is
+    if told:
         record = replace(record, state={**record.state, "chat": with_gap(record.state.get("chat", {}))})
-        _commit(store, record)
+        store.commit(record).result()
     for key in finding.keys:
         store.delete_note(record.session_id, record.tenant, key).result()
     if told:
@@ -107,7 +89,7 @@ def _tell_gaps(store: SessionStore, record: SessionRecord) -> None:
             if gap and listed.place.whole:
                 behind.append(replace(listed, place=replace(listed.place, whole=False)).note())
         if behind:
-            _commit(store, record, behind)
+            store.commit(record, behind).result()
         if (after := page.next) is None:
             return
 

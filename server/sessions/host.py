@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 from mc_core.engine.engine import Engine
 from mc_core.engine.requests import Warmth
+from mc_core.errors import MegaContextError
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
@@ -41,6 +43,7 @@ from server.sessions.slots import Importing, Lease, Slot
 from server.transfer.importing import Importer
 from server.transfer.unborn import is_unborn
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 STEADY_TRIES = 8
 """Times that a list is read again where turns end so fast that one ended while it was read."""
@@ -155,6 +158,7 @@ class SessionHost:
                 source: Warmth = "warm"
                 if slot.session is None:
                     slot.session, source = await self._open(slot, session_id, tenant, expected, patience), "restored"
+                    self._make_vectors(slot)
                 self.residents.used(session_id, tenant)
                 expected.check(session_id, before := slot.session.sequence)
                 try:
@@ -195,7 +199,10 @@ class SessionHost:
         with self.residents.queued(session_id, tenant) as slot:
             async with slot.lock:
                 importer = Importer(self.store, self.factory, self.model, self._owner.name)
-                yield Importing(importer, slot)
+                try:
+                    yield Importing(importer, slot)
+                finally:
+                    self._make_vectors(slot)
 
     def peek(self, session_id: str, tenant: str) -> Session | None:
         """The session if it is in memory, without holding it: for reading its plain fields."""
@@ -288,6 +295,22 @@ class SessionHost:
         """Give up all leases; every session is stored already."""
         await self._background.join()
         await self.residents.clear()
+
+    def _make_vectors(self, slot: Slot) -> None:
+        """Those that the session of the slot lacks, beside its users and for as long as it is in memory."""
+        session = slot.session
+
+        async def make(session: Session) -> None:
+            try:
+                await settled(self.engine.make_vectors(session))
+            except (FencedError, StoreDownError):
+                if slot.session is session:  # what is in memory is worth nothing
+                    await self.residents.drop(slot)
+            except MegaContextError:
+                logger.exception("session %s lacks vectors until it is loaded again", session.id)
+
+        if session is not None and not session.tree.whole:
+            self._background.spawn(make(session))
 
     async def _open(self, slot: Slot, session_id: str, tenant: str, expected: Condition, patience: float) -> Session:
         patience = patience if expected.waits else SHORT_PATIENCE

@@ -55,6 +55,12 @@ class Residents:
         """Of all histories in memory."""
         return sum(slot.session.tokens for slot in self._slots.values() if slot.session is not None)
 
+    @property
+    def blocks_without_vectors(self) -> int:
+        """Of all histories in memory."""
+        trees = [slot.session.tree for slot in self._slots.values() if slot.session is not None]
+        return sum(tree.num_blocks - tree.made for tree in trees)
+
     def __iter__(self) -> Iterator[Slot]:
         """Slots as they are now, whatever comes and goes meanwhile."""
         return iter(list(self._slots.values()))

@@ -17,6 +17,8 @@ from server.stores.record_sum import sealed
 
 MAX_RANGE = 1 << 26
 INFO_FIELDS = tuple(field.name for field in fields(SessionInfo))
+COUNTED_FIELDS = ("sequence", "updated", "gist_blocks")
+"""What the store itself counts, whatever a record says."""
 SHAPE_FIELDS = ("gist_dim", "gist_dtype", "gist_keys", "key_dim")
 FIXED_FIELDS = ("tenant", "model", "tokenizer", "block_size", *SHAPE_FIELDS)
 Payload = Mapping[str, NDArray[Any]]

@@ -49,6 +49,9 @@ COMPLETION_TOKENS = _counter("completion_tokens", "Tokens generated", unit="toke
 INGESTED_TOKENS = _counter("ingested_tokens", "Tokens ingested", unit="tokens")
 SESSIONS_RESIDENT = _gauge("sessions_resident", "Sessions in memory")
 RESIDENT_TOKENS = _gauge("sessions_resident_tokens", "Tokens of all histories in memory")
+BLOCKS_WITHOUT_VECTORS = _gauge(
+    "blocks_without_vectors", "Blocks of histories in memory whose gists and lens keys are still to be made"
+)
 SLABS = _gauge("slabs", "KV slabs")
 SLABS_FREE = _gauge("slabs_free", "KV slabs that no turn uses")
 SLAB_BYTES = _gauge("slab_bytes", "Memory of all KV slabs", unit="bytes")

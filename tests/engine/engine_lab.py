@@ -85,9 +85,12 @@ class Lab:
             self.engine.commit(session).result()
         return session
 
-    def reopen(self, name: str) -> Session:
-        """The session as the store has it."""
-        return self.factory.load(self.store.open(name, "tenant", "lab").result(), self.store)
+    def reopen(self, name: str, *, whole: bool = True) -> Session:
+        """The session as the store has it. whole: with all vectors that it lacks."""
+        session = self.factory.load(self.store.open(name, "tenant", "lab").result(), self.store)
+        if whole:
+            self.engine.make_vectors(session).result()
+        return session
 
     def start(
         self, session: Session, prompt: np.ndarray, max_tokens: int = 8, **sampling: object

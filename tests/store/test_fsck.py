@@ -90,7 +90,7 @@ def fields(harness: Any) -> list[tuple[Any, ...]]:
                 found += [
                     (key, name)
                     for name, value in client.hgetall(key).items()
-                    if value and name not in (*own, b"staged", b"reshaped")
+                    if value and name not in (*own, b"staged", b"gist_blocks")
                 ]
     return found
 

@@ -13,7 +13,7 @@ from store_harness import HARNESSES, make_gists, make_record
 SIZE, LEVELS = 4, 4
 STEPS = (
     *("create", "append", "append", "commit", "rewind", "retry", "reopen", "restart"),
-    *("fork", "fork", "reshape", "reshape", "write_gists", "delete"),
+    *("fork", "fork", "reshape", "reshape", "write_gists", "write_some_gists", "commit_without_gists", "delete"),
 )
 
 
@@ -21,15 +21,37 @@ STEPS = (
 class Expected:
     """One session as it should be: ids committed, ids staged since (all of them), fence of the live lease or 0.
 
-    ``dim``: width of its gists. Whether they are there: of what is committed (``whole``), and of what is staged.
+    ``dim``: width of its gists. ``made``, ``staged_made``: blocks, from the first on, that have them for good, and by
+    what is staged.
     """
 
     committed: np.ndarray
     written: np.ndarray
     fence: int = 0
     dim: int = 2
-    whole: bool = True
-    staged_whole: bool = True
+    made: int = 0
+    staged_made: int = 0
+
+    @property
+    def blocks(self):
+        return len(self.committed) // SIZE
+
+    @property
+    def staged_blocks(self):
+        return len(self.written) // SIZE
+
+    def wrote_gists(self, blocks):
+        """Of the first ``blocks`` blocks: those of committed ones stay."""
+        self.staged_made = blocks
+        self.made = max(self.made, min(blocks, self.blocks))
+
+    def committed_all(self):
+        self.committed = self.written
+        self.made = self.staged_made = min(self.staged_made, self.blocks)
+
+    def back(self):
+        """To what is committed."""
+        self.written, self.staged_made = self.committed, self.made
 
 
 class World:
@@ -63,11 +85,12 @@ class World:
         self.store.close()
         self.store = self.harness.open()
         for session in self.sessions.values():
-            session.fence, session.written, session.staged_whole = 0, session.committed, session.whole
+            session.fence = 0
+            session.back()
 
     def reopen(self, name, session, rng):
         session.fence = self.store.open(name, "alice", "me").result().fence
-        session.written, session.staged_whole = session.committed, session.whole
+        session.back()
 
     def append(self, name, session, rng):
         if not session.fence:
@@ -78,32 +101,43 @@ class World:
 
     def retry(self, name, session, rng):
         """Writes some rows a second time, as after a lost answer."""
-        if session.fence and len(session.written) >= SIZE:
-            self.write(name, session, int(rng.integers(len(session.written) // SIZE)))
+        if session.fence and session.staged_blocks:
+            self.write(name, session, int(rng.integers(session.staged_blocks)))
 
     def write(self, name, session, first):
-        ids, blocks = session.written, len(session.written) // SIZE
-        first_gist = first if session.staged_whole else 0
-        session.staged_whole = True
+        ids, blocks = session.written, session.staged_blocks
         self.store.write_spans(name, session.fence, first, ids[first * SIZE : blocks * SIZE].reshape(-1, SIZE))
+        self.gists(name, session, min(first, session.staged_made), blocks)
+
+    def gists(self, name, session, first, end):
+        """Writes those of blocks [first, end), and of all that these complete."""
         for level in range(1, LEVELS + 1):
-            node = first_gist // SIZE ** (level - 1)
+            node, ids = first // SIZE ** (level - 1), session.written[: end * SIZE]
             self.store.write_gists(name, session.fence, level, node, make_gists(ids, SIZE, level, node, session.dim))
+        session.wrote_gists(end)
 
     def commit(self, name, session, rng):
         if session.fence:
             commit = self.store.commit(self.record(name, session.written, session.dim, fence=session.fence))
-            if session.staged_whole or len(session.written) < SIZE:
+            if session.staged_made >= session.staged_blocks:
                 commit.result()
-                session.committed, session.whole, session.staged_whole = session.written, True, True
+                session.committed_all()
             else:
-                with pytest.raises(StoreError, match="level 1"):
+                with pytest.raises(StoreError, match="rows of level"):
                     commit.result()
+
+    def commit_without_gists(self, name, session, rng):
+        """Of which only some need be there."""
+        if session.fence:
+            needed = int(rng.integers(session.staged_made + 1))
+            record = self.record(name, session.written, session.dim, fence=session.fence, gist_blocks=needed)
+            self.store.commit(record).result()
+            session.committed_all()
 
     def rewind(self, name, session, rng):
         if session.fence:
             kept, session.written = session.written, session.committed[: rng.integers(len(session.committed) + 1)]
-            self.commit(name, session, rng)
+            (self.commit if rng.random() < 0.5 else self.commit_without_gists)(name, session, rng)
             if session.committed is not session.written:
                 session.written = kept
 
@@ -113,16 +147,23 @@ class World:
             session.dim = int(rng.integers(1, 5))
             shape = {"gist_dim": session.dim, "gist_dtype": "float32", "gist_keys": 0, "key_dim": 0}
             self.store.reshape(name, session.fence, **shape).result()
-            session.whole = session.staged_whole = False
+            session.made = session.staged_made = 0
 
     def write_gists(self, name, session, rng):
-        if session.fence and not session.staged_whole:
-            self.write(name, session, len(session.written) // SIZE)
+        if session.fence:
+            self.write(name, session, session.staged_blocks)
+
+    def write_some_gists(self, name, session, rng):
+        """As a server that makes them bit by bit."""
+        if session.fence and session.staged_made < session.staged_blocks:
+            end = int(rng.integers(session.staged_made, session.staged_blocks + 1))
+            self.gists(name, session, session.staged_made, end)
 
     def fork(self, name, session, rng):
         child, ids = self.new_name(), session.committed[: rng.integers(len(session.committed) + 1)]
         self.store.fork(name, "alice", self.record(child, ids, session.dim)).result()
-        self.sessions[child] = Expected(ids, ids, 0, session.dim, session.whole, session.whole)
+        made = min(session.made, len(ids) // SIZE)
+        self.sessions[child] = Expected(ids, ids, 0, session.dim, made, made)
 
     def delete(self, name, session, rng):
         self.store.delete(name, "alice").result()
@@ -143,7 +184,7 @@ class World:
             self.check_record(session, record)
             self.check_spans(session.written, whole, some)
             for level, batch in enumerate(levels, 1):
-                ids = session.written if session.staged_whole else session.written[:0]
+                ids = session.written[: session.staged_made * SIZE]
                 expected = make_gists(ids, SIZE, level, 0, session.dim)
                 assert np.array_equal(batch.gists, expected)
                 assert batch.missing.tolist() == list(range(len(expected), len(session.written) // SIZE + 1))
@@ -159,6 +200,7 @@ class World:
     def check_record(self, session, record):
         ids = session.committed
         assert (record.tokens, record.gist_dim) == (len(ids), session.dim)
+        assert record.gist_blocks == (session.made if session.made < session.blocks else None)
         assert record.state.get("sum", 0) == ids.sum()
         assert np.array_equal(record.tail, ids[len(ids) // SIZE * SIZE :])
 

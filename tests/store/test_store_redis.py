@@ -401,7 +401,8 @@ def test_keys_of_format_1_are_upgraded(place):
             if key.endswith(("implicit", "explicit")):
                 client.delete(key)
             elif ":session:" in key:
-                client.hdel(key, "lineage_sum")
+                client.hdel(key, "lineage_sum", "gist_blocks")
+                client.hset(key, "reshaped", "1" if key.endswith("s4") else "")
         client.hset(f"{place.namespace}meta", "format", 1)
         # Deleted by an old server that goes on beside the new one.
         client.zadd(f"{place.namespace}alice:sessions:implicit", {"gone": 2e9})
@@ -414,15 +415,16 @@ def test_keys_of_format_1_are_upgraded(place):
     assert store.expire(9, explicit=0).result() == 2
     store.close()
     with place.server.client() as client:
-        assert client.hget(f"{place.namespace}meta", "format") == b"5"
+        assert client.hget(f"{place.namespace}meta", "format") == b"6"
+        assert client.hmget(f"{place.namespace}alice:session:s4", "reshaped", "gist_blocks") == [None, b"0"]
 
 
 def test_newer_formats_are_refused(place):
     """Law: keys of a newer server are left alone."""
     place.open().close()
     with place.server.client() as client:
-        client.hset(f"{place.namespace}meta", "format", 6)
-    with pytest.raises(StoreError, match="format 6"):
+        client.hset(f"{place.namespace}meta", "format", 7)
+    with pytest.raises(StoreError, match="format 7"):
         place.open()
 
 

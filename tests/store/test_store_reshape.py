@@ -99,24 +99,25 @@ def test_an_old_fence_can_not_reshape(store):
 
 
 @pytest.mark.parametrize("same_server", [True, False])
-def test_a_crash_before_the_commit_leaves_spans_and_no_gists(harness, same_server):
-    """Law: gists written after a reshape and never committed are gone with their lease; all read as missing, none as
-    corrupt, and they can be written without another reshape."""
-    store = harness.open()
-    record = fill(store, begin(store), IDS)
-    record = reshape(store, record)
-    fill_gists(store, record, IDS)
-    check(store, "s", IDS, 3)
-    if not same_server:
-        store.close()
-        store = harness.open()
-    again = store.open("s", "alice", "me").result().record
-    assert (again.tokens, again.gist_dim) == (282, 3)
-    check(store, "s", IDS, 0)
-    with pytest.raises(StoreError, match="level 1"):
-        store.commit(again).result()
-    fill_gists(store, again, IDS)
-    store.commit(again).result()
+def test_gists_are_made_good_block_by_block(harness, same_server):
+    """Law: after a reshape, gists of committed blocks stay for good once all that these complete are there, without a
+    commit; those of other blocks go with their lease, and no record of all gists is taken before they are all there."""
+    store, longer = harness.open(), np.concatenate([IDS, some_ids(46, seed=1)])
+    record = reshape(store, fill(store, begin(store), IDS))
+    for made in (0, 20, 70, 82):
+        record = fill(store, record, longer, commit=False) if made == 82 else record
+        fill_gists(store, record, longer[: made * 4])
+        if not same_server:
+            store.close()
+            store = harness.open()
+        record = store.open("s", "alice", "me").result().record
+        assert (record.tokens, record.gist_dim, record.gist_blocks) == (282, 3, made if made < 70 else None)
+        there = store.read_gist_range("s", 1, 0, 90).result().indices
+        assert there.tolist() == list(range(min(made, 70)))
+        if made < 70:
+            with pytest.raises(StoreError, match="70 rows of level 1, only"):
+                store.commit(replace(record, gist_blocks=None)).result()
+            record = replace(record, sequence=store.commit(record).result())
     check(store, "s", IDS, 3)
     store.delete("s", "alice").result()
     assert harness.count_everything() == 0
@@ -196,20 +197,33 @@ def test_a_fork_made_after_a_reshape_shares_the_new_gists(harness):
     store.close()
 
 
-def test_a_fork_made_between_a_reshape_and_its_commit_has_no_gists(harness):
-    """Law: parent and fork write their gists apart from each other, and either commits alone."""
+@pytest.mark.parametrize("made", [0, 13, 30])
+def test_a_fork_shares_the_gists_that_are_made_and_makes_the_others_itself(harness, made):
+    """Law: parent and fork write what is missing apart from each other, and either commits, reshapes and rewinds
+    alone."""
     store = harness.open()
     parent = reshape(store, fill(store, begin(store), IDS))
-    fill_gists(store, parent, IDS)
+    fill_gists(store, parent, IDS[: made * 4])
     store.fork("s", "alice", make_record("c", tokens=160, gist_dim=3)).result()
     child = store.open("c", "alice", "me").result().record
-    check(store, "c", IDS[:160], 0)
-    check(store, "s", IDS, 3)
-    with pytest.raises(StoreError, match="level 1"):
-        store.commit(child).result()
-    remade(store, child, IDS[:160], gist_dim=4)
+    assert (child.gist_blocks, store.record("s", "alice").result().gist_blocks) == (made, made)
+    for name in ("s", "c"):
+        check(store, name, IDS[: made * 4], 3)
+    with pytest.raises(StoreError, match="40 rows of level 1, only"):
+        store.commit(replace(child, gist_blocks=None)).result()
+    for level in (1, 2, 3):
+        first = child.rows(level)
+        store.write_gists("c", child.fence, level, first, make_gists(IDS[:160], 4, level, first, 3)).result()
+    assert store.read_gist_range("s", 1, 0, 70).result().indices.tolist() == list(range(made))
+    store.commit(replace(child, gist_blocks=None)).result()
+    check(store, "c", IDS[:160], 3)
+    fill_gists(store, parent, IDS)
     store.commit(parent).result()
+    remade(store, replace(child, gist_blocks=None), IDS[:160], gist_dim=4)
     check(store, "s", IDS, 3)
+    check(store, "c", IDS[:160], 4)
+    store.commit(replace(parent, tokens=4 * 10, tail=())).result()
+    check(store, "s", IDS[:40], 3)
     check(store, "c", IDS[:160], 4)
     for name in ("s", "c"):
         store.delete(name, "alice").result()

@@ -41,8 +41,8 @@ def test_one_file_serves_one_process(place):
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
     """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
     place.open().close()
-    place._execute("PRAGMA user_version = 6")
-    with pytest.raises(StoreError, match="schema 6"):
+    place._execute("PRAGMA user_version = 7")
+    with pytest.raises(StoreError, match="schema 7"):
         place.open()
     for name, content in (("text", b"hello " * 1000), ("no/folder/file", None)):
         path = place.path.parent / name
@@ -58,6 +58,9 @@ def test_foreign_and_newer_files_are_refused_and_left_alone(place):
 
 
 BEFORE_LIFETIMES = (
+    "ALTER TABLE sessions ADD COLUMN reshaped INTEGER NOT NULL DEFAULT 0",
+    "UPDATE sessions SET reshaped = gist_blocks IS NOT NULL",
+    "ALTER TABLE sessions DROP COLUMN gist_blocks",
     *(f"DROP INDEX {name}" for name in ("sessions_oldest_explicit", "sessions_own_ttl")),
     *(f"ALTER TABLE sessions DROP COLUMN {name}" for name in ("ttl", "keep")),
 )
@@ -76,8 +79,8 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         "ALTER TABLE lineage DROP COLUMN gists",
         "ALTER TABLE lineage RENAME COLUMN spans TO storage",
         "CREATE INDEX lineage_storage ON lineage (storage)",
-        "ALTER TABLE sessions DROP COLUMN reshaped",
         *BEFORE_LIFETIMES,
+        "ALTER TABLE sessions DROP COLUMN reshaped",
         "DROP TABLE notes",
         "PRAGMA user_version = 1",
     ):
@@ -91,7 +94,7 @@ def test_a_file_of_version_1_is_upgraded_with_all_that_it_holds(place):
         store.delete(name, "alice").result()
     store.close()
     assert place.count_everything() == 0
-    assert place._execute("PRAGMA user_version")[0][0] == 5
+    assert place._execute("PRAGMA user_version")[0][0] == 6
 
 
 def test_a_file_of_version_2_gets_notes(place):

@@ -47,6 +47,13 @@ class FocusEntry(Answer):
     reason: Reason | None
 
 
+class Vectors(Answer):
+    """Of how many of the history's whole blocks the gists and lens keys are ``made``."""
+
+    blocks: Count
+    made: Count
+
+
 class Focus(Answer):
     """The working context: entries that tile the whole history; tokens of it that are read right before the question
     and not where they stand; and the ranges that were pinned."""
@@ -60,6 +67,7 @@ class Focus(Answer):
     read_last: Bounds | None
     pins: list[Bounds]
     pin_room: Count
+    vectors: Vectors
     entries: list[FocusEntry]
     ingest: IngestProgress | None = None
 

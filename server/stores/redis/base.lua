@@ -25,7 +25,7 @@ end
 
 local FIELDS = {
   'fence', 'lease', 'tokens', 'block_size', 'sequence', 'widths', 'lineage', 'staged', 'owner', 'until', 'op', 'result',
-  'reshaped', 'lineage_sum', 'wisher', 'wished',
+  'gist_blocks', 'lineage_sum', 'wisher', 'wished',
 }
 
 -- Of where the rows of a session lie: those of another one would look sound.
@@ -45,6 +45,7 @@ local function find(id, tenant, damaged)
   for _, name in ipairs({'fence', 'tokens', 'block_size', 'sequence', 'until'}) do s[name] = tonumber(s[name]) end
   for _, name in ipairs({'widths', 'lineage', 'staged'}) do s[name] = cjson.decode(s[name]) end
   s.blocks = math.floor(s.tokens / s.block_size)
+  s.gist_blocks = math.min(s.blocks, tonumber(s.gist_blocks or '') or math.huge) -- '': all
   return s
 end
 
@@ -68,14 +69,23 @@ local function rows_at(s, level, blocks)
   return math.floor(blocks / s.block_size ^ (level - 1))
 end
 
--- Rows at a level that are committed: after a reshape none of the gists, until the next commit.
+-- Rows at a level that are committed.
 local function committed(s, level)
-  return level > 0 and s.reshaped == '1' and 0 or rows_at(s, level, s.blocks)
+  return rows_at(s, level, level > 0 and s.gist_blocks or s.blocks)
 end
 
 -- Rows at a level that are committed or staged.
 local function seen(s, level)
   return s.staged[tostring(level)] or committed(s, level)
+end
+
+-- What is stored as gist_blocks: how many of `blocks` blocks have gists, and all nodes that they complete; '': all.
+local function complete(s, blocks)
+  local there = math.huge
+  for level = 1, MAX_LEVEL do
+    there = math.min(there, (seen(s, level) + 1) * s.block_size ^ (level - 1) - 1)
+  end
+  return there < blocks and number_text(there) or ''
 end
 
 local function renew_until(s, seconds)

@@ -30,7 +30,7 @@ from mc_core.store import StoreDownError
 from server.stores.redis.place import Place
 
 logger = logging.getLogger(__name__)
-FORMAT = 5
+FORMAT = 6
 """1: gists always lay in the storage of their spans, and sessions were not listed by kind. 2: there were no notes. 3:
 where rows lie had no checksum. 4: all sessions of a kind lived as long."""
 SCRIPT = "".join(

@@ -1,7 +1,7 @@
 -- What only reads, and the dispatch.
 local INFO = {
   'session_id', 'tenant', 'model', 'tokenizer', 'block_size', 'gist_dim', 'gist_dtype', 'gist_keys', 'key_dim', 'tokens',
-  'metadata', 'implicit', 'keep', 'ttl', 'sequence', 'created', 'updated',
+  'metadata', 'implicit', 'keep', 'ttl', 'gist_blocks', 'sequence', 'created', 'updated',
 }
 
 function commands.record(id, tenant) return {'ok', redis.call('HGETALL', find(id, tenant).key)} end

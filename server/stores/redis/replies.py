@@ -23,7 +23,7 @@ from mc_core.store import (
     TurnsLostError,
     UnknownSessionError,
 )
-from server.stores.arguments import INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
+from server.stores.arguments import COUNTED_FIELDS, INFO_FIELDS, SHAPE_FIELDS, EncodedRecord
 from server.stores.codec import RowFormat
 from server.stores.record_sum import unsealed
 from server.stores.redis.link import Reply
@@ -102,6 +102,7 @@ def _info(values: Mapping[str, bytes | None]) -> dict[str, Any]:
         fields[name] = fields[name] == "1"
     fields["metadata"] = json.loads(fields["metadata"])
     fields["ttl"] = float(fields["ttl"]) if fields["ttl"] else None
+    fields["gist_blocks"] = int(fields["gist_blocks"]) if fields["gist_blocks"] else None
     return fields
 
 
@@ -112,7 +113,7 @@ def _ttl_text(ttl: float | None) -> str:
 def changing_fields(encoded: EncodedRecord) -> list[Any]:
     """What a commit replaces, and what must stay, as (name, value, name, value, ...)."""
     record = encoded.record
-    info = {name: getattr(record, name) for name in INFO_FIELDS if name not in ("sequence", "updated")}
+    info = {name: getattr(record, name) for name in INFO_FIELDS if name not in COUNTED_FIELDS}
     fields: dict[str, Any] = info | {
         "created": repr(record.created) if record.created else "",
         "metadata": encoded.metadata,

@@ -1,7 +1,7 @@
 -- Rows lie in pages of PAGE rows of fixed width, one string a page. They belong to storages; a session's lineage lists
 -- {storage, end block, storage of the gists}: a fork shares its parent's storages up to the fork. Gists lie in the
--- storage of their spans (then the third is left out) until the session is reshaped. A storage begins at block `base`,
--- where the first segment that uses it begins, so its pages hold no room for rows that lie elsewhere.
+-- storage of their spans (then the third is left out) until the session is reshaped; those that a fork has to make itself
+-- lie elsewhere too. A storage begins at block `base`, where the first segment that uses it begins, so its pages hold no room for rows that lie elsewhere.
 local HEADER, RESIDUE = 20, 0x2144DF1C -- see codec.py: bytes before the payload; CRC-32 of a sound row
 
 local function gists_of(segment) return segment[3] or segment[1] end
@@ -99,6 +99,7 @@ function commands.stage(id, fence, lease, known, level, first, width, seconds, b
   write_rows(s, level, first, stop, blob)
   s.staged[tostring(level)] = math.max(known_rows, stop)
   redis.call('HSET', s.key, 'staged', cjson.encode(s.staged))
+  if level > 0 and s.gist_blocks < s.blocks then redis.call('HSET', s.key, 'gist_blocks', complete(s, s.blocks)) end
   renew_until(s, seconds)
   return {'ok'}
 end
@@ -143,10 +144,12 @@ local function cut(lineage, blocks)
   return parts
 end
 
--- The lineage with the gists of all of its segments in a fresh storage.
-local function with_own_gists(s, lineage)
-  local parts, gists = {}, new_storage(s, 0)
-  for i, segment in ipairs(lineage) do parts[i] = {segment[1], segment[2], gists} end
+-- The lineage with all gists but those of the first `blocks` blocks in a fresh storage.
+local function with_own_gists(s, lineage, blocks)
+  local parts, gists = cut(lineage, blocks), new_storage(s, blocks)
+  for _, segment in ipairs(lineage) do
+    if segment[2] == ACTIVE or segment[2] > blocks then parts[#parts + 1] = {segment[1], segment[2], gists} end
+  end
   return parts
 end
 

@@ -71,9 +71,9 @@ local function fields_of(flat)
   return fields
 end
 
--- Stores a new session over `closed` segments that reach `base`; flat: its fields as in HSET; reshaped: '1' if their
--- gists are of no use to it.
-local function create(op, tenant, flat, closed, base, reshaped)
+-- Stores a new session over `closed` segments that reach `base` and have gists of `gist_blocks` blocks; flat: its fields
+-- as in HSET.
+local function create(op, tenant, flat, closed, base, gist_blocks)
   local fields = fields_of(flat)
   local id = fields.session_id
   local s = {id = id, tenant = tenant, key = tenant_key(tenant, 'session', id), lineage = {}}
@@ -90,14 +90,15 @@ local function create(op, tenant, flat, closed, base, reshaped)
   list_expiring(s, fields.implicit, updated, fields.keep, fields.ttl)
   redis.call('HSET', s.key, unpack(flat))
   redis.call('HSET', s.key, 'created', created, 'updated', updated, 'sequence', 0, 'fence', 0, 'lease', '', 'owner', '',
-    'until', 0, 'staged', '{}', 'op', op, 'result', '', 'reshaped', reshaped)
+    'until', 0, 'staged', '{}', 'op', op, 'result', '',
+    'gist_blocks', gist_blocks < base and number_text(gist_blocks) or '')
   index_prefixes(s, fields.model_key, '', fields.implicit == '1' and fields.prefixes or '')
   closed[#closed + 1] = {new_storage(s, base), ACTIVE}
-  save_lineage(s, reshaped == '1' and with_own_gists(s, closed) or closed)
+  save_lineage(s, gist_blocks < base and with_own_gists(s, closed, gist_blocks) or closed)
   return {'ok', created, updated}
 end
 
-function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0, '') end
+function commands.create(op, tenant, ...) return create(op, tenant, {...}, {}, 0, 0) end
 
 function commands.fork(op, parent, tenant, ...)
   local flat = {...}
@@ -108,7 +109,7 @@ function commands.fork(op, parent, tenant, ...)
   end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
   local fresh = redis.call('HEXISTS', ns .. 'owners', fields.session_id) == 0
-  local answer = create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.reshaped or '')
+  local answer = create(op, tenant, flat, cut(s.lineage, blocks), blocks, s.gist_blocks)
   if fresh then copy_notes(s, {id = fields.session_id, tenant = tenant}, fields.tokens) end
   return answer
 end
@@ -132,7 +133,7 @@ function commands.open(op, id, tenant, owner, seconds, wish)
     redis.call('HSET', s.key, 'fence', counter('fence'), 'lease', op, 'owner', owner, 'staged', '{}')
     redis.call('HDEL', s.key, 'wisher', 'wished')
     if next(s.staged) then
-      tidy(s, {s.lineage[#s.lineage]}, s.blocks, s.reshaped == '1' and 0 or s.blocks)
+      tidy(s, s.gist_blocks < s.blocks and s.lineage or {s.lineage[#s.lineage]}, s.blocks, s.gist_blocks)
     end
   end
   renew_until(s, seconds)
@@ -179,9 +180,10 @@ function commands.asked(owner)
   return {'ok', unpack(found)}
 end
 
-local function check_complete(s, fields, blocks)
+-- gist_blocks: how many must have gists.
+local function check_complete(s, fields, blocks, gist_blocks)
   for level = 0, tonumber(fields.gist_dim) > 0 and MAX_LEVEL or 0 do
-    local there, needed = seen(s, level), rows_at(s, level, blocks)
+    local there, needed = seen(s, level), rows_at(s, level, level > 0 and gist_blocks or blocks)
     if there < needed then
       fail('refused', string.format("session '%s': %s tokens need %d rows of level %d, only %d were written",
         s.id, fields.tokens, needed, level, there))
@@ -189,14 +191,16 @@ local function check_complete(s, fields, blocks)
   end
 end
 
--- beyond, list, values: see mc_core.notes.Beyond and write_notes.
-function commands.commit(op, id, fence, lease, known, seconds, beyond, list, values, ...)
+-- gist_blocks: blocks whose gists must be there, or '' for all; beyond, list, values: see mc_core.notes.Beyond and
+-- write_notes.
+function commands.commit(op, id, fence, lease, known, seconds, gist_blocks, beyond, list, values, ...)
   local fields, notes = fields_of({...}), cjson.decode(list)
   local s = held(id, fence, lease, known)
   if s.op == op then return {'ok', s.result} end
   local blocks = math.floor(tonumber(fields.tokens) / s.block_size)
   check_fixed(s, fields)
-  check_complete(s, fields, blocks)
+  check_complete(s, fields, blocks, math.min(blocks, tonumber(gist_blocks) or blocks))
+  gist_blocks = tonumber(fields.gist_dim) > 0 and complete(s, blocks) or ''
   check_notes(s, notes)
   local old, model = indexed(s.key)
   index_prefixes(s, model, old, fields.implicit == '1' and fields.prefixes or '')
@@ -205,15 +209,18 @@ function commands.commit(op, id, fence, lease, known, seconds, beyond, list, val
     'keep', fields.keep, 'ttl', fields.ttl,
     'tail', fields.tail, 'state', fields.state, 'prefixes', fields.prefixes, 'sequence', sequence, 'staged', '{}',
     'updated', number_text(time), 'until', number_text(time + tonumber(seconds)), 'op', op, 'result', sequence,
-    'reshaped', '')
+    'gist_blocks', gist_blocks)
   list_kind(s, fields.implicit, redis.call('HGET', s.key, 'created'))
   list_expiring(s, fields.implicit, number_text(time), fields.keep, fields.ttl)
   settle_beyond(s, fields.tokens, beyond)
   write_notes(s, notes, values)
   local shrank, staged_past, lineage = blocks < s.blocks, false, s.lineage
-  for level, count in pairs(s.staged) do staged_past = staged_past or count > rows_at(s, tonumber(level), blocks) end
+  local gists = tonumber(gist_blocks) or blocks
+  for level, count in pairs(s.staged) do
+    staged_past = staged_past or count > rows_at(s, tonumber(level), level == '0' and blocks or gists)
+  end
   if shrank then save_lineage(s, rewound(s, blocks)) end
-  if shrank or staged_past then tidy(s, lineage, blocks, blocks) end
+  if shrank or staged_past then tidy(s, lineage, blocks, gists) end
   return {'ok', tostring(sequence)}
 end
 
@@ -222,9 +229,10 @@ function commands.reshape(op, id, fence, lease, known, seconds, ...)
   local s = held(id, fence, lease, known)
   if s.op == op then return {'ok', s.result} end
   local lineage, sequence = s.lineage, s.sequence + 1
-  save_lineage(s, with_own_gists(s, lineage))
+  save_lineage(s, with_own_gists(s, lineage, 0))
   tidy(s, lineage, math.huge, 0)
-  redis.call('HSET', s.key, 'sequence', sequence, 'op', op, 'result', sequence, 'reshaped', '1',
+  redis.call('HSET', s.key, 'sequence', sequence, 'op', op, 'result', sequence,
+    'gist_blocks', s.blocks > 0 and '0' or '',
     'staged', cjson.encode({['0'] = s.staged['0']}), ...)
   renew_until(s, seconds)
   return {'ok', tostring(sequence)}
@@ -284,7 +292,7 @@ function commands.expire(limit, implicit, explicit)
 end
 
 -- From format 1, where sessions were listed all together: lists each by its kind. Format 2 had no notes, 3 no checksums
--- of lineages, and in format 4 all of a kind lived as long.
+-- of lineages, in format 4 all of a kind lived as long, and in format 5 a reshaped one had no gists before a commit.
 function commands.upgrade(format)
   local owners = redis.call('HGETALL', ns .. 'owners')
   for i = 1, #owners, 2 do
@@ -295,6 +303,8 @@ function commands.upgrade(format)
       list_kind(s, values[1], values[2])
       list_expiring(s, values[1], values[3], '', '')
       redis.call('HSET', key, 'lineage_sum', lineage_sum(s.id, values[4]))
+      if redis.call('HGET', key, 'reshaped') == '1' then redis.call('HSET', key, 'gist_blocks', 0) end
+      redis.call('HDEL', key, 'reshaped')
     end
   end
   redis.call('HSET', ns .. 'meta', 'format', format)

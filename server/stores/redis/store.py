@@ -167,7 +167,8 @@ class RedisStore(Reads):
         except ConfigError as error:
             return refused(error)
         op, fields, name, fence = _op(), changing_fields(encoded), record.session_id, record.fence
-        beside = commit_parts(notes, beyond)
+        needed = "" if record.gist_blocks is None else record.gist_blocks
+        beside = (needed, *commit_parts(notes, beyond))
 
         def command(sending: Sending) -> Sequence[Any]:
             lease = sending.lease

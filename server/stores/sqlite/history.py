@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def stage(connection: sqlite3.Connection, staging: Staging, lease_seconds: float
     """Writes the rows; see SessionStore on which rows may be written."""
     row = held(connection, staging.session_id, staging.fence)
     level, first = staging.level, staging.first
-    form, committed = RowFormat.of(row.info, level), row.committed(level)
+    form, committed = RowFormat.of(row.info, level), row.info.rows(level)
     if not 0 <= first <= row.rows(level):
         raise StoreError(f"rows of level {level} must be written without gaps: next is {row.rows(level)}, got {first}")
     if set(staging.payload) != set(form.payload):
@@ -43,10 +44,13 @@ def _check_committed(reader: RowReader, first: int, rows: list[bytes], level: in
 
 
 def _note_staged(connection: sqlite3.Connection, row: Row, level: int, count: int, lease_seconds: float) -> None:
-    """Records that ``level`` has ``count`` rows now, and renews the lease."""
-    staged = json.dumps({**row.staged, level: count})
-    update = "UPDATE sessions SET staged = ?, lease_until = ? WHERE id = ?"
-    connection.execute(update, (staged, time.time() + lease_seconds, row.id))
+    """Records that ``level`` has ``count`` rows now, and which blocks have gists by that, and renews the lease."""
+    row = replace(row, staged={**row.staged, level: count})
+    known = row.info.gist_blocks
+    if level and known is not None:
+        known = row.complete(row.info.blocks)
+    update = "UPDATE sessions SET staged = ?, gist_blocks = ?, lease_until = ? WHERE id = ?"
+    connection.execute(update, (json.dumps(row.staged), known, time.time() + lease_seconds, row.id))
 
 
 def read_spans(connection: sqlite3.Connection, session_id: str, wanted: Indices | range) -> SpanBatch:

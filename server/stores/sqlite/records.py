@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mc_core.store import (
+    MAX_LEVEL,
     DamagedRecordError,
     FencedError,
     PrefixMatch,
@@ -18,23 +19,21 @@ from mc_core.store import (
     SessionPage,
     SessionRecord,
     UnknownSessionError,
+    complete_blocks,
     decode_cursor,
 )
 from server.stores.arguments import INFO_FIELDS, check_limit
 from server.stores.listing import page_of
 from server.stores.record_sum import unsealed
 
-SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged, reshaped FROM sessions "
+SELECT = f"SELECT {', '.join(INFO_FIELDS)}, id, fence, owner, lease_until, staged FROM sessions "
 
 FLAGS = ("implicit", "keep")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit.
-
-    ``reshaped``: since the last commit, so that none of its gists is committed.
-    """
+    """A session's row in the file. ``staged``: level -> rows there, for levels written since the last commit."""
 
     info: SessionInfo
     id: int
@@ -42,15 +41,24 @@ class Row:
     owner: str
     lease_until: float
     staged: Mapping[int, int]
-    reshaped: bool
 
-    def committed(self, level: int) -> int:
-        """Rows at ``level`` that are committed."""
-        return 0 if level and self.reshaped else self.info.rows(level)
+    @property
+    def gist_blocks(self) -> int:
+        """Committed blocks that have gists."""
+        return self.info.rows(1)
+
+    def shared(self, blocks: int) -> int | None:
+        """``gist_blocks`` of a fork of the first ``blocks`` blocks."""
+        known = self.info.gist_blocks
+        return known if known is not None and known < blocks else None
 
     def rows(self, level: int) -> int:
         """Rows at ``level`` that are committed or staged."""
-        return self.staged.get(level, self.committed(level))
+        return self.staged.get(level, self.info.rows(level))
+
+    def complete(self, blocks: int) -> int | None:
+        """``gist_blocks`` of ``blocks`` blocks by what is written."""
+        return complete_blocks([self.rows(level) for level in range(1, MAX_LEVEL + 1)], blocks, self.info.block_size)
 
 
 def info_of(values: tuple[Any, ...]) -> SessionInfo:
@@ -61,9 +69,9 @@ def info_of(values: tuple[Any, ...]) -> SessionInfo:
 
 
 def row_of(values: tuple[Any, ...]) -> Row:
-    number, fence, owner, until, staged, reshaped = values[len(INFO_FIELDS) :]
+    number, fence, owner, until, staged = values[len(INFO_FIELDS) :]
     levels = {int(level): count for level, count in json.loads(staged).items()} if staged else {}
-    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels, bool(reshaped))
+    return Row(info_of(values[: len(INFO_FIELDS)]), number, fence, owner, until, levels)
 
 
 def find(connection: sqlite3.Connection, session_id: str, tenant: str | None = None) -> Row:

@@ -3,7 +3,8 @@
 Rows belong to *storages*; a session's *lineage* lists the storages that hold its history, each up to an end block, the
 last one (active, no end) taking new rows. A fork shares its parent's storages up to the fork and adds its own, so
 nothing is copied. A session that rewinds below what a fork shares leaves the shared rows and goes on in a new storage.
-Gists lie beside the spans, in the same storages, until the session is reshaped: then in one storage of their own.
+Gists lie beside the spans, in the same storages, until the session is reshaped: then in one storage of their own. So do
+those that a fork has to make itself, since its parent has not made them yet.
 """
 
 from __future__ import annotations
@@ -100,10 +101,11 @@ def cut(lineage: Lineage, blocks: int) -> list[Segment]:
     return parts
 
 
-def with_own_gists(connection: sqlite3.Connection, lineage: Lineage) -> list[Segment]:
-    """The lineage with the gists of all of its segments in a fresh storage."""
+def with_own_gists(connection: sqlite3.Connection, lineage: Lineage, blocks: int) -> list[Segment]:
+    """The lineage with all gists but those of the first ``blocks`` blocks in a fresh storage."""
     gists = new_storage(connection)
-    return [replace(part, gists=gists) for part in lineage]
+    later = [part for part in lineage if part.end is None or part.end > blocks]
+    return [*cut(lineage, blocks), *(replace(part, gists=gists) for part in later)]
 
 
 def shared_blocks(connection: sqlite3.Connection, kind: Kind, storage: int, session: int) -> int:

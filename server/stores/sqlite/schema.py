@@ -12,7 +12,7 @@ from mc_core.errors import StoreError
 from server.stores.sqlite.rows import lineage_sum
 
 APPLICATION_ID = 0x4D435458  # "MCTX"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 NOTES = """
 CREATE TABLE notes (
@@ -36,8 +36,8 @@ CREATE TABLE sessions (
     tokenizer TEXT NOT NULL, block_size INTEGER NOT NULL, gist_dim INTEGER NOT NULL, gist_dtype TEXT NOT NULL,
     gist_keys INTEGER NOT NULL, key_dim INTEGER NOT NULL, tokens INTEGER NOT NULL, metadata TEXT NOT NULL,
     implicit INTEGER NOT NULL, sequence INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
-    fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL, staged TEXT,
-    reshaped INTEGER NOT NULL DEFAULT 0, keep INTEGER NOT NULL DEFAULT 0, ttl REAL);
+    fence INTEGER NOT NULL, owner TEXT NOT NULL, lease_until REAL NOT NULL,
+    staged TEXT, keep INTEGER NOT NULL DEFAULT 0, ttl REAL, gist_blocks INTEGER);
 CREATE INDEX sessions_newest ON sessions (tenant, created, session_id);
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
 CREATE INDEX sessions_oldest_implicit ON sessions (updated) WHERE implicit;
@@ -58,7 +58,7 @@ INSERT INTO meta VALUES ('fence', 0), ('storage', 0), ('probe', 0);
 
 # What brings a file of each version to the next: in version 1 gists always lay in the storage of their spans, and
 # listings were never of one kind alone; in version 2 there were no notes; in version 3 a lineage had no checksums; in
-# version 4 all sessions of a kind lived as long.
+# version 4 all sessions of a kind lived as long; in version 5 a reshaped session had no gists before its next commit.
 UPGRADES = {
     1: """
 CREATE INDEX sessions_newest_of_kind ON sessions (tenant, implicit, created, session_id);
@@ -80,6 +80,11 @@ UPDATE lineage SET sum = lineage_sum(session, ordinal, spans, end_block, gists);
 ALTER TABLE sessions ADD COLUMN keep INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN ttl REAL;
 {LIFETIMES}""",
+    5: """
+ALTER TABLE sessions ADD COLUMN gist_blocks INTEGER;
+UPDATE sessions SET gist_blocks = 0 WHERE reshaped;
+ALTER TABLE sessions DROP COLUMN reshaped;
+""",
 }
 
 

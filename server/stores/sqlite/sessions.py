@@ -41,16 +41,23 @@ from server.stores.sqlite.wishes import Wishes
 
 
 def create(
-    connection: sqlite3.Connection, encoded: EncodedRecord, lineage: Lineage = (), reshaped: bool = False
+    connection: sqlite3.Connection, encoded: EncodedRecord, lineage: Lineage = (), gist_blocks: int | None = None
 ) -> SessionRecord:
-    """Stores a new session over ``lineage`` (closed segments; of no use for gists if ``reshaped``) and a storage."""
+    """Stores a new session over ``lineage`` (closed segments, with gists of ``gist_blocks`` blocks) and a storage."""
     now = time.time()
-    record = replace(encoded.record, created=encoded.record.created or now, updated=now, sequence=0, fence=0)
+    record = replace(
+        encoded.record,
+        created=encoded.record.created or now,
+        updated=now,
+        sequence=0,
+        fence=0,
+        gist_blocks=gist_blocks,
+    )
     columns = {name: getattr(record, name) for name in INFO_FIELDS} | {"metadata": encoded.metadata}
     names, marks = ", ".join(INFO_FIELDS), ", ".join("?" * len(INFO_FIELDS))
-    insert = f"INSERT INTO sessions ({names}, reshaped, fence, owner, lease_until) VALUES ({marks}, ?, 0, '', 0)"
+    insert = f"INSERT INTO sessions ({names}, fence, owner, lease_until) VALUES ({marks}, 0, '', 0)"
     try:
-        session = connection.execute(insert, (*columns.values(), reshaped)).lastrowid
+        session = connection.execute(insert, tuple(columns.values())).lastrowid
     except sqlite3.IntegrityError as error:
         raise StoreError(f"session id {record.session_id!r} is taken") from error
     assert session is not None
@@ -58,7 +65,9 @@ def create(
     save_prefixes(connection, session, record)
     storage = new_storage(connection)
     lineage = [*lineage, Segment(storage, storage, None)]
-    save_lineage(connection, session, with_own_gists(connection, lineage) if reshaped else lineage)
+    if gist_blocks is not None:
+        lineage = with_own_gists(connection, lineage, gist_blocks)
+    save_lineage(connection, session, lineage)
     return record
 
 
@@ -84,8 +93,9 @@ def open_session(
     fence = next_number(connection, "fence")
     update = "UPDATE sessions SET fence = ?, owner = ?, lease_until = ?, staged = NULL WHERE id = ?"
     connection.execute(update, (fence, owner, now + lease_seconds, row.id))
-    blocks = row.info.blocks
-    _tidy(connection, row, load_lineage(connection, row.id)[-1:], blocks, 0 if row.reshaped else blocks)
+    lineage = load_lineage(connection, row.id)
+    written = lineage[-1:] if row.info.gist_blocks is None else lineage
+    _tidy(connection, row, written, row.info.blocks, row.gist_blocks)
     return StoredSession(load_record(connection, row, fence), fence)
 
 
@@ -125,9 +135,10 @@ def commit(
     _check_complete(row, record)
     now, sequence = time.time(), row.info.sequence + 1
     update = """UPDATE sessions SET tokens = ?, metadata = ?, implicit = ?, keep = ?, ttl = ?,
-                sequence = ?, updated = ?, lease_until = ?, staged = NULL, reshaped = 0 WHERE id = ?"""
+                sequence = ?, updated = ?, lease_until = ?, staged = NULL, gist_blocks = ? WHERE id = ?"""
     told = (record.tokens, encoded.metadata, record.implicit, record.keep, record.ttl)
-    connection.execute(update, (*told, sequence, now, now + lease_seconds, row.id))
+    record = replace(record, gist_blocks=row.complete(record.blocks) if record.gist_dim else None)
+    connection.execute(update, (*told, sequence, now, now + lease_seconds, record.gist_blocks, row.id))
     _save_state(connection, row.id, encoded)
     save_prefixes(connection, row.id, record)
     save_notes(connection, row, record.tokens, notes, beyond)
@@ -136,7 +147,7 @@ def commit(
         lineage = load_lineage(connection, row.id)
         if shrank:
             save_lineage(connection, row.id, rewind_lineage(connection, row.id, lineage, record.blocks))
-        _tidy(connection, row, lineage, record.blocks, record.blocks)
+        _tidy(connection, row, lineage, record.blocks, record.rows(1))
     return sequence
 
 
@@ -147,13 +158,13 @@ def reshape(
     row = held(connection, session_id, fence)
     info = replace(row.info, **shape)
     lineage = load_lineage(connection, row.id)
-    save_lineage(connection, row.id, with_own_gists(connection, lineage))
+    save_lineage(connection, row.id, with_own_gists(connection, lineage, 0))
     _tidy(connection, row, lineage, MAX_ROWS, 0)
     staged = json.dumps({level: count for level, count in row.staged.items() if not level})
-    update = f"""UPDATE sessions SET {", ".join(f"{name} = ?" for name in SHAPE_FIELDS)}, reshaped = 1, staged = ?,
+    update = f"""UPDATE sessions SET {", ".join(f"{name} = ?" for name in SHAPE_FIELDS)}, gist_blocks = ?, staged = ?,
                  sequence = sequence + 1, lease_until = ? WHERE id = ?"""
     values = [getattr(info, name) for name in SHAPE_FIELDS]
-    connection.execute(update, (*values, staged, time.time() + lease_seconds, row.id))
+    connection.execute(update, (*values, 0 if info.blocks else None, staged, time.time() + lease_seconds, row.id))
 
 
 def _check_fixed(info: SessionInfo, record: SessionRecord) -> None:
@@ -180,7 +191,7 @@ def fork(connection: sqlite3.Connection, session_id: str, tenant: str, encoded: 
     if encoded.record.tokens > row.info.tokens:
         raise ConfigError(f"a fork's tokens must be at most {row.info.tokens}, got {encoded.record.tokens}")
     lineage = cut(load_lineage(connection, row.id), encoded.record.blocks)
-    record = create(connection, encoded, lineage, row.reshaped)
+    record = create(connection, encoded, lineage, row.shared(encoded.record.blocks))
     copy_notes(connection, row, record)
     return record
 
