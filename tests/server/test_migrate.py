@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from mc_core.context.message_index import MessageIndex
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.session.cut_end import CUT_OFF
+from redis_server import shared_redis
 from server.cli import app
 from server.migrate.translate import Language, translate
 from server.migrate.under_way import UnderWay
@@ -67,7 +68,7 @@ def language_of(folder: Path) -> Language:
     return Language.of(Tokenizer.load(folder))
 
 
-def served(folder: Path, store: Path) -> ServerThread:
+def served(folder: Path, store: Path | str) -> ServerThread:
     return ServerThread(settings_for(folder, store, budget=640))
 
 
@@ -87,17 +88,16 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def migrate(store: Path, folders: tuple[Path, Path], work: Path, *options: str) -> Result:
+def migrate(store: Path | str, folders: tuple[Path, Path], work: Path, *options: str) -> Result:
     models = ["--from-model", str(folders[0]), "--model", str(folders[1])]
-    return RUNNER.invoke(app, ["sessions", "migrate", f"sqlite:///{store}", *models, "--folder", str(work), *options])
+    url = str(store) if "://" in str(store) else f"sqlite:///{store}"
+    return RUNNER.invoke(app, ["sessions", "migrate", url, *models, "--folder", str(work), *options])
 
 
-@pytest.fixture(scope="module")
-def told(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A store of the first model, and what it has: a session with a system message, an ingested text, turns and a pin,
-    and a chat that named no session."""
-    store = tmp_path_factory.mktemp("told") / "s.sqlite"
-    with served(folders[0], store) as server, client_of(server) as http:
+def tell(folder: Path, store: Path | str) -> dict[str, Any]:
+    """Fill a store of the first model -> what it has: a session with a system message, an ingested text, turns and a
+    pin, and a chat that named no session."""
+    with served(folder, store) as server, client_of(server) as http:
         named = http.post("/v1/sessions", json={"system": "You keep the light.", "keep": True}).json()["id"]
         http.post(f"/v1/sessions/{named}/ingest", json={"text": LOG, "title": "Log"})
         for text in SAID:
@@ -105,14 +105,51 @@ def told(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
         start = messages(http, named)[2]["start"]
         http.post(f"/v1/sessions/{named}/focus", json={"pin": [{"start": start, "end": start + 4}]})
         first = ask(http, [user("Plain.")])
-        chat = [user("Plain."), first["choices"][0]["message"]]
-        return store, {
+        return {
             "named": named,
             "messages": messages(http, named),
-            "chat": chat,
+            "chat": [user("Plain."), first["choices"][0]["message"]],
             "plain": first["x_megacontext"]["session_id"],
             "pin": pinned(http, named),
         }
+
+
+@pytest.fixture(scope="module")
+def told(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A file of the first model, and what it has."""
+    store = tmp_path_factory.mktemp("told") / "s.sqlite"
+    return store, tell(folders[0], store)
+
+
+@pytest.fixture(scope="module")
+def migrated(
+    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The same after a migration that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("migrated")
+    store = copy_of(told[0], folder)
+    assert migrate(store, folders, folder / "work").exit_code == 0
+    return content(store)
+
+
+def content(store: Path) -> dict[str, Any]:
+    """All that a file has, by session."""
+    opened, found = SqliteStore(store), {}
+    try:
+        for tenant, name in opened.everything().result():
+            record = opened.record(name, tenant).result()
+            lasting = ("tenant", "model", "tokenizer", "tokens", "metadata", "implicit", "keep", "ttl")
+            shape = ("gist_dim", "gist_keys", "key_dim", "state", "prefixes")
+            rows = opened.read_span_range(name, 0, record.blocks).result()
+            gists = opened.read_gist_range(name, 1, 0, record.blocks).result()
+            found[name] = {one: getattr(record, one) for one in (*lasting, *shape)} | {
+                "ids": [*rows.ids.ravel().tolist(), *record.tail.tolist()],
+                "gists": len(gists.indices),
+                "notes": opened.notes(name, tenant, limit=1000).result().notes,
+            }
+        return found
+    finally:
+        opened.close()
 
 
 def messages(http: httpx.Client, session: str) -> list[dict[str, Any]]:
@@ -135,7 +172,7 @@ def text_of(http: httpx.Client, session: str, message: dict[str, Any]) -> str:
     return str(http.get(f"/v1/sessions/{session}/text", params=place).json()["text"])
 
 
-def assert_migrated(folder: Path, store: Path, told: dict[str, Any]) -> None:
+def assert_migrated(folder: Path, store: Path | str, told: dict[str, Any]) -> None:
     with served(folder, store) as server, client_of(server) as http:
         named, before = told["named"], told["messages"]
         after = messages(http, named)
@@ -155,14 +192,19 @@ def assert_migrated(folder: Path, store: Path, told: dict[str, Any]) -> None:
         assert ask(http, [user("Who are you?")], session_id=named, model="second")["usage"]["completion_tokens"] > 0
 
 
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def test_sessions_go_on_with_another_tokenizer(
-    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path: Path
+    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path: Path, kind: str
 ) -> None:
     """Law: a server with another tokenizer says so, names both and the way out; after that all that was said stands in
     the new model's tokens: messages with their ids, texts, pins, chats that name no session."""
-    store = copy_of(told[0], tmp_path)
+    store: Path | str = copy_of(told[0], tmp_path)
+    had = told[1]
+    if kind == "redis":
+        store = f"{shared_redis().url}?namespace={tmp_path.name}:"
+        had = tell(folders[0], store)
     with served(folders[1], store) as server, client_of(server) as http:
-        body = {"model": "second", "messages": [user("Hi")], "session_id": told[1]["named"]}
+        body = {"model": "second", "messages": [user("Hi")], "session_id": had["named"]}
         refused = http.post("/v1/chat/completions", json=body).json()["error"]["message"]
         assert "'first'" in refused
         assert "'second'" in refused
@@ -170,37 +212,15 @@ def test_sessions_go_on_with_another_tokenizer(
     done = migrate(store, folders, tmp_path / "work", "--json")
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
-    assert {row["session"] for row in rows} == {told[1]["named"], told[1]["plain"]}
+    assert {row["session"] for row in rows} == {had["named"], had["plain"]}
     assert all(row["failed"] is None and row["after"] > row["before"] for row in rows)
     assert not (tmp_path / "work").exists()
     assert migrate(store, folders, tmp_path / "work").output.splitlines() == [], "nothing is left to do"
-    assert_migrated(folders[1], store, told[1])
+    assert_migrated(folders[1], store, had)
 
 
 class Killed(BaseException):
     """Where the process would end."""
-
-
-@pytest.mark.parametrize("call", ["delete", "create", "write_spans", "commit", "write_gists", "release"])
-def test_what_was_interrupted_is_taken_up(
-    folders: tuple[Path, Path],
-    told: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
-) -> None:
-    """Law: wherever it is killed, the old session or the whole new one is there as a file, and another run ends it."""
-    store = copy_of(told[0], tmp_path)
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(SqliteStore, call, die)
-            with pytest.raises(Killed):
-                migrate(store, folders, tmp_path / "work")
-    done = migrate(store, folders, tmp_path / "work")
-    assert done.exit_code == 0, done.output
-    assert not (tmp_path / "work").exists()
-    if call == "write_spans":
-        assert_migrated(folders[1], store, told[1])
 
 
 def die(*_: object, **__: object) -> None:
@@ -229,23 +249,37 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, call: str, store: Path, folders: 
             migrate(store, folders, work)
 
 
-@pytest.mark.parametrize("call", ["delete", "create", "write_spans", "write_gists", "release"])
-def test_a_killed_run_is_taken_up_with_what_it_left(
+CALLS = ("delete", "create", "write_spans", "commit", "write_gists", "release")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["error", "kill"])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_was_interrupted_is_taken_up(
     folders: tuple[Path, Path],
     told: tuple[Path, dict[str, Any]],
+    migrated: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     call: str,
+    killed: bool,
 ) -> None:
-    """Law: what a killed migration left in the store is no session of its own: another run ends with all there was."""
+    """Law: wherever it is interrupted, also twice, and whether it can tidy up or not, what it leaves in the store is no
+    session of its own, and another run ends with what an undisturbed one ends with."""
     store = copy_of(told[0], tmp_path)
-    interrupt(monkeypatch, call, store, folders, tmp_path / "work")
-    with served(folders[1], store):
-        pass  # which lets go of what has lived long enough
+    if killed:
+        interrupt(monkeypatch, call, store, folders, tmp_path / "work")
+        with served(folders[1], store):
+            pass  # which lets go of what has lived long enough
+    else:
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(SqliteStore, call, die)
+                with pytest.raises(Killed):
+                    migrate(store, folders, tmp_path / "work")
     done = migrate(store, folders, tmp_path / "work")
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "work").exists()
-    assert_migrated(folders[1], store, told[1])
+    assert content(store) == migrated
 
 
 def test_a_file_is_of_one_store(
