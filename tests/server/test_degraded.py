@@ -125,7 +125,7 @@ def test_a_full_disk_under_sqlite(model_dir: Path, small_disk: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "query"),
-    [(4.0, "?deadline=2&patience=1&socket_timeout=0.5"), pytest.param(30.0, "", marks=pytest.mark.slow)],
+    [(3.0, "?deadline=1&patience=0.5&socket_timeout=0.3"), pytest.param(30.0, "", marks=pytest.mark.slow)],
 )
 def test_a_redis_that_stands_still(model_dir: Path, seconds: float, query: str) -> None:
     """Law: while Redis stands still for longer than turns wait, they end in store_down and /ready says why; afterwards

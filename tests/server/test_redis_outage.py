@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -115,7 +116,7 @@ def test_streams_survive_a_redis_that_is_killed_again_and_again(model_dir, tmp_p
 def test_an_outage_shows_and_ends_in_an_error_and_a_whole_session(model_dir, tmp_path, redis_server):
     """Law: while Redis is away /ready is degraded and a hot session's turn streams on; past the deadline it ends in an
     error event, its session is as it was, a cold one gets 503, and all goes on when Redis is back."""
-    url = f"{redis_server.url}?deadline=3&patience=1"
+    url = f"{redis_server.url}?deadline=2&patience=0.5"
     with running(settings_at(model_dir, tmp_path, url)) as address, httpx.Client(base_url=address, timeout=60) as http:
         session = http.post("/v1/sessions", json={}).json()["id"]
         assert stream_turn(http, session, "one")[0] == "done"
@@ -172,8 +173,8 @@ def test_a_full_buffer_turns_new_work_away(model_dir, tmp_path, redis_server):
         for session in sessions:
             threads.append(threading.Thread(target=ingest, args=(address, session, text, answers)))
             threads[-1].start()
-            time.sleep(0.5)
-            if http.get("/ready").status_code == 503:
+            with suppress(AssertionError):
+                wait_until(lambda: http.get("/ready").status_code == 503, 0.2)
                 break
         assert http.get("/ready").json()["status"] == "not ready"
         assert "wait to be written" in http.get("/ready").json()["reasons"][0]
