@@ -249,7 +249,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, call: str, store: Path, folders: 
             migrate(store, folders, work)
 
 
-CALLS = ("delete", "create", "write_spans", "commit", "write_gists", "release")
+CALLS = ("reshape", "delete", "create", "write_spans", "commit", "release")
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["error", "kill"])
