@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -47,14 +48,19 @@ class Idler:
             self._ask(self._other)
         if state == "restored":
             self.bench.engine.release(self.session).result()
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         if state == "restored":
             self.session = self.bench.load(self.session.id)
-        found = time.perf_counter() - began
-        turn = self._ask(self.session)
+        found, at_first = time.perf_counter() - began, list[float]()
+        turn = self._ask(self.session, lambda: at_first.append(time.process_time()))
         assert turn.finished is not None
         context = turn.finished.context
-        return {"open": found, "first": found + turn.deltas[0], "computed": context.kv_recomputed}
+        return {
+            "open": found,
+            "first": found + turn.deltas[0],
+            "processor": at_first[0] - spent,
+            "computed": context.kv_recomputed,
+        }
 
     def _leave(self, session: Session) -> None:
         """Idle for so long that its slab was written to a file."""
@@ -63,8 +69,8 @@ class Idler:
         if saving is not None:
             saving.result()
 
-    def _ask(self, session: Session) -> Any:
-        return self.bench.ask(session, QUESTION, 2, ignore_eos=True)
+    def _ask(self, session: Session, on_first: Callable[[], None] = lambda: None) -> Any:
+        return self.bench.ask(session, QUESTION, 2, on_first=on_first, ignore_eos=True)
 
 
 def main() -> None:
@@ -98,8 +104,9 @@ def main() -> None:
         repair = bench.engine.core.runner.mode
     rows = [_row(state, runs) for state, runs in found.items()]
     summary: dict[str, Any] = {
-        f"{state}_to_warm": median(a["first"] / b["first"] for a, b in zip(found[state], found["warm"], strict=True))
+        f"{state}_to_warm{of}": median(a[key] / b[key] for a, b in zip(found[state], found["warm"], strict=True))
         for state in STATES[1:]
+        for of, key in (("", "first"), ("_processor", "processor"))
     }
     chosen = {name: getattr(options, name) for name in ("weights", "history", "budget", "rounds", "no_files")}
     report("wake", rows, summary | chosen | {"repair": repair}, options.save)
@@ -110,6 +117,7 @@ def _row(state: str, runs: list[dict[str, float]]) -> dict[str, Any]:
         "state": state,
         "first token ms": 1e3 * median(run["first"] for run in runs),
         "least": 1e3 * min(run["first"] for run in runs),
+        "of the processor ms": 1e3 * median(run["processor"] for run in runs),
         "of it, opening ms": 1e3 * median(run["open"] for run in runs),
         "units computed": median(run["computed"] for run in runs),
     }

@@ -84,7 +84,8 @@ class RowFormat:
         whole = np.fromiter(map(len, rows), np.int64, count=len(rows)) == width
         if not whole.all():
             rows = [row if ok else bytes(width) for row, ok in zip(rows, whole.tolist(), strict=True)]
-        table = np.frombuffer(b"".join(rows), self.dtype)
+        # numpy's large arrays are of large pages where there are any: half the time of joining the rows to one text.
+        table = np.array(rows, f"V{width}").view(self.dtype)
         sound = whole & (np.fromiter(map(zlib.crc32, rows), np.uint32, count=len(rows)) == CRC_RESIDUE)
         sound &= (table["version"] == ROW_VERSION) & (table["level"] == self.level) & (table["length"] == self.length)
         sound &= (table["tokenizer"] == self.fingerprint) & (table["start"] == self._starts(indices))
