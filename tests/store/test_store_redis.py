@@ -535,3 +535,17 @@ def test_a_ttl_that_only_looks_like_its_number_is_damage(place):
     with pytest.raises(DamagedRecordError):
         store.record("s", "alice").result()
     store.close()
+
+
+def test_a_full_page_of_rows_leaves_no_room(place):
+    """Law: a page that is full takes little more of Redis than its rows, though it grew row by row."""
+    store = place.open()
+    record = begin(store, gist_dim=0)
+    writes = [store.write_spans("s", record.fence, at, spans(at, 32)) for at in range(0, 1024 + 32, 32)]
+    assert [write.result() for write in writes] == [None] * 33
+    (page,) = (key for key in place.all_keys() if key.endswith(":rows:1:0:0"))
+    with place.server.client() as client:
+        assert client.memory_usage(page, samples=0) < 1.3 * client.strlen(page)
+    assert store.commit(replace(record, tokens=4 * 1056)).result() == 1
+    assert store.read_span_range("s", 1023, 2).result().ids[:, 0].tolist() == [992, 1024]
+    store.close()

@@ -80,7 +80,10 @@ local function write_rows(s, level, first, stop, blob)
   local width = s.widths[level + 1]
   each_part(s, level, first, stop, function(storage, page, inside, count, from)
     local data = string.sub(blob, from * width + 1, (from + count) * width)
-    redis.call('SETRANGE', page_key(s, storage, level, page), inside * width, data)
+    local name = page_key(s, storage, level, page)
+    redis.call('SETRANGE', name, inside * width, data)
+    -- Redis leaves a string that grows room for as much again; a page that is full grows no more.
+    if inside + count == PAGE then redis.call('SET', name, redis.call('GET', name)) end
     local key, field = storage_key(s, storage), 'pages:' .. level
     if tonumber(redis.call('HGET', key, field) or 0) <= page then redis.call('HSET', key, field, page + 1) end
   end)
