@@ -39,14 +39,16 @@ T = TypeVar("T")
 Batched = TypeVar("Batched", Decode, Sample)
 
 
-SAVE_AFTER, SAVE_LATER = 2.0, 10.0
-"""Seconds after a turn's end at which its slab is written to a file, and for which that then waits while others run."""
+SAVE_SOON, SAVE_LATE = 2.0, 60.0
+"""Seconds after a turn's end at which its slab is written to a file: soon where another session may take it any moment.
+Else only a crash would make it of use, and who writes the next message within the minute would have it written each
+time, tens of megabytes."""
 
 
 class Unsaved(NamedTuple):
-    """A slab that is to be written at ``due`` (monotonic seconds), unless it is of another version by then."""
+    """A slab to be written, unless it is of another version by then; ended: its last turn, monotonic seconds."""
 
-    due: float
+    ended: float
     kv: SessionKV
     version: int
 
@@ -374,7 +376,7 @@ class Engine:
                 # Idle, but warm: the slab stays until another session needs it.
                 self._idle[session.kv] = session
                 if self.core.keeper is not None:
-                    self._unsaved.append(Unsaved(time.monotonic() + SAVE_AFTER, session.kv, session.kv.version))
+                    self._unsaved.append(Unsaved(time.monotonic(), session.kv, session.kv.version))
 
     def _leave(self, session: Session, keep: bool) -> Generator[Work, Any, None]:
         if session.kv is not None:
@@ -385,14 +387,16 @@ class Engine:
         self._release(session)
 
     def _save_idle(self) -> None:
-        """Have a slab written that was left alone for a while, rather when nothing else is to be done."""
+        """Have the slab written that was left alone for longest, if for long enough."""
         keeper, now = self.core.keeper, time.monotonic()
-        while keeper is not None and self._unsaved and now >= self._unsaved[0].due and not keeper.busy:
-            due, kv, version = self._unsaved[0]
-            if self._tasks and self.core.runner.pool.free_rows and now < due + SAVE_LATER:
+        wait = SAVE_LATE if self.core.runner.pool.free_rows else SAVE_SOON
+        while keeper is not None and self._unsaved and not keeper.busy:
+            ended, kv, version = self._unsaved[0]
+            still = kv in self._idle and kv.version == version
+            if still and now < ended + wait:
                 return
             self._unsaved.popleft()
-            if kv in self._idle and kv.version == version:
+            if still:
                 keeper.save(self._idle[kv])
 
     def _release(self, session: Session) -> None:

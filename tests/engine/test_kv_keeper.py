@@ -79,17 +79,23 @@ def _computed(reply: Reply) -> int:
 
 
 def test_an_idle_slab_is_written_in_a_while(make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash leaves the file of a session that nobody used for a while; and of idle slabs one that has a file is given
-    away first."""
-    monkeypatch.setattr("mc_core.engine.engine.SAVE_AFTER", 0.0)
+    """Slabs that others may take are written soon, and others late; of idle ones one that has a file is given away
+    first."""
+    monkeypatch.setattr("mc_core.engine.engine.SAVE_SOON", 0.0)
+    monkeypatch.setattr("mc_core.engine.engine.SAVE_LATE", 1e9)
     with make_lab(with_files(tmp_path / "kv"), repair="incremental") as lab:
         session, other = (lab.session(name, 300, seed) for seed, name in enumerate(("a", "b")))
         lab.ask(session, random_ids(20), 8)
         keeper = lab.engine.core.keeper
         assert keeper is not None
-        while not (session.kv is not None and keeper.is_saved(session.kv)):
+        for _ in range(5):
             lab.engine.call(lambda: None).result()
-        monkeypatch.setattr("mc_core.engine.engine.SAVE_AFTER", 1e9)
+        assert not keeper.busy
+        assert not list((tmp_path / "kv").iterdir())
+        lab.ask(other, random_ids(20), 8)
+        while not all(each.kv is not None and keeper.is_saved(each.kv) for each in (session, other)):
+            lab.engine.call(lambda: None).result()
+        monkeypatch.setattr("mc_core.engine.engine.SAVE_SOON", 1e9)
         lab.ask(other, random_ids(20), 8)
         lab.ask(session, random_ids(20, 1), 8)
         assert session.kv is not None
