@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +22,19 @@ from mc_core.errors import StoreError
 from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.session import Session
 from mc_core.session.staging import WRITTEN, write_rows
-from mc_core.store import SessionRecord, SessionStore
+from mc_core.store import GistBatch, SessionRecord, SessionStore, SpanBatch
 from mc_core.tree.levels import nodes_at_once
 from mc_core.tree.tree import MegaContextTree
 
 Ids = NDArray[np.int32]
 Ints = NDArray[np.int64]
+Batch = TypeVar("Batch")
 
 logger = logging.getLogger(__name__)
 ROWS = 65_536
 """Rows read at once: bounds the memory of waking a long session."""
+AHEAD = 3
+"""Reads under way at a time: the store decodes rows while others are taken in."""
 
 
 @dataclass(eq=False)
@@ -67,10 +74,7 @@ class Restoring:
         counts = () if self.stale else _counts(record)
         self.gists = [Rows.unknown(rows, (self.empty.gist_width,), config.gist_dtype) for rows in counts]
         self.keys = Rows.unknown(self.made, (config.lens_keys, config.lens_key_dim), config.gist_dtype)
-        self._read()
-        self.lost = [np.flatnonzero(~rows.known) for rows in self.gists]
-        if config.lens_keys and self.gists:
-            self.lost[0] = np.union1d(self.lost[0], np.flatnonzero(~self.keys.known))
+        self.lost: list[Ints] = []
 
     def tree(self) -> MegaContextTree:
         """The tree of the record; the session's lens, a new one, and working context are brought in step with it.
@@ -85,9 +89,16 @@ class Restoring:
                 self.made,
                 self.record.blocks,
             )
-        blocks, ids, lost = self._read_spans()
+        id, levels = self.record.session_id, enumerate(self.gists, start=1)
+        parts = [(level, *part) for level, rows in levels for part in _parts(len(rows.known))]
+        gists = Reads(partial(self.store.read_gist_range, id, *part) for part in parts)
+        spans = Reads(partial(self.store.read_span_range, id, *part) for part in _parts(self.record.blocks))
+        blocks, ids, lost = self._take_spans(spans)
+        for (level, *_), batch in zip(parts, gists, strict=True):
+            self._take_gists(level, batch)
         if self.session.excerpts is not None:
             self.session.excerpts.append(self.record.tail)
+        self._make(lost)
         self._make_parents()
         empty = self.empty
         tree = MegaContextTree.load(
@@ -147,25 +158,21 @@ class Restoring:
         session.sequence = self.store.commit(session.record(), beyond="restore").result()
         session.acknowledge()
 
-    def _read(self) -> None:
+    def _take_gists(self, level: int, batch: GistBatch) -> None:
         """Take what is stored and sound."""
-        for level, rows in enumerate(self.gists, start=1):
-            for at, count in _parts(len(rows.known)):
-                batch = self.store.read_gist_range(self.record.session_id, level, at, count).result()
-                rows.put(batch.indices, torch.from_numpy(np.array(batch.gists)))
-                if level == 1 and batch.keys is not None:
-                    self.keys.put(batch.indices, torch.from_numpy(np.array(batch.keys)))
+        self.gists[level - 1].put(batch.indices, torch.from_numpy(np.array(batch.gists)))
+        if level == 1 and batch.keys is not None:
+            self.keys.put(batch.indices, torch.from_numpy(np.array(batch.keys)))
 
-    def _read_spans(self) -> tuple[Ints, Ids, Ints]:
-        """Tell the lens of all spans, and make what their blocks lost, a part at a time -> (blocks, ids) that stand
-        raw, and the blocks whose spans are lost."""
+    def _take_spans(self, batches: Iterable[SpanBatch]) -> tuple[Ints, Ids, Ints]:
+        """Tell the lens of all spans, a part at a time -> (blocks, ids) that stand raw, and the blocks whose spans are
+        lost."""
         session, record = self.session, self.record
         wc = session.wc
         raw = wc.indices[(wc.levels == 0) & (wc.indices < record.blocks)]
         kept_blocks, kept_ids = [np.empty(0, np.int64)], [np.empty((0, record.block_size), np.int32)]
         lost = [np.empty(0, np.int64)]
-        for at, count in _parts(record.blocks):
-            batch = self.store.read_span_range(record.session_id, at, count).result()
+        for (at, count), batch in zip(_parts(record.blocks), batches, strict=True):
             session.counters.spans_missing += len(batch.missing)
             session.counters.spans_corrupt += len(batch.corrupt)
             lost += [batch.missing, batch.corrupt]
@@ -175,7 +182,6 @@ class Restoring:
             session.trail.append(ids)
             if session.excerpts is not None:
                 session.excerpts.append(ids.reshape(-1))
-            self._make(batch.blocks, batch.ids)
             stands = np.isin(batch.blocks, raw)
             kept_blocks.append(batch.blocks[stands])
             kept_ids.append(batch.ids[stands])
@@ -183,20 +189,22 @@ class Restoring:
         _collapse_lost(session, np.intersect1d(gone, raw))
         return np.concatenate(kept_blocks), np.concatenate(kept_ids), gone
 
-    def _make(self, blocks: Ints, ids: Ids) -> None:
-        """Make the gists and lens keys that were lost of blocks whose ids are known."""
-        ids, blocks = ids[blocks < self.made], blocks[blocks < self.made]
-        if not len(blocks):
+    def _make(self, gone: Ints) -> None:
+        """See which gists and lens keys were lost, and make those of blocks whose spans are not ``gone``."""
+        self.lost = [np.flatnonzero(~rows.known) for rows in self.gists]
+        tree, keys = self.empty, self.keys if self.empty.config.lens_keys else None
+        if not self.gists:
             return
-        tree, gists, keys = self.empty, self.gists[0], self.keys if self.empty.config.lens_keys else None
-        wanted = np.flatnonzero(~gists.known[blocks] | (False if keys is None else ~keys.known[blocks]))
+        if keys is not None:
+            self.lost[0] = np.union1d(self.lost[0], np.flatnonzero(~keys.known))
+        wanted = np.setdiff1d(self.lost[0], gone)
         step = nodes_at_once(self.record.block_size, tree.gist_width)
         for at in range(0, len(wanted), step):
-            part = wanted[at : at + step]
-            vectors = tree.block_vectors(ids[part])
-            for rows, make in ((gists, tree.block_gists), (keys, tree.block_keys)):
-                if rows is not None and (lost := ~rows.known[blocks[part]]).any():
-                    rows.put(blocks[part][lost], make(vectors if lost.all() else vectors[torch.from_numpy(lost)]))
+            batch = self.store.read_spans(self.record.session_id, wanted[at : at + step]).result()
+            vectors = tree.block_vectors(batch.ids)
+            for rows, make in ((self.gists[0], tree.block_gists), (keys, tree.block_keys)):
+                if rows is not None and (lost := ~rows.known[batch.blocks]).any():
+                    rows.put(batch.blocks[lost], make(vectors if lost.all() else vectors[torch.from_numpy(lost)]))
             # All of a long history takes as long as its ingest did: the lease must not lapse meanwhile.
             self.store.renew({self.record.session_id: self.record.fence})
 
@@ -212,6 +220,27 @@ class Restoring:
                 some = there.any(1)
                 vectors = below.values[torch.from_numpy(children[some])]
                 rows.put(lost[at : at + step][some], self.empty.parent_gists(vectors, there[some]))
+
+
+class Reads(Generic[Batch]):
+    """What reads bring, in order; some are under way from the beginning, and while others are taken in."""
+
+    def __init__(self, reads: Iterable[Callable[[], Future[Batch]]]) -> None:
+        self._reads = iter(reads)
+        self._begun: deque[Future[Batch]] = deque()
+        for _ in range(AHEAD):
+            self._begin()
+
+    def _begin(self) -> None:
+        read = next(self._reads, None)
+        if read is not None:
+            self._begun.append(read())
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self._begun:
+            batch = self._begun.popleft().result()
+            self._begin()
+            yield batch
 
 
 def _counts(record: SessionRecord) -> Iterator[int]:
