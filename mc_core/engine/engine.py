@@ -7,6 +7,7 @@ a token budget, a slice of each ingest. The event loop of a server never touches
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -43,6 +44,8 @@ SAVE_SOON, SAVE_LATE = 2.0, 60.0
 """Seconds after a turn's end at which its slab is written to a file: soon where another session may take it any moment.
 Else only a crash would make it of use, and who writes the next message within the minute would have it written each
 time, tens of megabytes."""
+SAVE_AT_STOP = 5.0
+"""Seconds after the last turn for which a server that stops still writes slabs: it has leases to give back."""
 
 
 class Unsaved(NamedTuple):
@@ -108,6 +111,7 @@ class Engine:
         self._idle: OrderedDict[SessionKV, Session] = OrderedDict()
         self._waiting_for_slab: deque[Task] = deque()
         self._unsaved: deque[Unsaved] = deque()
+        self._save_until = math.inf
         self._forward_turn = 0
         self._lock = threading.Lock()
         self._turns = 0
@@ -132,6 +136,7 @@ class Engine:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self._turns:
             time.sleep(0.02)
+        self._save_until = time.monotonic() + SAVE_AT_STOP
         self._cancelling = True
         self.wake()
 
@@ -381,7 +386,8 @@ class Engine:
     def _leave(self, session: Session, keep: bool) -> Generator[Work, Any, None]:
         if session.kv is not None:
             self._idle.pop(session.kv, None)
-        saving = self.core.keeper.save(session) if keep and self.core.keeper is not None else None
+        keeper = self.core.keeper if keep and time.monotonic() < self._save_until else None
+        saving = None if keeper is None else keeper.save(session)
         if saving is not None:
             yield Wait(saving)
         self._release(session)

@@ -77,7 +77,7 @@ class KVKeeper:
         """Fill the session's slab, which is empty, with what its file has; None if there is none. Until that is done,
         nobody may use the slab."""
         kv = session.kv
-        if kv is None or len(kv) or not session.durable or not self.folder.path(session.tenant, session.id).exists():
+        if kv is None or len(kv) or not session.durable or not self.folder.has(session.tenant, session.id):
             return None
         return self._reader.submit(self._read, session, kv)
 

@@ -53,6 +53,11 @@ class Shape:
         config = pool.config
         return cls(config.num_layers, config.num_kv_heads, config.head_dim, pool.dtype)
 
+    @property
+    def unit_bytes(self) -> int:
+        """Of the keys and values of one unit."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Head:

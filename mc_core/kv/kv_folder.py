@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +25,8 @@ from mc_core.kv.kv_file import ForeignFileError, Head, KVFile, KVFileError, Shap
 
 logger = logging.getLogger(__name__)
 KIND, PART = ".safetensors", ".part"
+NAME = re.compile(rf"[0-9a-f]{{64}}(\.[0-9a-f]+{re.escape(PART)}|{re.escape(KIND)})")
+"""What this writes. Whatever else is in the folder is somebody else's, a model's weights for one, and stays."""
 ABANDONED = 3600.0
 """Seconds after which what another process began to write is nobody's any more."""
 
@@ -34,24 +39,30 @@ class KVFolder:
         self.folder, self.limit, self.shape, self._most_units = folder, limit, shape, most_units
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.listdir(folder)
         except OSError as error:
-            raise ConfigError(f"kv_folder: {folder} can't be made: {error}") from error
-        for path, stat in self._files(PART):
-            if time.time() - stat.st_mtime > ABANDONED:
-                path.unlink(missing_ok=True)
+            raise ConfigError(f"kv_folder: {folder} can't be made or read: {error}") from error
 
     def path(self, tenant: str, session_id: str) -> Path:
         """Where the file of a session is, if there is one."""
         name = hashlib.sha256(f"{len(tenant)} {tenant} {session_id}".encode()).hexdigest()
         return self.folder / (name + KIND)
 
+    def has(self, tenant: str, session_id: str) -> bool:
+        """Whether a session has a file."""
+        return os.path.isfile(self.path(tenant, session_id))  # false too where nobody may look
+
     def write(self, head: Head, layers: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Put a session's file in the place of its last one; what ``layers`` raises leaves that as it is. OSError."""
         path = self.path(*head.owner)
-        part = path.with_suffix(f".{os.getpid()}{PART}")
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # who wants room may have deleted it
+        part = path.with_suffix(f".{secrets.token_hex(4)}{PART}")
         try:
+            # Before too: a disk that is full takes no byte of it.
+            self._make_room(path, head.columns.shape[1] * self.shape.unit_bytes)
             write_kv(part, head, layers)
-            self._make_room(part.stat().st_size, path)
+            size = part.stat().st_size
+            self._make_room(path, size, there=size)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -79,43 +90,61 @@ class KVFolder:
 
     def drop(self, tenant: str, session_id: str) -> None:
         """Delete a session's file, if there is one."""
-        try:
-            self.path(tenant, session_id).unlink(missing_ok=True)
-        except OSError:
-            logger.warning("the KV file of session %s could not be deleted", session_id, exc_info=True)
+        _delete(self.path(tenant, session_id))
 
     def owners(self) -> Iterator[tuple[str, str]]:
-        """(tenant, id) of the sessions that have a file; what is no such file goes."""
-        for path, _ in self._files(KIND):
+        """(tenant, id) of the sessions that have a file; what is damaged goes, and what nobody ended to write."""
+        try:
+            files, parts = self._files(KIND), self._files(PART)
+        except OSError as error:
+            logger.warning("KV files can't be looked through: %s", error)
+            return
+        for path, stat in parts:
+            if time.time() - stat.st_mtime > ABANDONED:
+                _delete(path)
+        for path, _ in files:
             try:
                 yield owner_of(path)
             except FileNotFoundError:
                 continue
             except (KVFileError, OSError) as error:
                 logger.warning("%s is no KV file, and deleted: %s", path.name, error)
-                path.unlink(missing_ok=True)
+                _delete(path)
 
     @property
     def bytes(self) -> int:
         """Of all files."""
         return sum(stat.st_size for _, stat in self._files(KIND))
 
-    def _make_room(self, size: int, replaced: Path) -> None:
+    def _make_room(self, path: Path, size: int, there: int = 0) -> None:
+        """For a file of ``size`` bytes, of which ``there`` are on the disk, in the place of ``path``. OSError if it
+        can't have it."""
         if size > self.limit:
             raise OSError(f"a KV file of {size:,} bytes is larger than all of them may be, {self.limit:,}")
-        files = [(path, stat) for path, stat in self._files(KIND) if path != replaced]
-        total = size + sum(stat.st_size for _, stat in files)
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
-            if total <= self.limit:
+        files = [(other, stat) for other, stat in self._files(KIND) if other != path]
+        others = sum(stat.st_size for _, stat in files)
+        # Of a disk that fills up they leave more and more: the store beside them needs it.
+        limit = min(self.limit, (others + there + shutil.disk_usage(self.folder).free) // 2)
+        for other, stat in sorted(files, key=lambda file: file[1].st_mtime):
+            if others + size <= limit:
                 return
-            path.unlink(missing_ok=True)
-            total -= stat.st_size
+            other.unlink(missing_ok=True)
+            others -= stat.st_size
+        if size > limit:
+            raise OSError(f"the disk has no room for a KV file of {size:,} bytes")
 
     def _files(self, kind: str) -> list[tuple[Path, os.stat_result]]:
         found = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.endswith(kind) and entry.is_file(follow_symlinks=False):
+                if entry.name.endswith(kind) and NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):  # another server deleted it meanwhile
                         found.append((self.folder / entry.name, entry.stat(follow_symlinks=False)))
         return found
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("the KV file %s could not be deleted: %s", path.name, error)

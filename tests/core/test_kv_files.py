@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,44 @@ def test_a_folder_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path: Pat
     with pytest.raises(OSError, match="larger than all of them"):
         write(folder_of(tmp_path / "small", model, size - 1), kv)
     assert not list((tmp_path / "small").iterdir())
+
+
+def test_a_disk_that_fills_up_has_fewer_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half of what is left at most, and go before more is written: the store beside them needs the room."""
+    model = make_model("exact", rows=2)
+    folder, kv = folder_of(tmp_path, model), a_slab(model)
+    for number in range(6):
+        os.utime(write(folder, kv, ("tenant", str(number))), (number, number))
+    disk = SimpleNamespace(free=folder.bytes * 5 // 12)  # two and a half of them
+    monkeypatch.setattr("mc_core.kv.kv_folder.shutil.disk_usage", lambda path: disk)
+    write(folder, kv, ("tenant", "new"))
+    assert sorted(owner[1] for owner in folder.owners()) == ["4", "5", "new"]
+    disk.free = 0
+    with pytest.raises(OSError, match="no room"):
+        write(folder, kv, ("tenant", "newer"))
+    assert list(folder.owners()) == []
+
+
+def test_what_others_put_into_the_folder_stays(tmp_path: Path) -> None:
+    """Only what is named as its files are is deleted, or opened: a model's weights are not, and no pipe."""
+    model = make_model("exact", rows=2)
+    folder, kv = folder_of(tmp_path, model), a_slab(model)
+    strange = [tmp_path / name for name in ("model.safetensors", "a.part", "f" * 64 + ".txt")]
+    for path in strange:
+        path.write_bytes(b"weights")
+        os.utime(path, (0, 0))
+    os.mkfifo(folder.path("tenant", "pipe"))
+    damaged, begun = folder.path("tenant", "damaged"), folder.path("tenant", "begun").with_suffix(".1a.part")
+    for path in (damaged, begun):
+        path.write_bytes(b"damaged")
+        os.utime(path, (0, 0))
+    assert list(folder.owners()) == []
+    assert not folder.has("tenant", "pipe")
+    small = folder_of(tmp_path, model, write(folder, kv).stat().st_size)
+    write(small, kv, ("tenant", "other"))
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [*strange, folder.path("tenant", "pipe"), folder.path("tenant", "other")]
+    )
 
 
 def test_a_slab_that_changes_while_it_is_written_leaves_the_last_file(tmp_path: Path) -> None:

@@ -128,9 +128,11 @@ def test_what_is_not_to_be_kept_leaves_no_file(make_lab: MakeLab, tmp_path: Path
 def test_a_folder_that_cannot_be_written_harms_nobody(
     make_lab: MakeLab, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Turns end as ever, sessions come back, and the log says once what is wrong."""
-    with make_lab(with_files(tmp_path / "kv")) as lab:
-        (tmp_path / "kv").rmdir()
+    """Turns end as ever, sessions come back, and the log says once what is wrong; who deleted it gets it back."""
+    folder = tmp_path / "kv"
+    with make_lab(with_files(folder)) as lab:
+        folder.rmdir()
+        folder.touch()
         session = lab.session("session", 100)
         for seed in range(2):
             assert lab.ask(session, random_ids(20, seed), 4).error is None
@@ -138,3 +140,18 @@ def test_a_folder_that_cannot_be_written_harms_nobody(
             session = lab.reopen("session")
         assert len([each for each in caplog.records if "can't be written" in each.message]) == 1
         assert np.all(session.tokens > 100)
+        folder.unlink()
+        lab.ask(session, random_ids(20, 2), 4)
+        lab.engine.release(session).result()
+        assert len(list(folder.iterdir())) == 1
+
+
+def test_a_stop_does_not_wait_for_files(make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stops has leases to give back: past a while no slab is written any more."""
+    monkeypatch.setattr("mc_core.engine.engine.SAVE_AT_STOP", 0.0)
+    with make_lab(with_files(tmp_path / "kv")) as lab:
+        session = lab.session("session", 100)
+        assert lab.ask(session, random_ids(20), 4).error is None
+        lab.engine.drain(0.0)
+        lab.engine.release(session).result()
+        assert not list((tmp_path / "kv").iterdir())
