@@ -25,7 +25,7 @@ from bench.text import prose
 
 ASK = {"messages": [{"role": "user", "content": "And what happened after that?"}], "max_tokens": 2, "stream": True}
 SAVED_AFTER = 4.0
-"""Seconds after which the files of idle sessions are there."""
+"""Seconds after which the files of idle sessions are there, if no slab is free."""
 
 
 def is_ready(client: httpx.Client) -> bool:
@@ -61,7 +61,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         port = str(free_port())
-        command = ["server.cli", "serve", "--port", port, "--store", f"sqlite:///{folder}/s.sqlite", *options.flags]
+        command = ["server.cli", "serve", "--port", port, "--store", f"sqlite:///{folder}/s.sqlite"]
+        # Files are written soon where all slabs are given out.
+        command += ["--max-sessions", str(options.sessions), *options.flags]
         sessions: list[str] = []
         for life in ("before the kill", "after it"):
             started = time.perf_counter()

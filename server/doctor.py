@@ -21,7 +21,7 @@ from mc_core.engine.core import build_core
 from mc_core.errors import StoreError
 from mc_core.models.linear import compute_dtype
 from mc_core.store import SessionRecord, SessionStore
-from server.build import engine_config, focus_of, frames_of, placement, shipped_networks, template_of
+from server.build import engine_config, focus_of, frames_of, kv_folder_of, placement, shipped_networks, template_of
 from server.serve import check_tls, is_open
 from server.served_model import find_model
 from server.settings import Settings
@@ -186,14 +186,25 @@ def _serves(settings: Settings) -> bool:
 
 
 def _disk(settings: Settings) -> Finding:
+    """Room for the store, and a place for the files of idle sessions."""
+    if (kept := kv_folder_of(settings)) is not None:
+        place = _nearest(kept)
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            return Finding("disk", "failed", f"kv_folder: {kept} can't be written: {place} is no folder, or not ours")
     if (file := sqlite_file(settings.store)) is None:
         return Finding("disk", "ok", "the store is not a file on this machine")
-    folder = file.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = _nearest(file.parent)
     free = shutil.disk_usage(folder).free
     status: Status = "failed" if free < NO_DISK else "warning" if free < LOW_DISK else "ok"
     return Finding("disk", status, f"{_size(free)} free at {folder}")
+
+
+def _nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the nearest one above it."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def _store(settings: Settings) -> Finding:

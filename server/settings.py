@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         16, ge=1, description="turns decoded together; each owns the KV slots of W tokens and a little more"
     )
-    cuda_graphs: bool = Field(True, description="Whether a GPU records decode steps and replays them.")
+    cuda_graphs: bool = Field(True, description="whether a GPU records decode steps and replays them")
     recent_kv_bytes: int = Field(
         256 << 20,
         ge=0,

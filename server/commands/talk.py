@@ -39,7 +39,10 @@ def chat(
 
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, readable=True)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, readable=True, help="texts in UTF-8"),
+    ],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     session: Annotated[str | None, typer.Option(help="append to this session; a new one by default")] = None,

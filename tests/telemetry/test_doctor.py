@@ -119,6 +119,14 @@ def test_a_store_that_cannot_be_reached(run, tmp_path):
     assert (code, failed(status)) == (1, {"store"})
 
 
+def test_a_folder_of_keys_and_values_that_cannot_be_written(run, tmp_path):
+    """What ends a server at its start fails here: exit 1, and the setting is named."""
+    (tmp_path / "file").write_text("not a folder")
+    code, status, details = run(**{"kv-folder": tmp_path / "file" / "kv"})
+    assert (code, failed(status)) == (1, {"disk"})
+    assert "kv_folder" in details["disk"]
+
+
 def test_a_store_that_loses_what_it_was_given(run, monkeypatch):
     """What is read back is compared, not only read."""
     from server.stores.sqlite import SqliteStore
