@@ -28,7 +28,7 @@ from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.engine.requests import Turn
 from mc_core.engine.turn import run_turn
-from mc_core.engine.vectors_job import make_vectors
+from mc_core.engine.vectors_job import Pace, make_vectors
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError, QueueFullError
 from mc_core.kv.session_kv import SessionKV
@@ -112,6 +112,7 @@ class Engine:
         self._waiting_for_slab: deque[Task] = deque()
         self._unsaved: deque[Unsaved] = deque()
         self._save_until = math.inf
+        self._vectors_pace = Pace(lambda: self._turns > 0)
         self._forward_turn = 0
         self._lock = threading.Lock()
         self._turns = 0
@@ -210,7 +211,7 @@ class Engine:
         def goes_on() -> bool:
             return not (session.released or self.draining or self._stopping)
 
-        return self._submit_job(make_vectors(self.core, session, goes_on, lambda: self._turns > 0), None)
+        return self._submit_job(make_vectors(self.core, session, goes_on, self._vectors_pace), None)
 
     def read(self, session: Session, start: int, end: int) -> Future[NDArray[np.int32]]:
         """The ids [start, end) of a session's history."""

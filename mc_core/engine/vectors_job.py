@@ -25,37 +25,54 @@ SLICE_BLOCKS = 32
 STORED_BLOCKS = 1024
 """Read, and written, at once: what a crash has made anew."""
 REST = 3
-"""While turns run, times as long as a slice took until the next one."""
+"""While turns run, times as long as a slice took until the next one, whichever session's that is."""
 PATIENCE = 1.0
 """Seconds until a store that is away is asked again."""
 
 
+class Pace:
+    """Of all these jobs of one engine: while turns run they take a quarter of its time together."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        """busy: whether turns run."""
+        self.busy, self.due = busy, 0.0
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is to be made before ``due`` (monotonic seconds)."""
+        return self.busy() and time.monotonic() < self.due
+
+    def took(self, seconds: float) -> None:
+        """Of a slice that was just made."""
+        self.due = time.monotonic() + REST * seconds
+
+
 def make_vectors(
-    core: EngineCore, session: Session, goes_on: Callable[[], bool], busy: Callable[[], bool]
+    core: EngineCore, session: Session, goes_on: Callable[[], bool], pace: Pace
 ) -> Generator[Work, Any, None]:
-    """Until the session's tree is whole and the store has its gists, or it no longer ``goes_on``. busy: turns run."""
+    """Until the session's tree is whole and the store has its gists, or it no longer ``goes_on``."""
     tree, size = session.tree, session.block_size
     step = max(1, min(SLICE_BLOCKS, core.config.ingest_tokens // size))
     ahead, first, cuts = np.empty((0, size), np.int32), 0, -1
     while goes_on() and not tree.whole:
-        took = 0.0
+        made = tree.made
         if tree.made < tree.num_blocks:
             if tree.cuts != cuts or not first <= tree.made < first + len(ahead):
                 first, cuts = tree.made, tree.cuts
                 ahead = yield from _read(core, session, first)
                 continue  # the history may be another one by now
+            if pace.rests:
+                yield Wait(Future(), pace.due)
+                continue
             began, at = time.monotonic(), tree.made - first
             session.gist_calls += tree.make(ahead[at : at + step - tree.made % step])
-            took = time.monotonic() - began
+            pace.took(time.monotonic() - began)
         waiting = min(tree.made, session.stored_blocks) - session.staged.get(1, 0)
         if waiting >= STORED_BLOCKS or (waiting > 0 and tree.made >= session.stored_blocks):
             yield from _write(core, session)
         elif tree.made == tree.num_blocks:
             session.vectors_are_made()
-        if took and busy():
-            yield Wait(Future(), time.monotonic() + REST * took)
-        else:
-            yield Pause(step * size if took else 0)
+        yield Pause(0 if tree.made == made or pace.rests else step * size)
 
 
 def _read(core: EngineCore, session: Session, first: int) -> Generator[Work, Any, NDArray[np.int32]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from engine_lab import FOCUS, Lab, random_ids
 from lens_bundles import lens_bundle
 from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine import vectors_job
+from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
 from mc_core.errors import StoreError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens import LENSES
 from mc_core.session.session import Session
 from mc_core.store import SessionStore
+from mc_core.tree.tree import MegaContextTree
 from redis_server import shared_redis
 from server.stores import open_store
 
@@ -268,6 +271,43 @@ def test_a_session_does_not_wait_for_its_vectors(open_lab: OpenLab) -> None:
         assert shown.context.gisted > 0
         for name in ("a", "fork"):
             assert_as_ingested(lab, lab.reopen(name))
+
+
+def test_sessions_that_lack_vectors_share_what_turns_leave(open_lab: OpenLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, a step of a turn waits for one slice at most, by a clock that goes on a second a step."""
+    names = "abcd"
+    with open_lab() as lab:
+        for name in names:
+            lab.session(name, TOKENS)
+    monkeypatch.setattr(vectors_job, "SLICE_BLOCKS", 1)
+    made = waited = clock = 0
+    make, step = MegaContextTree.make, Engine._step
+
+    def counted(tree: MegaContextTree, ids: np.ndarray) -> int:
+        nonlocal made, clock
+        made, clock = made + 1, clock + 1
+        return make(tree, ids)
+
+    def watched(engine: Engine) -> None:
+        nonlocal waited, clock
+        clock += 1
+        before, busy = made, engine._turns
+        step(engine)
+        if busy and engine._turns:
+            waited = max(waited, made - before)
+
+    monkeypatch.setattr(vectors_job, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(MegaContextTree, "make", counted)
+    monkeypatch.setattr(Engine, "_step", watched)
+    with open_lab(bundle="gistnet") as lab:
+        sessions = [lab.reopen(name, whole=False) for name in names]
+        reply, _ = lab.start(lab.session("asking"), random_ids(20), 200)
+        jobs = [lab.engine.make_vectors(session) for session in sessions]
+        assert reply.wait().error is None
+        assert waited == 1
+        for job in jobs:
+            job.result()
+        assert all(session.tree.whole for session in sessions)
 
 
 def test_a_cut_that_fails_while_vectors_are_made_is_put_back(open_lab: OpenLab) -> None:
