@@ -131,7 +131,7 @@ def test_clients_go_on_through_kill_nine(model: Path, tmp_path: Path, monkeypatc
                 wait_until(lambda before=before: proxy.cuts > before)  # type: ignore[misc]
                 if number % 2:
                     wait_until(lambda: client.session(session).tokens > limit)  # noqa: B023
-            server.kill()
+            server.stop()
             server = ForkedServer(model, store, use_port=port).__enter__()
             with MegaContext(server.address, timeout=60) as client:
                 try:
@@ -142,6 +142,6 @@ def test_clients_go_on_through_kill_nine(model: Path, tmp_path: Path, monkeypatc
                 else:
                     kinds["whole"] += 1
                     assert content(client, session) == [ASK, "".join(told)] == [ASK, result.content]
-    server.kill()
+    server.stop()
     assert kinds["whole"] >= 4
     assert kinds["lost"] >= 1

@@ -214,7 +214,7 @@ def test_a_hundred_kills_at_any_moment(model_dir: Path, tmp_path: Path, kind: st
                     _check_all(server.address, actors)
                 else:
                     threading.Event().wait(rng.uniform(0.02, 1.2))
-                    server.kill()
+                    server.stop()
     finally:
         over.set()
         if redis is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import pytest
 from mc_core.engine import jobs
 from redis_server import shared_redis
 from server.auth import OPEN_TENANT
-from support import ServerProcess, ServerThread, running, settings_for, state_in, write_model
+from support import ForkedServer, ServerThread, running, settings_for, state_in, write_model
 from test_conversation import FORGETFUL, MOVED, TEXTS
 from test_responses import WRITING
 from test_responses_tools import CALLING
@@ -258,14 +257,14 @@ def test_items_outlive_kill_nine(model_dir: Path, tmp_path: Path, kind: str) -> 
     store: Path | str = tmp_path / "s.sqlite"
     if kind == "redis":
         store = f"{shared_redis().url}?namespace={tmp_path.name}:"
-    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+    with ForkedServer(model_dir, store) as server, client_of(server.address) as client:
         id = client.conversations.create(metadata={"a": "b"}, items=SAID).id
         client.responses.create(conversation=id, input="Hello", **REPLY)
         client.conversations.items.create(id, items=SAID[1:2])
         before = listed(client, id)
         assert len(before) == 8
-        server.stop(signal.SIGKILL)
-    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        server.stop()
+    with ForkedServer(model_dir, store) as server, client_of(server.address) as client:
         assert client.conversations.retrieve(id).metadata == {"a": "b"}
         assert listed(client, id) == before
         for item in before:
@@ -281,13 +280,13 @@ def test_items_under_way_at_a_kill_are_all_there_or_none(tmp_path: Path) -> None
     model, rng = write_model(tmp_path / MODEL, template=FORGETFUL), random.Random(7)
     id, sent, told = "", 0, list[tuple[Any, ...]]()
     for _ in range(8):
-        with ServerProcess(model, tmp_path / "s.sqlite") as server, client_of(server.address) as client:
+        with ForkedServer(model, tmp_path / "s.sqlite") as server, client_of(server.address) as client:
             id = id or client.conversations.create().id
             found = [said(item) for item in listed(client, id, limit=100)]
             assert found[: len(told)] == told
             assert len(found) in (len(told), len(told) + 6)
             told = found
-            timer = threading.Timer(rng.uniform(0.0, 0.4), server.stop, (signal.SIGKILL,))
+            timer = threading.Timer(rng.uniform(0.0, 0.4), server.stop)
             timer.start()
             alive = True
             while alive:

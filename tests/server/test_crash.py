@@ -2,13 +2,12 @@
 
 import json
 import random
-import signal
 import threading
 
 import httpx
 import pytest
 
-from support import ServerProcess
+from support import ForkedServer
 
 SESSIONS = 3
 # Letters alone: what random weights write is often no UTF-8, and is put right with the next turn, in other tokens.
@@ -60,7 +59,7 @@ def crashes(model_dir, folder, rounds):
     rng = random.Random(5)
     known, acknowledged, size, first = {}, 0, 0, 0
     for number in range(rounds + 1):
-        with ServerProcess(model_dir, folder / "s.sqlite", max_sessions=SESSIONS, hot_tokens=256) as server:
+        with ForkedServer(model_dir, folder / "s.sqlite", max_sessions=SESSIONS, hot_tokens=256) as server:
             if not number:
                 size, first = turn_size(server.address)
                 names = [httpx.post(f"{server.address}/v1/sessions", json={}).json()["id"] for _ in range(SESSIONS)]
@@ -76,7 +75,7 @@ def crashes(model_dir, folder, rounds):
             for talker in talkers:
                 talker.start()
             threading.Event().wait(rng.uniform(0.05, 1.0))
-            server.stop(signal.SIGKILL)
+            server.stop()
             for talker in talkers:
                 talker.join()
                 known[talker.session] = talker.tokens

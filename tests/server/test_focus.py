@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support import ServerProcess, ServerThread, running, settings_for, state_in, wait_until, write_model
+from support import ForkedServer, ServerThread, running, settings_for, state_in, wait_until, write_model
 
 MODEL = "tiny"
 TEXT = "The keeper of the lighthouse counted the waves, and told nobody. " * 400
@@ -247,7 +246,7 @@ def pins(address: str, session: str, **body: Any) -> httpx.Response:
 def test_a_pinned_place_is_raw_in_the_next_turn_and_after_a_kill(model_dir: Any, tmp_path: Any) -> None:
     """What was opened by hand is read by the model from then on, also by the server that comes after a kill -9."""
     store = tmp_path / "s.sqlite"
-    with ServerProcess(model_dir, store) as server:
+    with ForkedServer(model_dir, store) as server:
         session = ingested(server.address)
         assert not raw_tokens(focus(server.address, session)["entries"]) & set(range(*FAR))
         shown = pins(server.address, session, pin=[FAR]).json()
@@ -255,8 +254,8 @@ def test_a_pinned_place_is_raw_in_the_next_turn_and_after_a_kill(model_dir: Any,
         assert shown["pin_room"] == focus(server.address, session)["pin_room"]
         ask(server.address, session)
         assert raw_tokens(focus(server.address, session)["entries"]) >= set(range(*FAR))
-        server.stop(signal.SIGKILL)
-    with ServerProcess(model_dir, store) as server:
+        server.stop()
+    with ForkedServer(model_dir, store) as server:
         for _ in range(2):
             ask(server.address, session, "And then?")
             shown = focus(server.address, session)

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from redis_server import shared_redis
-from support import ServerProcess, ServerThread, free_port, running, settings_for, state_in, wait_until
+from support import ForkedServer, ServerThread, free_port, running, settings_for, state_in, wait_until
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Tell me of the lighthouse"}], "max_tokens": 8}
 RESPONSE = {"model": "tiny", "input": "Tell me of the lighthouse", "max_output_tokens": 8}
@@ -304,14 +303,14 @@ def test_a_client_that_repeats_through_kill_nine_gets_one_turn(model_dir, tmp_pa
 
     talker = threading.Thread(target=talk, daemon=True)
     for number in range(kills + 1):
-        with ServerProcess(model_dir, store, use_port=port, **name) as server:
+        with ForkedServer(model_dir, store, use_port=port, **name) as server:
             if not session:
                 session = httpx.post(f"{server.address}/v1/sessions", json={}).json()["id"]
                 talker.start()
             before = len(asked)
             wait_until(lambda before=before: len(asked) > before + 3)
             if number < kills:
-                server.stop(signal.SIGKILL)
+                server.stop()
                 continue
             stop.set()
             talker.join()

@@ -89,7 +89,7 @@ def test_sigterm(model_dir, tmp_path):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(stream_of, server.address, started, key, max_tokens=700, ignore_eos=True)
             assert started.wait(20)
-            server.process.send_signal(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
             wait_until(lambda: http.get("/ready").status_code == 503)
             assert "draining" in http.get("/ready").json()["reasons"][0]
             for path, body in (("/v1/chat/completions", {"model": MODEL, "messages": ASK}), ("/v1/sessions", {})):
@@ -99,7 +99,8 @@ def test_sigterm(model_dir, tmp_path):
                 assert refused.json()["error"]["code"] == "draining"
             lines = running.result(timeout=60)
         assert lines[-2:] == ["data: [DONE]", ""]
-        assert server.process.wait(timeout=30) == 0
+        server.wait(30)
+        assert server.status == 0
         output = server.output
     records = [json.loads(line) for line in output.splitlines()]
     assert {record["status"] for record in records if record.get("request_id") == "id-17"} == {401, 503}

@@ -13,7 +13,7 @@ import pytest
 from mc_core.errors import StoreError
 from redis_server import shared_redis
 from server.stores import open_store
-from support import ServerProcess, ServerThread, free_port, running, settings_for, state_in, wait_until
+from support import ForkedServer, ServerThread, free_port, running, settings_for, state_in, wait_until
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Tell me of the lighthouse"}], "max_tokens": 4}
 LONG = {"ignore_eos": True, "stream": True}
@@ -74,11 +74,11 @@ class Streamed(threading.Thread):
         return self.end
 
 
-def wrote_meanwhile(paused: ServerProcess, address: str, session: str, before: list[str]) -> None:
+def wrote_meanwhile(paused: ForkedServer, address: str, session: str, before: list[str]) -> None:
     """Another server has written while this one stood still in the middle of a turn: its turn leaves no trace."""
     late = paused_turn(paused, session)
     wait_until(lambda: turn(address, session).status_code == 200)
-    paused.process.send_signal(signal.SIGCONT)
+    paused.send_signal(signal.SIGCONT)
     assert late.ended() == "session_taken_over"
     asked = [*before, ASK["messages"][0]["content"]]
     assert questions(address, session) == asked
@@ -86,9 +86,9 @@ def wrote_meanwhile(paused: ServerProcess, address: str, session: str, before: l
     assert questions(address, session) == [*asked, asked[-1]]
 
 
-def paused_turn(server: ServerProcess, session: str) -> Streamed:
+def paused_turn(server: ForkedServer, session: str) -> Streamed:
     late = Streamed(server.address, session, 400)
-    server.process.send_signal(signal.SIGSTOP)
+    server.send_signal(signal.SIGSTOP)
     return late
 
 
@@ -96,7 +96,7 @@ def test_a_paused_server_never_writes_again_once_another_one_wrote(model_dir, pl
     """Law (Redis): a server that stood still past its lease finds itself fenced: one history, that of the server which
     took over within seconds, and the late turn's stream ends in an error event."""
     with (
-        ServerProcess(model_dir, place, server_name="one", lease_seconds=1) as first,
+        ForkedServer(model_dir, place, server_name="one", lease_seconds=1) as first,
         running(settings_for(model_dir, place, server_name="two", lease_seconds=1)) as second,
     ):
         session = new_session(first.address)
@@ -109,12 +109,12 @@ def test_a_paused_owner_of_a_file_keeps_it_and_never_writes_beside_another_one(m
     """Law (SQLite): while the owner stands still nobody opens its file; where the lock does not hold, as on some
     network file systems, the fence does: one history, and the late turn's stream ends in an error event."""
     file = tmp_path / "s.sqlite"
-    with ServerProcess(model_dir, file) as first:
+    with ForkedServer(model_dir, file) as first:
         session = new_session(first.address)
         late = paused_turn(first, session)
         with pytest.raises(StoreError, match="in use by another server"):
             open_store(f"sqlite:///{file}")
-        first.process.send_signal(signal.SIGCONT)
+        first.send_signal(signal.SIGCONT)
         httpx.post(f"{first.address}/v1/sessions/{session}/cancel")
         assert late.ended() == "turn_cancelled"
         os.unlink(f"{file}.lock")
@@ -139,10 +139,10 @@ def test_a_lease_of_the_same_name_is_taken_over_at_once(model_dir, place):
 def test_a_server_that_comes_back_has_its_sessions_at_once(model_dir, place):
     """Law: after kill -9 a server of the same name goes on at once, though the lease has long to live, and a server of
     another name does not."""
-    with ServerProcess(model_dir, place, server_name="one", lease_seconds=600) as first:
+    with ForkedServer(model_dir, place, server_name="one", lease_seconds=600) as first:
         session = new_session(first.address)
         assert turn(first.address, session).status_code == 200
-        first.stop(signal.SIGKILL)
+        first.stop()
     with running(settings_for(model_dir, place, server_name="two")) as other:
         assert refused(other, session)
         with running(settings_for(model_dir, place, server_name="one")) as again:

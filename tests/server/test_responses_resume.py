@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from support import ServerProcess, running, settings_for, wait_until
+from support import ForkedServer, running, settings_for, wait_until
 
 LETTERS = {"67": 100, "68": 100, "69": 100}
 """Letters alone: their text is their tokens."""
@@ -83,7 +82,7 @@ class Lives:
         self._begin()
 
     def _begin(self) -> None:
-        self._server = ServerProcess(self._model, self._store, max_queue=8).__enter__()
+        self._server = ForkedServer(self._model, self._store, max_queue=8).__enter__()
         self.client = client_of(self._server.address)
 
     def broken_off(self, stream: Any, count: int, kill: bool) -> list[dict[str, Any]]:
@@ -95,9 +94,9 @@ class Lives:
             for event in stream:
                 told.append(event.to_dict())
                 if len(told) == count:
-                    self._server.stop(signal.SIGKILL)
+                    self._server.stop()
         if len(told) < count:
-            self._server.stop(signal.SIGKILL)
+            self._server.stop()
         self.end()
         self._begin()
         self.kills += 1
@@ -151,7 +150,7 @@ def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
     anew, and its stream goes on behind the last event that had been told before; a conversation has its items."""
     store = tmp_path / "s.sqlite"
     long: dict[str, Any] = {**GREEDY, "max_output_tokens": 300}
-    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+    with ForkedServer(model_dir, store) as server, client_of(server.address) as client:
         ended = client.responses.create(input="Hello", max_output_tokens=5, **GREEDY)
         talk = client.conversations.create(items=[{"role": "user", "content": "Hi"}]).id
         client.responses.create(conversation=talk, input="Hello", max_output_tokens=5, **GREEDY)
@@ -162,8 +161,8 @@ def test_responses_outlive_kill_nine(model_dir: Path, tmp_path: Path) -> None:
             input="Go on", previous_response_id=ended.id, background=True, stream=True, **long
         )
         told = taken(stream, 9)
-        server.stop(signal.SIGKILL)
-    with ServerProcess(model_dir, store) as server, client_of(server.address) as client:
+        server.stop()
+    with ForkedServer(model_dir, store) as server, client_of(server.address) as client:
         assert client.responses.retrieve(ended.id).to_dict() == ended.to_dict()
         assert client.conversations.items.list(talk).data == items
         whole = told_in_parts(client, random.Random(4), told)

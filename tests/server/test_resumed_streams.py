@@ -331,7 +331,7 @@ def test_what_was_acknowledged_goes_on_after_kill_nine_and_the_rest_is_lost(mode
         with http.stream("POST", CHAT, json=long, headers=lost | {"X-Session-ID": sessions[1]}) as stream:
             events = events_of(stream.iter_lines())
             seen = [next(events) for _ in range(5)]
-            server.kill()
+            server.stop()
     with ForkedServer(model_dir, store) as server, httpx.Client(base_url=server.address, timeout=60) as http:
         for number in (0, 7, len(told) - 2, len(told) - 1):
             behind = stored | {"X-Session-ID": sessions[0], "Last-Event-ID": told[number].id}

@@ -61,7 +61,7 @@ class Client(threading.Thread):
 def test_sixteen_streams_for_a_minute(model_dir, tmp_path):
     """Streams that are left at random cause no error, leak no slab, and leave the server's memory flat."""
     with ServerProcess(model_dir, tmp_path / "s.sqlite", max_sessions=SLABS, max_queue=64, hot_tokens=256) as server:
-        memory = psutil.Process(server.process.pid)
+        memory = psutil.Process(server.pid)
         clients = [Client(server.address, seed, time.monotonic() + SECONDS) for seed in range(STREAMS)]
         for client in clients:
             client.start()
@@ -87,7 +87,7 @@ def test_sessions_that_come_and_go(tmp_path):
     """What deleted sessions held goes back to the system, however their sizes vary."""
     draw, text = random.Random(0), prose(20_000)
     with ServerProcess(BUNDLED_MODEL, tmp_path / "s.sqlite", budget=1024) as server:
-        memory, resident = psutil.Process(server.process.pid), []
+        memory, resident = psutil.Process(server.pid), []
         with httpx.Client(base_url=server.address, timeout=60) as http:
             for _ in range(COMING_AND_GOING):
                 session = http.post("/v1/sessions", json={}).json()["id"]
