@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from mc_core.context.sources import UNTITLED, About
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.engine.requests import Turn
+from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.engine.turn import run_turn
 from mc_core.engine.vectors_job import Pace, make_vectors
 from mc_core.engine.work import AcquireKV, Decode, Forward, Job, Pause, Sample, Wait, Work
@@ -65,6 +65,7 @@ class Task:
     request: Work | None = None
     cancelled: bool = False
     is_turn: bool = False
+    counted: bool = False
     shielded: Callable[[], bool] = field(default=lambda: False)
 
 
@@ -162,8 +163,14 @@ class Engine:
     def submit(self, turn: Turn) -> TurnHandle:
         """Queue a turn. QueueFullError when ``max_sessions + max_queue`` turns are under way."""
         limit = self.config.max_sessions + self.config.max_queue
-        job, shielded = run_turn(self.core, turn)
-        task = Task(job, turn.session, is_turn=True, shielded=shielded)
+
+        def sink(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                self._count_out(task)  # who hears of the end may come with the next turn before this thread does
+            turn.sink(event)
+
+        job, shielded = run_turn(self.core, replace(turn, sink=sink))
+        task = Task(job, turn.session, is_turn=True, counted=True, shielded=shielded)
         with self._lock:
             if self.draining:
                 raise QueueFullError("the engine is draining and takes no new turns")
@@ -375,14 +382,18 @@ class Engine:
         if task in self._waiting_for_slab:
             self._waiting_for_slab.remove(task)
         if task.is_turn:
-            with self._lock:
-                self._turns -= 1
+            self._count_out(task)
             session = task.session
             if session is not None and session.kv is not None:
                 # Idle, but warm: the slab stays until another session needs it.
                 self._idle[session.kv] = session
                 if self.core.keeper is not None:
                     self._unsaved.append(Unsaved(time.monotonic(), session.kv, session.kv.version))
+
+    def _count_out(self, task: Task) -> None:
+        with self._lock:
+            self._turns -= task.counted
+            task.counted = False
 
     def _leave(self, session: Session, keep: bool) -> Generator[Work, Any, None]:
         if session.kv is not None:

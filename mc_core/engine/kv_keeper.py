@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.kv.kv_file import Head, KVFile, KVFileError
+from mc_core.kv.kv_file import Head, KVFileError
 from mc_core.kv.kv_folder import KVFolder
 from mc_core.kv.session_kv import ChangedError, KVModel, SessionKV, Units
 from mc_core.models.digest import weights_digest
@@ -108,13 +108,14 @@ class KVKeeper:
 
     def _read(self, session: Session, kv: SessionKV) -> None:
         try:
-            file = self.folder.read(session.tenant, session.id, self._of)
-            if file is not None:
-                _apart(lambda: self._fill(session, kv, file))
+            _apart(lambda: self._fill(session, kv))
         except Exception:
             logger.warning("the KV file of session %s is not used", session.id, exc_info=True)
 
-    def _fill(self, session: Session, kv: SessionKV, file: KVFile) -> None:
+    def _fill(self, session: Session, kv: SessionKV) -> None:
+        file = self.folder.read(session.tenant, session.id, self._of)
+        if file is None:
+            return
         *columns, contents = file.head.columns
         units = Units(*columns)
         if not _are_slots(units.slots, self._model.pool.slots):

@@ -114,8 +114,8 @@ def read_kv(path: Path, of: Mapping[str, Any], shape: Shape, most_units: int) ->
         if sizes != wanted:
             raise KVFileError("it has not the tensors that a slab has")
         tensors = {name: file.get_tensor(name) for name in wanted}
-    if _checksum(told[META], tensors) != told[CHECKSUM]:
-        raise KVFileError("its checksum is wrong")
+        if _checksum(told[META], tensors) != told[CHECKSUM]:
+            raise KVFileError("its checksum is wrong")
     arrays = (tensors[name].numpy() for name in ("columns", "blocks", "opened"))
     both = (torch.stack([tensors[f"{name}.{i}"] for i in range(shape.layers)]) for name in ("keys", "values"))
     return KVFile(Head(found["of"], _owner(found), *arrays), *both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from engine_lab import FOCUS, Lab, MakeLab, random_ids
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.engine.runner import ModelRunner
 from mc_core.errors import CancelledTurnError, ConfigError, QueueFullError
 from mc_core.models.attention import FullAttention
 from mc_core.models.rotary import Rotary
+from mc_core.models.sampler import SamplingParams
 from mc_core.session.session import Session
 
 
@@ -103,6 +106,29 @@ def test_the_queue_is_bounded(make_lab: MakeLab) -> None:
             handle.cancel()
             reply.wait()
         assert lab.ask(lab.session("d"), random_ids(9)).finished is not None
+
+
+def test_who_hears_of_an_end_has_room_for_the_next(make_lab: MakeLab) -> None:
+    """A turn counts no more once its end was told: who keeps as many running as there may be is never refused."""
+    with make_lab(EngineConfig(max_sessions=1, max_queue=0)) as lab:
+        sessions, ended = [lab.session(name) for name in "abc"], list[Event]()
+        done = threading.Event()
+
+        def submit() -> None:
+            session = sessions[len(ended)]
+            lab.engine.submit(Turn(session, random_ids(9), SamplingParams(max_tokens=2), sink))
+
+        def sink(event: Event) -> None:
+            if isinstance(event, Finished | Failed):
+                ended.append(event)
+                try:
+                    submit() if len(ended) < len(sessions) else done.set()
+                except QueueFullError:
+                    done.set()
+
+        submit()
+        assert done.wait(60)
+        assert [type(event) for event in ended] == [Finished] * len(sessions)
 
 
 def test_a_stop_string_cuts_text_and_history_alike(lab: Lab) -> None:

@@ -57,7 +57,7 @@ def test_head_is_get_without_a_body(http, path):
         ("POST", "/v1/sessions/sess_x", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("DELETE", "/v1/sessions/sess_x/ingest", {"GET", "HEAD", "POST"}),
         ("POST", "/health", {"GET", "HEAD"}),
-        ("BREW", "/v1/models/a/b", {"GET", "HEAD"}),
+        ("PROPFIND", "/v1/models/a/b", {"GET", "HEAD"}),
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(http, method, path, allowed):
