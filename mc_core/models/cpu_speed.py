@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +62,14 @@ def int8_layer() -> Int8Linear:
     return Int8Linear([Int8Weight.of(torch.randn(SHAPE))])
 
 
-def seconds(layer: Callable[[Tensor], Tensor], x: Tensor, repeats: int = 15) -> float:
-    """Median of what a call takes, after two to warm up."""
+def seconds(layer: Callable[[Tensor], Tensor], x: Tensor, repeats: int = 20) -> float:
+    """The least that a call takes: whatever else runs on the machine only adds to it."""
     times = []
-    for _ in range(repeats + 2):
+    for _ in range(repeats):
         started = time.perf_counter()
         layer(x)
         times.append(time.perf_counter() - started)
-    return median(times[2:])
+    return min(times)
 
 
 def _with_threads(count: int, layer: nn.Module, inputs: Sequence[Tensor]) -> list[float]:
