@@ -184,7 +184,7 @@ FORKS.set_forkserver_preload(["server.serve"])
 
 class ForkedServer:
     """What ``megacontext serve`` runs, in a process of its own, to be stopped and killed. It is forked from one that
-    has imported all of it already: a start costs a tenth of a second instead of seconds."""
+    has imported all of it already, which takes seconds."""
 
     def __init__(self, model: Path, store: Path | str, use_port: int | None = None, **others: object) -> None:
         self.port = use_port or free_port()

@@ -50,7 +50,7 @@ def roomy(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def patient(roomy: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{roomy}/v1", api_key="none", max_retries=5, timeout=120) as client:
         yield client
