@@ -27,6 +27,7 @@ from mc_core.models.sampling_params import SamplingParams
 from mc_core.models.tokenizer import Tokenizer
 from mc_core.models.words import Words
 from mc_core.nets.encoder_gistnet import EncoderGistNet
+from mc_core.nets.excerpt_gistnet import ExcerptGistNet
 from mc_core.nets.gist_maker import GistMaker
 from mc_core.nets.gistnet import GistNet
 from mc_core.nets.lensnet import LensNet, LensNetConfig
@@ -40,6 +41,8 @@ SMALL = 1_000_000_000
 other places, and to miss the conversation more than they gain."""
 GISTNET, LENSNET, MANIFEST = "gistnet.safetensors", "lensnet.safetensors", "bundle.json"
 ADAPTERS = "adapters.safetensors"
+SHOWN = ("encoder", "excerpt")
+"""Kinds of GistNet whose gists are made only where the model is shown them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +118,9 @@ def load_bundle(
 
     block_size: None takes the bundle's (32 without one). networks: a folder with ``bundle.json`` and networks for the
     model file ``path``; such a folder is a path too, if the file that it names can be found. gists: whether they are
-    shown to the model, which then has the bundle's adapters; None: if the GistNet has passed. Hidden ones of an encoder
-    are not made: its bundle has the plain mean. ConfigError if the parts
-    do not fit each other, or ``block_size`` is not the one that the networks were trained for.
+    shown to the model, which then has the bundle's adapters; None: if the GistNet has passed. Hidden ones of kinds that
+    serve the model alone (``SHOWN``) are not made: their bundle has the plain mean. ConfigError if the parts do not fit
+    each other, or ``block_size`` is not the one that the networks were trained for.
     """
     given = Path(path)
     if find_gguf(given) is None and not given.is_dir():
@@ -133,8 +136,8 @@ def load_bundle(
     updates = read_tensors(folder / ADAPTERS) if shown and manifest.adapters is not None else {}
     decoder = decoder_of(Adapted(base, updates) if updates else base, dtype, device)
     tokenizer.fit(decoder.config.vocab_size)
-    # Of a hidden encoder nothing is made: an ingest would run a part of the base for what nobody sees.
-    arguments = None if not shown and _is_encoder(manifest.gistnet) else manifest.gistnet
+    # An ingest would run a part of the base, or an MLP, for what nobody sees.
+    arguments = None if not shown and _kind(manifest.gistnet) in SHOWN else manifest.gistnet
     gistnet = make_gistnet(decoder.config.hidden_size, size, arguments, decoder)
     if arguments is not None:
         _load_weights(gistnet, folder / GISTNET)
@@ -206,17 +209,19 @@ def make_gistnet(
     """A GistNet from its arguments in a manifest; None is the plain mean. base: read by one of kind ``encoder``.
     ConfigError for arguments it has not."""
     given = {**(arguments or {"kind": "mean"})}
+    others = {name: value for name, value in given.items() if name != "kind"}
     try:
-        if base is not None and _is_encoder(given):
-            del given["kind"]
-            return EncoderGistNet(base, block_size, **given)
+        if base is not None and _kind(given) == "encoder":
+            return EncoderGistNet(base, block_size, **others)
+        if _kind(given) == "excerpt":
+            return ExcerptGistNet(dim, block_size, **others)
         return GistNet(dim, block_size, **given)
     except TypeError as error:
         raise ConfigError(f"gistnet in bundle.json has arguments that GistNet has not: {error}") from error
 
 
-def _is_encoder(arguments: Mapping[str, Any] | None) -> bool:
-    return arguments is not None and arguments.get("kind") == "encoder"
+def _kind(arguments: Mapping[str, Any] | None) -> str | None:
+    return None if arguments is None else arguments.get("kind")
 
 
 def make_lensnet(dim: int, arguments: Mapping[str, Any]) -> LensNet:

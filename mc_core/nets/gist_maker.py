@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from mc_core.errors import ConfigError
 
 VECTORS = (1, 2, 4, 8)
-"""Vectors of a gist; each divides any block size, so that each stands for as many tokens."""
+"""Vectors of a gist; each divides any block size, so that each can stand for as many tokens."""
 
 
 class GistMaker(nn.Module, ABC):
-    """K children -> a gist of m ``vectors`` in the base model's input-embedding space, each of an m-th of the children,
-    in order. Children are tokens, or gists of m vectors each."""
+    """K children -> a gist of m ``vectors`` in the base model's input-embedding space, in order: each of an m-th of the
+    children, unless a kind says which ones it is of. Children are tokens, or gists of m vectors each."""
 
     def __init__(self, dim: int, block_size: int, vectors: int) -> None:
         """ConfigError for a shape that no gist has."""
@@ -36,7 +36,7 @@ class GistMaker(nn.Module, ABC):
         """x [B, T, d], mask [B, T] bool (True = real; None = all are) -> gists [B, m d], their m vectors side by side.
 
         T: tokens, at most K, or the vectors of at most K gists; a multiple of m. What stands in masked rows changes
-        nothing; where all rows of a part are masked, its vector is zero. ConfigError if T or d do not fit.
+        nothing; a vector for which no real row is there is zero. ConfigError if T or d do not fit.
         """
         most, rows = self.vectors * self.block_size, x.shape[1]
         if rows > most or rows % self.vectors or x.shape[2] != self.dim:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.lab.controller import MCController
 from mc_core.lab.training.base.base_config import BaseTrainConfig
 from mc_core.lab.training.base.batches import Stage
+from mc_core.lab.training.focus import rarity
 from mc_core.lab.training.focus.contexts import ContextShape, sample_context
 from mc_core.lab.training.focus.export import export_focus
 from mc_core.lab.training.focus.focus_training import FocusStage, FocusTrainConfig, GistShape, LossWeights
@@ -178,24 +180,34 @@ def test_the_bundle_holds_what_was_trained(corpus: Corpus, model: Path, tmp_path
 
 
 ENCODER = GistShape("encoder", layers=2, wide=32, vectors=4)
+EXCERPT = GistShape("excerpt", wide=32, vectors=4)
 
 
-def test_an_adapted_run_leaves_the_base_as_it_is(corpus: Corpus, model: Path, tmp_path: Path) -> None:
-    """GistNet and low-rank updates learn and come out as two small files; the bundle's base is stock while gists are
-    hidden, and what was trained where they are shown; a stop and a resume change nothing of it."""
+@pytest.mark.parametrize("gist", [ENCODER, EXCERPT], ids=["encoder", "excerpt"])
+def test_an_adapted_run_leaves_the_base_as_it_is(
+    corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gist: GistShape
+) -> None:
+    """GistNet (but for excerpts, which are fitted before the first step) and low-rank updates learn and come out as two
+    small files; the bundle's base is stock while gists are hidden, and what was trained where they are shown; a stop
+    and a resume change nothing of it."""
+    monkeypatch.setattr(rarity, "FIT_STEPS", 4)
     stages = (
         FocusStage(0.5, (200, 300), (400, 440), views=2, kinds={"lod1": 1.0}, rebuild=1.0),
         FocusStage(0.5, (300, 700), (400, 480), views=2, kinds={"lod1": 1.0}),
     )
     weights = LossWeights(token=0, kl=1, lod1=0, lod2=0, separation=0)
-    chosen = {"mode": "adapted", "gist": ENCODER, "rank": 4, "stages": stages, "weights": weights}
+    chosen = {"mode": "adapted", "gist": gist, "rank": 4, "stages": stages, "weights": weights}
     config = settings(corpus, model, tmp_path / "run", **chosen)
     trained = run(config)
     low_rank = trained.model.low_rank
     assert low_rank is not None
     assert not changed_in_base(trained)
     assert all(up.detach().abs().sum() > 0 for up in low_rank.up)
-    assert float(trained.model.gistnet.down.weight.detach().abs().sum()) > 0
+    samples = SampleMaker(corpus.train, corpus.encoder)
+    begun = FocusTrainer(dataclasses.replace(config, out=tmp_path / "begun"), samples).model.gistnet.state_dict()
+    made = trained.model.gistnet.state_dict()
+    assert all(torch.equal(begun[name], made[name]) == (gist == EXCERPT) for name in made)
+    assert any(name.startswith("gistnet") for name in trained.gist_adam.parameters) == (gist == ENCODER)
     stop, broken = Event(), dataclasses.replace(config, out=tmp_path / "broken")
     assert not train_focus(broken, lambda _: stop.set(), stop).finished
     run(broken)
@@ -212,10 +224,19 @@ def test_an_adapted_run_leaves_the_base_as_it_is(corpus: Corpus, model: Path, tm
         added = updates[f"{layer}.up"] @ updates[f"{layer}.down"] if f"{layer}.up" in updates else 0
         assert torch.equal(hidden.decoder.state_dict()[name], weight)
         torch.testing.assert_close(shown.decoder.state_dict()[name], weight + added)
-    samples = SampleMaker(corpus.train, corpus.encoder)
     on = FocusTrainer(dataclasses.replace(config, model=tmp_path / "bundle", out=tmp_path / "on"), samples)
     assert torch.equal(on.tensors()["low_rank.up.0"], low_rank.up[0])
-    assert torch.equal(on.tensors()["gistnet.place"], trained.model.gistnet.place)
+    for loaded in (shown.gistnet, on.model.gistnet):
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in made.items())
+
+
+def test_of_excerpts_nothing_learns() -> None:
+    """A run that would train what has no gradient is refused by the field that asks for it."""
+    chosen: dict[str, Any] = {"data": Path("data"), "model": Path("model"), "out": Path("out"), "gist": EXCERPT}
+    with pytest.raises(ConfigError, match=r"mode must be adapted for gist\.kind excerpt"):
+        FocusTrainConfig(**chosen, mode="frozen")
+    with pytest.raises(ConfigError, match=r"weights\.separation must be 0"):
+        FocusTrainConfig(**chosen, mode="adapted", weights=LossWeights(lod1=0, lod2=0))
 
 
 def test_gists_for_a_file_are_shipped_without_it(corpus: Corpus, model: Path, tmp_path: Path) -> None:

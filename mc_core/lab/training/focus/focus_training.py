@@ -16,14 +16,16 @@ from mc_core.nets.gistnet import Head, Pooling
 MODES = ("frozen", "adapted", "joint")
 LEAST_SERVED = 2048
 """Tokens of a history in which an episode of every suite has room."""
+FOREIGN = {"encoder": ("heads", "pooling", "head"), "excerpt": ("layers", "heads", "pooling", "head")}
+"""Arguments of ``GistShape`` that a kind has not."""
 
 
 @dataclass(frozen=True)
 class GistShape:
-    """The GistNet's arguments, as ``bundle.json`` keeps them; one vector is not told of. wide: of an encoder's MLP; it
-    has neither heads, pooling nor head."""
+    """The GistNet's arguments, as ``bundle.json`` keeps them: of a kind those that it has, and not that it has one
+    vector, where that is its default. wide: of an encoder's MLP, or of the one that chooses excerpts."""
 
-    kind: Literal["mean", "transformer", "encoder"] = "mean"
+    kind: Literal["mean", "transformer", "encoder", "excerpt"] = "mean"
     layers: int = 2
     heads: int = 4
     pooling: Pooling = "query"
@@ -33,8 +35,7 @@ class GistShape:
 
     def arguments(self) -> dict[str, Any]:
         """For ``make_gistnet``."""
-        encoder = self.kind == "encoder"
-        others = ("heads", "pooling", "head") if encoder else ("wide",) if self.vectors > 1 else ("wide", "vectors")
+        others = FOREIGN.get(self.kind, ("wide",) if self.vectors > 1 else ("wide", "vectors"))
         return {name: value for name, value in asdict(self).items() if name not in others}
 
 
@@ -157,6 +158,8 @@ class FocusTrainConfig(DecoderRunConfig):
         super().__post_init__()
         if self.mode not in MODES:
             raise ConfigError(f"mode must be one of {MODES}, got {self.mode!r}")
+        if self.gist.kind == "excerpt":
+            self._check_excerpts()
         self.check_positive("steps", "accumulate", "gist_rate")
         self.check_shares("base_share")
         for name in ("text_share", "blend"):
@@ -166,3 +169,11 @@ class FocusTrainConfig(DecoderRunConfig):
             raise ConfigError("stages and base_stages must name at least one stage each")
         if self.mode == "joint" and self.train_embeddings and any(stage.served for stage in self.stages):
             raise ConfigError("train_embeddings must be false where stages are served: their lens reads the embeddings")
+
+    def _check_excerpts(self) -> None:
+        """Of excerpts nothing learns but the low-rank updates that read them."""
+        if self.mode != "adapted":
+            raise ConfigError(f"mode must be adapted for gist.kind excerpt, got {self.mode!r}")
+        for name in ("lod1", "lod2", "separation"):
+            if getattr(self.weights, name):
+                raise ConfigError(f"weights.{name} must be 0 for gist.kind excerpt, got {getattr(self.weights, name)}")

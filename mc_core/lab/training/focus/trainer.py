@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Event
 
 import torch
@@ -9,23 +10,28 @@ from torch import Tensor, nn
 
 from mc_core.bundle.bundle import ADAPTERS, GISTNET, Bundle, load_bundle, make_gistnet, read_tensors
 from mc_core.errors import ConfigError
+from mc_core.lab.data.cache import Stream
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.training.base.batches import Batch
 from mc_core.lab.training.base.counted import count_batch
 from mc_core.lab.training.base.model import BaseModel
+from mc_core.lab.training.checkpoint import checkpoints
 from mc_core.lab.training.focus.batch import FocusBatch
 from mc_core.lab.training.focus.draw import FocusBatches
 from mc_core.lab.training.focus.focus_training import FocusTrainConfig
 from mc_core.lab.training.focus.model import FocusModel
 from mc_core.lab.training.focus.process import BatchProcessor
+from mc_core.lab.training.focus.rarity import fit_rarity
 from mc_core.lab.training.focus.served import ServedQuestions
 from mc_core.lab.training.optim import AdamW, decoder_optimizers
 from mc_core.lab.training.progress import Report
 from mc_core.lab.training.run import Trainer, train
 from mc_core.lab.training.run_data import model_tokenizer, training_streams
 from mc_core.lab.training.sample_maker import SampleMaker
+from mc_core.lab.training.vocabulary import token_counts
 from mc_core.models.loading import find_gguf
 from mc_core.models.low_rank import LowRank
+from mc_core.nets.excerpt_gistnet import ExcerptGistNet
 from mc_core.nets.gist_maker import GistMaker
 from mc_core.positions.policies import make_policy
 
@@ -36,7 +42,7 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
     def __init__(self, config: FocusTrainConfig, samples: SampleMaker) -> None:
         """samples: where passages are cut from, and the base's own batches in a joint run."""
         bundle = load_bundle(config.model, config.device, block_size=config.block_size, gists=False)
-        gistnet, low_rank = _gistnet(config, bundle), _low_rank(config, bundle)
+        gistnet, low_rank = _gistnet(config, bundle, samples.streams), _low_rank(config, bundle)
         policy = make_policy(bundle.positions, bundle.decoder.config, config.block_size, bundle.sigma_scale)
         self.model = FocusModel(bundle.decoder, gistnet, policy, low_rank)
         super().__init__(config, self.model)
@@ -52,10 +58,10 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
         bundle.decoder.requires_grad_(joint)
         bundle.decoder.embed_tokens.requires_grad_(joint and config.train_embeddings)
         self.muon, self.adam = decoder_optimizers(bundle.decoder, config.weight_decay, config.dtype)
-        self.gist_adam = AdamW(self._learned())
+        self.gist_adam = AdamW({name: p for name, p in self._beside().items() if p.requires_grad})
 
-    def _learned(self) -> dict[str, nn.Parameter]:
-        """What learns whether or not the base does."""
+    def _beside(self) -> dict[str, nn.Parameter]:
+        """What the run makes beside the base; a GistNet that was fitted to a corpus has no gradient."""
         parts = {"gistnet": self.model.gistnet, "low_rank": self.model.low_rank}
         named = [(part, *each) for part, net in parts.items() if net is not None for each in net.named_parameters()]
         return {f"{part}.{name}": parameter for part, name, parameter in named}
@@ -99,7 +105,7 @@ class FocusTrainer(Trainer[FocusTrainConfig, Batch | FocusBatch]):
 
     def tensors(self) -> dict[str, Tensor]:
         # A frozen base is not among them.
-        weights = {name: p.detach() for name, p in self._learned().items()}
+        weights = {name: p.detach() for name, p in self._beside().items()}
         if self.config.mode == "joint":
             weights |= {f"model.{name}": p.detach() for name, p in self.model.decoder.named_parameters()}
         adam = {f"base.{name}": tensor for name, tensor in self.adam.state().items()}
@@ -123,13 +129,19 @@ def train_focus(config: FocusTrainConfig, report: Report, stop: Event | None = N
     return trainer
 
 
-def _gistnet(config: FocusTrainConfig, bundle: Bundle) -> GistMaker:
-    """The one to begin with: the model's own, if that has the shape that is asked for."""
+def _gistnet(config: FocusTrainConfig, bundle: Bundle, streams: Sequence[Stream]) -> GistMaker:
+    """The one to begin with: the model's own, if that has the shape that is asked for. One that chooses excerpts is
+    fitted to the streams, unless a checkpoint of the run has it already."""
     torch.manual_seed(config.seed)
     dim = bundle.decoder.config.hidden_size
     gistnet = make_gistnet(dim, config.block_size, config.gist.arguments(), bundle.decoder)
     if bundle.manifest.gistnet == config.gist.arguments():
         gistnet.load_state_dict(read_tensors(config.model / GISTNET))
+    elif isinstance(gistnet, ExcerptGistNet) and not checkpoints(config.checkpoints):
+        size = bundle.decoder.config.vocab_size
+        embeddings = bundle.embed(torch.arange(size, device=config.device)).cpu()
+        counts, word = token_counts(streams, size), torch.from_numpy(bundle.words.fold >= 0)
+        fit_rarity(gistnet, embeddings, counts, word, config.seed)
     return gistnet.to(config.device)
 
 

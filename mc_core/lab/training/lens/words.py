@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -16,14 +15,13 @@ from mc_core.bundle.bundle import Bundle
 from mc_core.lab.data.cache import Stream
 from mc_core.lab.training.lens.lens_training import LensTrainConfig
 from mc_core.lab.training.lens.teacher import load_teacher, word_vectors
+from mc_core.lab.training.vocabulary import fit_vocabulary, token_counts
 from mc_core.models.loading import save_tensors
 from mc_core.nets.lens_keys import clean, whiten
 from mc_core.nets.lens_words import WordNet
 
 RARE_IN = 32.0
 """Tokens that a word's rarity counts in: log of how many blocks there are to one that holds it."""
-FIT_BATCH = 2048
-FIT_RATE = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +60,16 @@ def fit_words(net: WordNet, embeddings: Tensor, targets: WordTargets, steps: int
     with torch.no_grad():
         whitened = net.enter(clean(embeddings[None], None)[0])
     learned = [p for name, p in net.named_parameters() if not name.startswith("enter")]
-    optimizer = torch.optim.AdamW(learned, FIT_RATE, weight_decay=0.01)
     alike = list[float]()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = FIT_RATE * max(0.02, 1 - step / steps)
-        even = torch.ones_like(targets.often) if step % 2 else targets.often
-        rows = torch.multinomial(even.cpu(), FIT_BATCH, replacement=True, generator=generator).to(embeddings.device)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        rows = rows.to(embeddings.device)
         vectors, rarity = net.from_whitened(whitened[rows])
         cosine = (vectors * targets.vectors[rows]).sum(-1).mean()
-        loss = 1 - cosine + 0.02 * F.smooth_l1_loss(rarity, targets.rarity[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
         alike.append(float(cosine.detach()))
+        return 1 - cosine + 0.02 * F.smooth_l1_loss(rarity, targets.rarity[rows])
+
+    fit_vocabulary(learned, targets.often, steps, generator, loss_of)
     last = alike[-max(1, steps // 10) :]
     return sum(last) / max(1, len(last))
 
@@ -91,7 +85,7 @@ def taught_words(
     if not path.exists():
         size = tokenizer.get_vocab_size()
         embeddings = bundle.embed(torch.arange(size, device=config.device))
-        counts = torch.from_numpy(np.sum([np.bincount(stream.ids, minlength=size) for stream in streams], axis=0))
+        counts = token_counts(streams, size)
         fold = torch.from_numpy(bundle.words.fold[:size])
         targets = word_targets(word_vectors(load_teacher(), tokenizer).float(), counts, fold, config.net.words)
         generator = torch.Generator().manual_seed(config.seed)
