@@ -12,8 +12,8 @@ def test_int8_is_chosen_where_it_is_faster(gain: float, chosen: torch.dtype, mon
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("torch has no int8 kernels for this CPU")
 
-    def took(layer: torch.nn.Module, x: torch.Tensor) -> float:
-        return gain if isinstance(layer, torch.nn.Linear) else 1.0
+    def took(layers: cpu_speed.Layers, x: torch.Tensor) -> float:
+        return gain if isinstance(layers[0], torch.nn.Linear) else 1.0
 
     monkeypatch.setattr(cpu_speed, "seconds", took)
     assert cpu_speed.choose_weights.__wrapped__() == chosen
@@ -23,6 +23,6 @@ def test_the_fastest_number_of_threads_is_chosen(monkeypatch: pytest.MonkeyPatch
     """Each number is tried with torch set to it, and torch's own is as before."""
     before = torch.get_num_threads()
     speed = {8: 1.0, 4: 0.5, 2: 0.7, 1: 0.9}
-    monkeypatch.setattr(cpu_speed, "seconds", lambda layer, x: speed[torch.get_num_threads()])
+    monkeypatch.setattr(cpu_speed, "seconds", lambda layers, x: speed[torch.get_num_threads()])
     assert cpu_speed.choose_threads.__wrapped__(torch.float32, 8) == 4
     assert torch.get_num_threads() == before
