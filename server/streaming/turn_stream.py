@@ -119,6 +119,11 @@ class TurnStream:
         if self._cancelled:
             stop()
 
+    @property
+    def ended(self) -> bool:
+        """Whether its end was told."""
+        return self._over.done()
+
     async def over(self) -> Finished | Failed:
         """Until the engine has let go of the session -> the last event."""
         return await self._over

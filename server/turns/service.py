@@ -103,7 +103,8 @@ class TurnService:
 
     def check_room(self, turns: int) -> None:
         """QueueFullError if there is no room for so many more turns now."""
-        if self.active + turns > self.most:
+        # One whose end was told has its session to give back yet, and its client may be here with the next.
+        if sum(not stream.ended for stream in self._running.values()) + turns > self.most:
             raise queue_full(self.engine.config)
 
     def start(
