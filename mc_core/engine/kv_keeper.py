@@ -110,6 +110,8 @@ class KVKeeper:
         try:
             _apart(lambda: self._fill(session, kv))
         except Exception:
+            # The turn goes on with an empty slab, and computes: one that is half filled, or not cut, would be wrong.
+            kv.rewind(0)
             logger.warning("the KV file of session %s is not used", session.id, exc_info=True)
 
     def _fill(self, session: Session, kv: SessionKV) -> None:

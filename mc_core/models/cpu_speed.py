@@ -26,7 +26,10 @@ GAIN = 1.3
 
 @cache
 def choose_weights() -> torch.dtype:
-    """``torch.int8`` where this CPU's kernels gain enough by it, else ``torch.float32``."""
+    """``torch.int8`` where this CPU's kernels gain enough by it, else ``torch.float32``.
+
+    One thread tells: several wait for each other where something else has a core, and that at random.
+    """
     try:
         check_weights(torch.int8, "cpu")
         layers = float_layers(), int8_layers()
@@ -34,7 +37,8 @@ def choose_weights() -> torch.dtype:
         return torch.float32
     with torch.inference_mode():
         inputs = [torch.randn(rows, SHAPE[1]) for rows in ROWS]
-        gains = [seconds(layers[0], x) / seconds(layers[1], x) for x in inputs]
+        wide, narrow = (_with_threads(1, each, inputs) for each in layers)
+    gains = [slow / fast for slow, fast in zip(wide, narrow, strict=True)]
     return torch.int8 if min(gains) >= GAIN else torch.float32
 
 
@@ -63,8 +67,8 @@ def float_layers() -> Layers:
 
 def int8_layers() -> Layers:
     """The same in int8."""
-    weight = torch.randn(SHAPE)
-    return [Int8Linear([Int8Weight.of(weight)]) for _ in range(LAYERS)]
+    weight = Int8Weight.of(torch.randn(SHAPE))
+    return [Int8Linear([weight]) for _ in range(LAYERS)]  # each packs a copy
 
 
 def seconds(layers: Layers, x: Tensor, repeats: int = 5) -> float:

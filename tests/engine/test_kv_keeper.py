@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine_lab import Lab, MakeLab, Reply, random_ids
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.kv.session_kv import SessionKV
 from mc_core.session.session import Session
 
 
@@ -76,6 +78,30 @@ def test_what_was_cut_and_written_anew_is_computed(make_lab: MakeLab, tmp_path: 
 def _computed(reply: Reply) -> int:
     assert reply.finished is not None
     return reply.finished.context.kv_recomputed
+
+
+def test_a_file_that_fails_half_way_is_as_none(
+    make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails once units are in the slab, none of them stays: the reply is that of a server without files."""
+    fill = SessionKV.fill
+
+    def failing(kv: SessionKV, *arguments: Any) -> None:
+        fill(kv, *arguments)
+        raise MemoryError
+
+    monkeypatch.setattr(SessionKV, "fill", failing)
+    replies = []
+    for folder in (None, tmp_path / "kv"):
+        config = EngineConfig(max_sessions=2, kv_folder=folder, recent_kv_bytes=0)
+        with make_lab(config, repair="incremental") as lab:
+            name = f"session-{folder is None}"
+            session = lab.session(name, 900)
+            asked(lab, session, 0)
+            lab.engine.release(session).result()
+            replies.append(asked(lab, lab.reopen(name), 1))
+    assert list((tmp_path / "kv").iterdir())
+    assert replies[0] == replies[1]
 
 
 def test_an_idle_slab_is_written_in_a_while(make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
