@@ -64,6 +64,10 @@ class DamagedRecordError(StoreError):
     """The store has the session, but its record is not as it was written."""
 
 
+class SessionMismatchError(StoreError):
+    """A stored session is sound and of no use here: its tokenizer or block size is another than the server's."""
+
+
 class NoteTakenError(StoreError):
     """An indexed note of a commit has the key of another session's note. Nothing was changed."""
 

@@ -22,6 +22,7 @@ from mc_core.store import (
     FencedError,
     LeaseHeldError,
     NoteTakenError,
+    SessionMismatchError,
     StoreDownError,
     StoreFullError,
     TurnsLostError,
@@ -175,6 +176,8 @@ def to_api_error(error: BaseException) -> ApiError:
             return store_down(
                 "the session store can't be reached; look at the session before you repeat this", error.retry_after
             )
+        case SessionMismatchError():
+            return ApiError(409, str(error), code="session_mismatch")
         case NoteTakenError():
             return answered_elsewhere()
         case StoreError():

@@ -26,7 +26,7 @@ ERRORS = {
     401: "The API key is missing or unknown.",
     403: "A server without keys does not answer under this name.",
     404: "There is no such model or session.",
-    409: "The request contradicts what the session holds.",
+    409: "The request contradicts what the session holds, or this server has another tokenizer or block size than it.",
     410: "The store lost turns of the session in a failover, though they had been acknowledged, told once; or the "
     "stream of `Last-Event-ID` is not there.",
     412: "The session is not as `If-Match` says: something was stored in it since.",
@@ -37,7 +37,7 @@ ERRORS = {
     503: "The server is shutting down, its store is away, or the session is in use elsewhere; see `Retry-After`.",
 }
 EVENT_ID = {"type": "string", "description": "With an Idempotency-Key: what Last-Event-ID may name."}
-TURN_ERRORS = (400, 401, 403, 404, 410, 412, 413, 415, 429, 500, 503)
+TURN_ERRORS = (400, 401, 403, 404, 409, 410, 412, 413, 415, 429, 500, 503)
 
 
 class Described(Protocol):

@@ -13,7 +13,7 @@ from mc_core.bundle.bundle import Bundle
 from mc_core.context.excerpts import Excerpts
 from mc_core.context.sources import Sources
 from mc_core.context.working_context import WorkingContext
-from mc_core.errors import ConfigError, StoreError
+from mc_core.errors import ConfigError
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig, least_budget
 from mc_core.focus.lens import lens_spec, make_lens
@@ -21,7 +21,7 @@ from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
-from mc_core.store import SessionRecord, SessionStore, StoredSession
+from mc_core.store import SessionMismatchError, SessionRecord, SessionStore, StoredSession
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
 logger = logging.getLogger(__name__)
@@ -83,17 +83,18 @@ class SessionFactory:
         of other networks are dropped: the tree is not ``whole`` then, and ``Engine.make_vectors`` makes new ones. A
         budget that the server or its settings allow no more becomes the server's.
 
-        Blocks on the store: not for the engine thread. StoreError if the tokenizer or the block size is another.
+        Blocks on the store: not for the engine thread. SessionMismatchError if the tokenizer or the block size is
+        another.
         """
         record = stored.record
         if record.tokenizer != self.bundle.tokenizer.fingerprint:
-            raise StoreError(
+            raise SessionMismatchError(
                 f"session {record.session_id} is written in the tokens of another model, {record.model!r} (tokenizer"
                 f" {record.tokenizer[:12]}), than {self.bundle.name!r} (tokenizer"
                 f" {self.bundle.tokenizer.fingerprint[:12]}): `megacontext sessions migrate` writes it anew"
             )
         if record.block_size != self.focus.block_size:
-            raise StoreError(
+            raise SessionMismatchError(
                 f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"
                 f" whose block_size is {record.block_size}, and this one's is {self.focus.block_size}"
             )

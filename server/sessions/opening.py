@@ -9,7 +9,14 @@ from mc_core.errors import StoreError
 from mc_core.models.threads import aside
 from mc_core.session.factory import SessionFactory
 from mc_core.session.session import Session
-from mc_core.store import SessionStore, StoreDownError, StoredSession, TurnsLostError, UnknownSessionError
+from mc_core.store import (
+    SessionMismatchError,
+    SessionStore,
+    StoreDownError,
+    StoredSession,
+    TurnsLostError,
+    UnknownSessionError,
+)
 from server.errors import unreadable
 from server.futures import settled
 from server.sessions.departed import Departed
@@ -21,8 +28,8 @@ logger = logging.getLogger(__name__)
 async def open_session(
     stored: StoredSession, *, store: SessionStore, factory: SessionFactory, departed: Departed
 ) -> Session:
-    """Of a lease that was taken, which is given back if the session cannot be read (ApiError), or is none yet
-    (UnknownSessionError)."""
+    """Of a lease that was taken, which is given back if the session cannot be read (ApiError), is of another tokenizer
+    or block size (SessionMismatchError), or is none yet (UnknownSessionError)."""
     session_id = stored.record.session_id
     try:
         if is_unborn(stored.record):
@@ -31,7 +38,7 @@ async def open_session(
         return await asyncio.to_thread(aside, lambda: factory.load(stored, store))
     except Exception as error:
         await give_back(store, session_id, stored.fence)
-        if isinstance(error, StoreDownError | TurnsLostError | UnknownSessionError):
+        if isinstance(error, StoreDownError | TurnsLostError | UnknownSessionError | SessionMismatchError):
             raise
         # Whatever it is, it is not the fault of the request that asked for the session.
         raise unreadable(session_id, error) from error

@@ -11,7 +11,14 @@ import numpy as np
 
 from mc_core.session.pins import pin_room
 from mc_core.session.session import Session
-from mc_core.store import DamagedRecordError, LeaseHeldError, PrefixMatch, SessionRecord, UnknownSessionError
+from mc_core.store import (
+    DamagedRecordError,
+    LeaseHeldError,
+    PrefixMatch,
+    SessionMismatchError,
+    SessionRecord,
+    UnknownSessionError,
+)
 from server.futures import settled
 from server.sessions.forks import fork
 from server.sessions.host import SessionHost
@@ -92,6 +99,9 @@ class MatchedLease:
         try:
             return await self._held.__aenter__()
         except (LeaseHeldError, UnknownSessionError):
+            return None
+        except SessionMismatchError as error:
+            logger.warning("%s; its chat gets another session", error)
             return None
         except Exception:
             logger.warning("session %s can't be gone on with; its chat gets another one", session_id, exc_info=True)

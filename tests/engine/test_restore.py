@@ -21,11 +21,10 @@ from mc_core.bundle.bundle import Bundle, load_bundle
 from mc_core.engine import vectors_job
 from mc_core.engine.engine import Engine
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.errors import StoreError
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.lens import LENSES
 from mc_core.session.session import Session
-from mc_core.store import SessionStore
+from mc_core.store import SessionMismatchError, SessionStore
 from mc_core.tree.tree import MegaContextTree
 from redis_server import shared_redis
 from server.stores import open_store
@@ -455,11 +454,11 @@ def test_another_tokenizer_or_block_size_is_refused_in_words(open_lab: OpenLab) 
     with open_lab("lexical") as lab:
         lab.session("a", 100)
         lab.factory.focus = replace(lab.factory.focus, block_size=16, refocus_interval=0)
-        with pytest.raises(StoreError, match=r"blocks of 32 tokens: it needs a server whose block_size is 32"):
+        with pytest.raises(SessionMismatchError, match=r"blocks of 32 tokens: it needs a server whose block_size is"):
             lab.reopen("a")
     with open_lab("lexical") as lab:
         record = lab.store.record("a", "tenant").result()
         other = replace(record, session_id="b", tokens=0, tail=np.empty(0, np.int32), tokenizer="other")
         lab.store.create(other).result()
-        with pytest.raises(StoreError, match="in the tokens of another model"):
+        with pytest.raises(SessionMismatchError, match="in the tokens of another model"):
             lab.reopen("b")

@@ -2,10 +2,13 @@
 
 import concurrent.futures
 import json
+import logging
 
 import httpx
 import pytest
 
+from mc_core.models.tokenizer import Tokenizer
+from mc_core.session.factory import SessionFactory
 from support import add_lensnet, running, settings_for, wait_until, write_model
 
 MODEL = "tiny"
@@ -262,8 +265,9 @@ def stranger(tmp_path):
     return folder
 
 
-def test_a_session_that_cannot_be_read_is_no_dead_end(model_dir, stranger, tmp_path):
-    """Its chat gets another session, and who names it is told that the server is at fault, not the request."""
+def test_a_session_of_another_tokenizer_is_no_dead_end(model_dir, stranger, tmp_path, caplog):
+    """Its chat gets another session, and who names it is told of both tokenizers and what writes it anew, which is no
+    fault of the server's: nothing goes to its log."""
     store = tmp_path / "s.sqlite"
     with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
         talk = Talk(http)
@@ -276,10 +280,33 @@ def test_a_session_that_cannot_be_read_is_no_dead_end(model_dir, stranger, tmp_p
         assert talk.say("Three")[0] == session
         body = {"model": MODEL, "session_id": lost, "messages": [{"role": "user", "content": "Hi"}]}
         for answer in (http.post("/v1/chat/completions", json=body), http.get(f"/v1/sessions/{lost}/focus")):
-            assert answer.status_code == 500
+            assert answer.status_code == 409
             error = answer.json()["error"]
-            assert (error["code"], error["type"]) == ("session_unreadable", "server_error")
-            assert error["message"].count(lost) == 1
+            assert (error["code"], error["type"]) == ("session_mismatch", "invalid_request_error")
+            for told in (lost, *(Tokenizer.load(folder).fingerprint[:12] for folder in (model_dir, stranger))):
+                assert error["message"].count(told) == 1
+            assert "megacontext sessions migrate" in error["message"]
+        assert http.delete(f"/v1/sessions/{lost}").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+
+
+def test_a_session_that_cannot_be_read_is_the_servers_fault(model_dir, tmp_path, monkeypatch):
+    """Who names it is told so, once by name, and it can be deleted."""
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(model_dir, store)) as address:
+        lost = httpx.post(f"{address}/v1/sessions", json={}).json()["id"]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(SessionFactory, "load", fail)
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
+        answer = http.get(f"/v1/sessions/{lost}/focus")
+        assert answer.status_code == 500
+        error = answer.json()["error"]
+        assert (error["code"], error["type"]) == ("session_unreadable", "server_error")
+        assert error["message"].count(lost) == 1
+        assert "secret" not in error["message"]
         assert http.delete(f"/v1/sessions/{lost}").status_code == 200
 
 

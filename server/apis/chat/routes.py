@@ -29,7 +29,7 @@ router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses={**errors(409, *TURN_ERRORS), **streamed(ChatCompletionChunk)},
+    responses={**errors(*TURN_ERRORS), **streamed(ChatCompletionChunk)},
 )
 async def chat_completions(
     body: ChatRequest,

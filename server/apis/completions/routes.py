@@ -37,7 +37,7 @@ router = APIRouter(dependencies=[Depends(accepting)], tags=["completions"])
 @router.post(
     "/v1/completions",
     response_model=TextCompletion,
-    responses={**errors(409, *TURN_ERRORS), **streamed(TextCompletion)},
+    responses={**errors(*TURN_ERRORS), **streamed(TextCompletion)},
 )
 async def completions(
     body: CompletionRequest,

@@ -103,7 +103,7 @@ async def create_items(
     return await once(service.state, request, service.tenant, idempotency_key, add)
 
 
-@router.get("/{conversation_id}/items", responses=errors(404, 410))
+@router.get("/{conversation_id}/items", responses=errors(404, 409, 410))
 async def list_items(
     conversation_id: str,
     service: Service,
@@ -116,7 +116,7 @@ async def list_items(
     return await service.page(conversation_id, limit, order, after)
 
 
-@router.get("/{conversation_id}/items/{item_id}", response_model=ListedItem, responses=errors(404, 410))
+@router.get("/{conversation_id}/items/{item_id}", response_model=ListedItem, responses=errors(404, 409, 410))
 async def retrieve_item(conversation_id: str, item_id: str, service: Service, include: Includes = None) -> Any:
     """One item."""
     return await service.item(conversation_id, item_id)

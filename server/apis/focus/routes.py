@@ -26,7 +26,9 @@ from server.openapi import errors, events
 from server.state import ServerState, accepting, state_of, tenant_of
 
 T = TypeVar("T")
-router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["focus"], responses=errors(400, 401, 403, 404, 500, 503))
+router = APIRouter(
+    prefix="/v1/sessions/{session_id}", tags=["focus"], responses=errors(400, 401, 403, 404, 409, 500, 503)
+)
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
@@ -43,7 +45,7 @@ async def focus(session_id: str, state: State, tenant: Tenant) -> dict[str, Any]
     response_model=Focus,
     response_model_exclude_unset=True,
     dependencies=[Depends(accepting)],
-    responses=errors(409, 410, 412, 413, 415),
+    responses=errors(410, 412, 413, 415),
 )
 async def pin(
     session_id: str, body: Pins, state: State, tenant: Tenant, response: Response, expected: Expected = NONE

@@ -36,7 +36,7 @@ from server.openapi import errors, text_or
 from server.state import ServerState, accepting, state_of, tenant_of
 from server.streaming.choice import Choice
 
-router = APIRouter(tags=["sessions"], responses=errors(400, 401, 403, 404, 503))
+router = APIRouter(tags=["sessions"], responses=errors(400, 401, 403, 404, 409, 503))
 State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
@@ -45,7 +45,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
     "/v1/sessions/{session_id}/ingest",
     dependencies=[Depends(accepting)],
     response_model=Ingested,
-    responses=errors(409, 410, 412, 413, 415),
+    responses=errors(410, 412, 413, 415),
     openapi_extra=text_or(IngestText),
 )
 async def ingest(

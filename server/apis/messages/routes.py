@@ -44,7 +44,7 @@ State = Annotated[ServerState, Depends(state_of)]
     "/v1/messages",
     dependencies=[Depends(accepting)],
     response_model=MessageObject,
-    responses={**errors(409, *TURN_ERRORS, model=MessagesError), **typed_events(MessageEvent)},
+    responses={**errors(*TURN_ERRORS, model=MessagesError), **typed_events(MessageEvent)},
 )
 async def create_message(
     body: MessagesRequest,

@@ -42,7 +42,7 @@ Number = Annotated[int, Query(ge=0)]
     "",
     dependencies=[Depends(accepting)],
     response_model=ResponseObject,
-    responses={**errors(409, *TURN_ERRORS), **streamed(ResponseEvent)},
+    responses={**errors(*TURN_ERRORS), **streamed(ResponseEvent)},
 )
 async def create_response(
     body: ResponseRequest,
@@ -85,7 +85,7 @@ async def retrieve_response(
     return await service.show(response_id, stream=stream, after=starting_after)
 
 
-@router.delete("/{response_id}", responses=errors(401, 403, 404, 500, 503))
+@router.delete("/{response_id}", responses=errors(401, 403, 404, 409, 500, 503))
 async def delete_response(response_id: str, service: Service) -> DeletedResponse:
     """Forget the response; what was said stays a part of its session's history."""
     await service.delete(response_id)

@@ -40,7 +40,7 @@ MEDIA_TYPES = ("application/octet-stream", MEDIA_TYPE)
 @router.get(
     "/{session_id}/export",
     response_class=StreamingResponse,
-    responses={**errors(404, 410), **file_of(MEDIA_TYPE, "The session: a JSON object a line.")},
+    responses={**errors(404, 409, 410), **file_of(MEDIA_TYPE, "The session: a JSON object a line.")},
 )
 async def export(session_id: str, state: State, tenant: Tenant) -> Response:
     """All of a session in one file, as it was stored last; turns go on meanwhile."""

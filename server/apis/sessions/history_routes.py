@@ -31,7 +31,7 @@ State = Annotated[ServerState, Depends(state_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
-@router.get("/{session_id}/messages", responses=errors(404, 410))
+@router.get("/{session_id}/messages", responses=errors(404, 409, 410))
 async def messages(
     session_id: str,
     state: State,

@@ -72,7 +72,7 @@ async def list_sessions(
     return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
 
 
-@router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404, 410))
+@router.get("/{session_id}", response_model_exclude_unset=True, responses=errors(404, 409, 410))
 async def inspect(session_id: str, state: State, tenant: Tenant, response: Response) -> SessionObject:
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.steady(session_id, tenant, lambda: state.host.info(session_id, tenant))
