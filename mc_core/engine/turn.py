@@ -59,6 +59,8 @@ class _TurnRun:
             self.filling = True  # another thread writes into the slab, so nobody else may have it
             yield Wait(loading)
             self.filling = False
+            assert self.session.kv is not None
+            self.context.kv_loaded = len(self.session.kv)
 
     def _run(self) -> Generator[Work, Any, Finished]:
         core, turn, session, context = self.core, self.turn, self.session, self.context

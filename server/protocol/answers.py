@@ -83,6 +83,7 @@ class Context(Answer):
     cost: Count
     source: Literal["warm", "woken", "restored"]
     spans_fetched: Count
+    kv_loaded: Count
     kv_reused: Count
     kv_recomputed: Count
     refocuses: Count

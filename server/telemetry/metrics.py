@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
@@ -62,6 +63,10 @@ class Metrics:
         self.kv_recomputed = self._counter(names.KV_RECOMPUTED)
         self.kv_sought = self._counter(names.KV_SOUGHT)
         self.kv_restored = self._counter(names.KV_RESTORED)
+        self.kv_loaded = self._counter(names.KV_LOADED)
+        self.wakes = self._counter(names.WAKES)
+        for source, file in product(("woken", "restored"), ("used", "none")):
+            self.wakes.labels(source, file)
         self.store = self._histogram(names.STORE_LATENCY)
         self.store_up = self._gauge(names.STORE_UP)
         self.store_backlog = self._gauge(names.STORE_BACKLOG)
@@ -154,9 +159,12 @@ class TurnWatch:
             case Delta(_, ids, _) if ids:
                 (self._metrics.inter_token if self._tokens else self._metrics.first_token).observe(when - self._last)
                 self._last, self._tokens = when, self._tokens + len(ids)
-            case Finished(reason, usage, _):
+            case Finished(reason, usage, context):
                 self._metrics.turns.labels(reason).inc()
                 self._metrics.prompt_tokens.inc(usage.prompt_tokens)
                 self._metrics.completion_tokens.inc(usage.completion_tokens)
+                self._metrics.kv_loaded.inc(context.kv_loaded)
+                if context.source != "warm":
+                    self._metrics.wakes.labels(context.source, "used" if context.kv_loaded else "none").inc()
             case Failed(error):
                 self._metrics.turns.labels(type(error).__name__).inc()

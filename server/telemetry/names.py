@@ -79,6 +79,13 @@ KV_REUSED = _counter("kv_reused", "KV units kept by repairs")
 KV_RECOMPUTED = _counter("kv_recomputed", "KV units computed by repairs")
 KV_SOUGHT = _counter("kv_sought", "KV units of history, apart from the tail, that repairs lacked (block repair)")
 KV_RESTORED = _counter("kv_restored", "Of those sought, KV units that host memory had: they left a context lately")
+KV_LOADED = _counter("kv_loaded", "KV units that files of idle sessions brought into slabs")
+WAKES = _counter(
+    "wakes",
+    "Turns of sessions that had lost their slab, by where these were, and whether a file filled the new one",
+    "source",
+    "file",
+)
 KV_RECENT_BYTES = _gauge("kv_recent_bytes", "Memory of KV units that left a context lately", unit="bytes")
 STORE_LATENCY = _seconds("store", "Store operations", "operation")
 STORE_UP = _gauge("store_up", "1 if the store took a durable write when last tried, 0 if not")

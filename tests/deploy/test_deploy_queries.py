@@ -44,6 +44,7 @@ WATCHED = (
     "spans_hit_total",
     "store_up",
     "store_backlog_bytes",
+    "wakes_total",
 )
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool, which comes with prometheus, isn't installed")
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from support import ServerProcess, ServerThread, running, settings_for, wait_until
+from support import ServerProcess, ServerThread, gauge, running, settings_for, wait_until
 
 MODEL = "tiny"
 ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]
@@ -57,6 +57,27 @@ def test_a_restart_resumes_every_session(model_dir, tmp_path):
         assert len(list(kept_as_files.iterdir())) == 1
         assert http.delete(f"/v1/sessions/{session}").status_code < 300
         assert not list(kept_as_files.iterdir())
+
+
+def test_what_a_file_of_keys_and_values_spared_is_told(model_dir, tmp_path):
+    """Of each turn whose session came back without a slab, its answer and the metrics tell whether a file filled the
+    new one, and with how many units; of one that stayed neither does."""
+    said = {"model": MODEL, "messages": ASK, "max_tokens": 8}
+    session, seen = None, []
+    for folder in ("auto", "auto", "off"):
+        with running(settings_for(model_dir, tmp_path / "s.sqlite", kv_folder=folder)) as address:
+            session = session or httpx.post(f"{address}/v1/sessions", json={}).json()["id"]
+            for _ in range(2):
+                answer = httpx.post(f"{address}/v1/chat/completions", json={**said, "session_id": session})
+                context = answer.json()["x_megacontext"]
+                seen.append((context["source"], context["kv_loaded"] > 0))
+            restored, loaded = seen[-2]
+            for file in ("used", "none"):
+                told = gauge(address, f'megacontext_wakes_total{{file="{file}",source="restored"}}')
+                assert told == (restored == "restored" and loaded == (file == "used"))
+            assert (gauge(address, "megacontext_kv_loaded_total") > 0) == loaded
+    stayed = ("warm", False)
+    assert seen == [stayed, stayed, ("restored", True), stayed, ("restored", False), stayed]
 
 
 def test_a_turn_after_a_restart_is_as_without_one(model_dir, tmp_path):
