@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -97,7 +97,7 @@ def export(
 
     with _server(url, api_key) as server:
         if file == STANDARD:
-            write(server.export(session), sys.stdout.buffer)
+            write(server.export(session), _open(sys.stdout, "output").buffer)
             return
         target = file or Path(f"{session}.jsonl")
         if target.exists() and not force:
@@ -116,7 +116,7 @@ def import_session(
     """Make a session of an exported file; prints its id."""
     with (
         _server(url, api_key) as server,
-        nullcontext(sys.stdin.buffer) if file == STANDARD else file.open("rb") as source,
+        nullcontext(_open(sys.stdin, "input").buffer) if file == STANDARD else file.open("rb") as source,
     ):
         made: Session = server.import_session(source, keep_id=keep_id)
     if as_json:
@@ -173,6 +173,14 @@ class _server:
     def __exit__(self, *failure: Any) -> bool | None:
         self._client.close()
         return self._errors.__exit__(*failure)
+
+
+def _open(stream: TextIO | None, name: str) -> TextIO:
+    """Standard input or output; one line and exit status 2 if whoever started this closed it."""
+    if stream is None:
+        typer.echo(f"megacontext: - is standard {name}, which is closed", err=True)
+        raise typer.Exit(2)
+    return stream
 
 
 def _plain(value: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -84,6 +86,16 @@ def test_a_file_goes_out_and_in(server: str, made: list[str], tmp_path: Path) ->
     assert json.loads(out.stdout_bytes.splitlines()[-1])["type"] == "end"
     assert call(server, "delete", made[2], "--yes").exit_code == 0
     assert call(server, "import", "-", "--keep-id", data=out.stdout_bytes).stdout == f"{made[2]}\n"
+
+
+@pytest.mark.parametrize(("arguments", "closed"), [("import -", "input <&-"), ("export ID -", "output >&-")])
+def test_a_closed_standard_stream_is_one_line(arguments: str, closed: str) -> None:
+    """Law: where "-" names a stream that is closed, one line says so, with the status of bad input."""
+    name, redirection = closed.split()
+    command = f"exec {sys.executable} -c 'from server.cli import app; app()' sessions {arguments} {redirection}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert done.stderr == f"megacontext: - is standard {name}, which is closed\n"
+    assert done.returncode == 2
 
 
 def test_what_is_refused_is_one_line(server: str, made: list[str], tmp_path: Path) -> None:
