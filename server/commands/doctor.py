@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from server.commands.options import Field, with_options
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.doctor import Status
 
 
 def doctor(settings: Settings, json: bool | None = None) -> None:
@@ -23,8 +27,17 @@ def doctor(settings: Settings, json: bool | None = None) -> None:
     else:
         for finding in findings:
             typer.echo(f"{finding.status:8}{finding.check:9}{finding.detail}")
-        typer.echo("\nAll is well." if healthy else "\nThis will not work; see what failed above.")
+        typer.echo(f"\n{verdict([finding.status for finding in findings])}")
     raise typer.Exit(0 if healthy else 1)
+
+
+def verdict(statuses: Sequence[Status]) -> str:
+    """The last word on all checks."""
+    failed, warned = statuses.count("failed"), statuses.count("warning")
+    warnings = f"{warned} warning{'s' if warned > 1 else ''}"
+    if failed:
+        return f"This will not work; see what failed above{f', and {warnings}' if warned else ''}."
+    return f"Nothing failed; {warnings} above." if warned else "All is well."
 
 
 def doctor_command() -> Callable[..., None]:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.commands.doctor import verdict
 from server.stores import open_store
 from server.telemetry import probe
 from support import free_port, running, settings_for
@@ -184,13 +185,28 @@ def test_a_full_disk(run, monkeypatch):
 
 
 def test_it_speaks_to_people(model_dir, store):
-    """Without --json there is a line a check, and a last word."""
+    """Without --json there is a line a check, and a last word that counts the warnings above it."""
     flags = ["--model", str(model_dir), "--store", f"sqlite:///{store}", "--budget", "512", "--port", "0"]
     done = CliRunner().invoke(app, ["doctor", *flags])
     lines = done.stdout.splitlines()
     assert done.exit_code == 0
     assert [line.split()[1] for line in lines[: len(CHECKS)]] == CHECKS
-    assert lines[-1] == "All is well."
+    assert sum(line.startswith("warning") for line in lines) == 1
+    assert lines[-1] == "Nothing failed; 1 warning above."
     done = CliRunner().invoke(app, ["doctor", *flags, "--device", "cuda:99"])
     assert done.exit_code == 1
     assert "will not work" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("statuses", "words"),
+    [
+        (["ok", "ok"], "All is well."),
+        (["ok", "warning"], "Nothing failed; 1 warning above."),
+        (["warning", "failed", "warning"], "This will not work; see what failed above, and 2 warnings."),
+        (["ok", "failed"], "This will not work; see what failed above."),
+    ],
+)
+def test_the_last_word_counts_what_was_found(statuses, words):
+    """All is well only where nothing was found."""
+    assert verdict(statuses) == words
