@@ -40,17 +40,7 @@ class SessionFactory:
             )
         spec = lens_spec(focus.lens)
         spec.check(bundle.lensnet)
-        net = bundle.lensnet if "vectors" in spec.indexes else None
-        net = net if net is not None and net.key_net is not None else None
-        self.key_net = net.key_net if net is not None else None
-        self.tree_config = TreeConfig(
-            block_size=focus.block_size,
-            # As the store keeps them, so that a session that was restored goes on exactly as it stood.
-            gist_dtype=torch.float16,
-            device=str(bundle.device),
-            lens_keys=net.config.keys if net is not None else 0,
-            lens_key_dim=net.config.key_dim if net is not None else 64,
-        )
+        self._searches_keys = bundle.key_fingerprint is not None and "vectors" in spec.indexes
 
     def create(
         self,
@@ -70,7 +60,7 @@ class SessionFactory:
         """
         focus = self._with_budget(budget)
         wc = WorkingContext(focus.block_size, focus.budget, focus.recent_tokens, pins, self.bundle.gist_cost)
-        session = self._assemble(session_id, tenant, model, focus, self.empty_tree(), wc)
+        session = self._assemble(session_id, tenant, model, focus, self._empty_tree(self._searches_keys), wc)
         session.own_budget = budget is not None
         session.metadata, session.implicit, session.durable = dict(metadata or {}), implicit, durable
         session.acknowledge()
@@ -80,8 +70,9 @@ class SessionFactory:
         """A session as its last commit left it, under the lease of ``stored``.
 
         Settings and networks may have changed since. Gists and lens keys that are lost are made anew and stored. Those
-        of other networks are dropped: the tree is not ``whole`` then, and ``Engine.make_vectors`` makes new ones. A
-        budget that the server or its settings allow no more becomes the server's.
+        of other networks are dropped: the tree is not ``whole`` then, and ``Engine.make_vectors`` makes new ones. Lens
+        keys stay, and go on, under a lens that reads none. A budget that the server or its settings allow no more
+        becomes the server's.
 
         Blocks on the store: not for the engine thread. SessionMismatchError if the tokenizer or the block size is
         another.
@@ -100,7 +91,8 @@ class SessionFactory:
             )
         focus = self._with_stored_budget(record.state["budget"])
         wc = self._restored_context(record, focus)
-        session = self._assemble(record.session_id, record.tenant, record.model, focus, self.empty_tree(), wc)
+        tree = self._empty_tree(self._searches_keys or self._has_our_keys(record))
+        session = self._assemble(record.session_id, record.tenant, record.model, focus, tree, wc)
         session.own_budget = record.state["budget"] == focus.budget
         session.fence, session.implicit = stored.fence, record.implicit
         session.keep, session.ttl = record.keep, record.ttl
@@ -129,8 +121,25 @@ class SessionFactory:
         cost = max(1, self.bundle.gist_cost)
         return least_budget(focus.block_size, focus.recent_tokens, focus.refocus_interval, gist_cost=cost)
 
-    def empty_tree(self) -> MegaContextTree:
-        return MegaContextTree(self.tree_config, self.bundle.gistnet, self.bundle.embed, self.key_net)
+    def _empty_tree(self, keys: bool) -> MegaContextTree:
+        """keys: whether it makes lens keys."""
+        bundle, net = self.bundle, self.bundle.lensnet if keys else None
+        config = TreeConfig(
+            block_size=self.focus.block_size,
+            # As the store keeps them, so that a session that was restored goes on exactly as it stood.
+            gist_dtype=torch.float16,
+            device=str(bundle.device),
+            lens_keys=0 if net is None else net.config.keys,
+            lens_key_dim=64 if net is None else net.config.key_dim,
+        )
+        return MegaContextTree(config, bundle.gistnet, bundle.embed, None if net is None else net.key_net)
+
+    def _has_our_keys(self, record: SessionRecord) -> bool:
+        """Whether a stored session has lens keys of the bundle's network, which a lens that reads none leaves to it: to
+        make them again takes as long as an ingest."""
+        state, bundle = record.state, self.bundle
+        ours = (bundle.gist_fingerprint, bundle.key_fingerprint)
+        return record.gist_keys > 0 and (state["gists"], state.get("keys")) == ours
 
     def _lens(self, focus: FocusConfig, *, waiting: bool = False) -> Lens:
         bundle = self.bundle
@@ -185,7 +194,7 @@ class SessionFactory:
             model=model,
             tokenizer=self.bundle.tokenizer.fingerprint,
             gist_fingerprint=self.bundle.gist_fingerprint,
-            key_fingerprint=self.bundle.key_fingerprint if self.key_net is not None else None,
+            key_fingerprint=self.bundle.key_fingerprint if tree.config.lens_keys else None,
             tree=tree,
             wc=wc,
             lens=lens,

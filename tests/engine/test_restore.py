@@ -92,7 +92,7 @@ def assert_as_ingested(lab: Lab, session: Session, *, exactly: bool = False) -> 
     for level in range(1, tree.num_levels + 1):
         count = tree.count(level)
         torch.testing.assert_close(tree.gist_range(level, 0, count), other.gist_range(level, 0, count), **tolerance)
-    if tree.config.lens_keys:
+    if other.config.lens_keys:
         made, keys = (each.lens_keys(0, each.num_blocks) for each in (tree, other))
         torch.testing.assert_close(made, keys, **tolerance)
     question = random_ids(20, 9)
@@ -123,6 +123,23 @@ def test_a_session_of_any_length_goes_on_as_if_it_had_stayed(open_lab: OpenLab, 
             assert lab.ask(restored, prompt, 3).ids == lab.ask(live, prompt, 3).ids
             assert restored.focus(0) == live.focus(0)
             assert lab.reopen(other.id).tokens == live.tokens
+
+
+@pytest.mark.parametrize("lens", ["lexical", "recency"])
+def test_a_lens_that_reads_no_lens_keys_leaves_them(open_lab: OpenLab, lens: str) -> None:
+    """A session that is used under another lens for a while has all vectors when the first one comes back, those of
+    what was added meanwhile included: nothing is dropped, and nothing made anew."""
+    with open_lab("hybrid") as lab:
+        lab.session("a", TOKENS)
+    for under in (lens, "hybrid"):
+        with open_lab(under) as lab:
+            before = lab.store.record("a", "tenant").result()
+            session = lab.reopen("a", whole=False)
+            assert session.tree.whole
+            assert session.sequence == before.sequence, "a reshape, or a commit, of something that was made anew"
+            lab.engine.ingest(session, random_ids(200, 3)).result()
+            lab.engine.commit(session).result()
+            assert_as_ingested(lab, session)
 
 
 @pytest.mark.parametrize("tokens", [0, 20, TOKENS])
