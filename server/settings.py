@@ -106,7 +106,10 @@ class Settings(BaseSettings):
         50_000_000, ge=0, description="tokens of all histories in memory; likewise, but one session always may stay"
     )
     idle_seconds: float | None = Field(
-        None, gt=0, description="seconds without use after which a session leaves memory; by default it stays"
+        None,
+        gt=0,
+        description="seconds after which a session leaves memory that has had no turn, no change, and no look at its"
+        " focus or text; by default it stays",
     )
     max_implicit_sessions: int = Field(
         1_000, ge=1, description="stored sessions of requests without a session id, per key"

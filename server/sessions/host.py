@@ -209,6 +209,13 @@ class SessionHost:
         slot = self.residents.get(session_id, tenant)
         return slot.session if slot is not None else None
 
+    def look(self, session_id: str, tenant: str) -> Session | None:
+        """The same for a request that would have it brought into memory: so it is in use, as if it had been."""
+        session = self.peek(session_id, tenant)
+        if session is not None:
+            self.residents.used(session_id, tenant)
+        return session
+
     def progress(self, session_id: str, tenant: str) -> dict[str, Any] | None:
         """How far the ingest is that holds the session, if one does."""
         slot = self.residents.get(session_id, tenant)

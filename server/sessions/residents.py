@@ -90,7 +90,8 @@ class Residents:
 
     def used(self, session_id: str, tenant: str) -> None:
         """It is the last one to leave now."""
-        if (tenant, session_id) in self._slots:
+        if (slot := self.get(session_id, tenant)) is not None:
+            slot.used = time.monotonic()
             self._slots.move_to_end((tenant, session_id))
 
     async def drop(self, slot: Slot) -> None:

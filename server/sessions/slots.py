@@ -19,7 +19,7 @@ class Slot:
 
     interrupt: stops whoever holds the lock, who is told why. progress: tells how far an ingest is that holds it.
     deleting: nobody gets the session any more. promised: it goes to another server when those before it are done.
-    used: when somebody let go of it last (``time.monotonic``).
+    used: when somebody last let go of it, or looked at its session (``time.monotonic``).
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -6,7 +6,7 @@ import itertools
 import httpx
 import pytest
 
-from support import gauge, running, settings_for, wait_until
+from support import ServerThread, gauge, running, settings_for, state_in, wait_until
 
 MODEL = "tiny"
 TEXT = "The keeper of the lighthouse counted the waves, and told nobody. " * 200
@@ -240,6 +240,28 @@ def test_sessions_that_nobody_uses_leave_memory(model_dir, tmp_path):
         again = http.post("/v1/chat/completions", json=body).json()["x_megacontext"]
         assert again["source"] == "restored"
         assert again["tokens"] > first["tokens"]
+
+
+def test_what_would_bring_a_session_back_keeps_it_in_memory(model_dir, tmp_path):
+    """A request that needs the session in memory is use of it, though it only looks; one that the store answers is
+    none."""
+    with (
+        ServerThread(settings_for(model_dir, tmp_path / "s.sqlite")) as server,
+        httpx.Client(base_url=f"{server.address}/v1/sessions", timeout=60) as http,
+    ):
+        session, other = (http.post("", json={}).json()["id"] for _ in range(2))
+        http.post(f"/{session}/ingest", content=TEXT)
+        http.get(f"/{other}/focus")
+        residents = state_in(server).host.residents
+        (slot,) = [each for each in residents if each.session is not None and each.session.id == session]
+        reads = {"": False, "/messages": False, "/export": False}
+        looks = {"/focus": True, "/text?start=0&end=9": True, "/focus/stream?limit=1": True, "/ingest": True}
+        for path, counts in (reads | looks).items():
+            slot.used = 0.0
+            assert http.get(f"/{session}{path}").status_code == 200
+            assert (slot.used > 0) == counts, path
+            assert (list(residents)[-1] is slot) == counts, path
+            http.get(f"/{other}/focus")
 
 
 def test_many_at_once_load_a_session_once(model_dir, tmp_path):

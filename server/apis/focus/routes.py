@@ -108,7 +108,7 @@ async def text(
 @asynccontextmanager
 async def _at_hand(state: ServerState, session_id: str, tenant: str) -> AsyncIterator[Session]:
     """The session, to be looked at whoever holds it; loaded if it is not in memory."""
-    resident = state.host.peek(session_id, tenant)
+    resident = state.host.look(session_id, tenant)
     if resident is not None:
         yield resident
         return

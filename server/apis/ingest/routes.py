@@ -129,7 +129,7 @@ async def progress(session_id: str, state: State, tenant: Tenant) -> IngestProgr
     running = state.host.progress(session_id, tenant)
     if running is not None:
         return IngestProgress(**running)
-    session = state.host.peek(session_id, tenant)
+    session = state.host.look(session_id, tenant)
     if session is None:
         async with state.host.use(session_id, tenant) as lease:
             session = lease.session
