@@ -64,11 +64,25 @@ FOCUS_FIELDS = (
 
 
 def build_state(settings: Settings, telemetry: Telemetry | None = None) -> ServerState:
-    """Load the model, open the store, allocate the slabs. ConfigError says what does not fit.
+    """Open the store, load the model, allocate the slabs. ConfigError and StoreError say what does not fit.
 
     telemetry: closed with the state; None measures for /metrics alone.
     """
     telemetry = telemetry or Telemetry()
+    # First: what is wrong with it shows at once, and a model may take minutes to be fetched and loaded.
+    store = open_store(settings.store, lease_seconds=settings.lease_seconds, max_pending=settings.store_buffer_bytes)
+    try:
+        state = _load(settings, telemetry, timed_store(store, telemetry.metrics.store))
+    except BaseException:
+        store.close()
+        raise
+    _watch(state)
+    _tell_unproved(state)
+    return state
+
+
+def _load(settings: Settings, telemetry: Telemetry, store: SessionStore) -> ServerState:
+    """Find and load the model, and put all together."""
     served = find_model(settings)
     if served.notice is not None:
         logger.warning(served.notice)
@@ -79,15 +93,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     _give_back()
     name, threads = str(weights).removeprefix("torch."), torch.get_num_threads()
     logger.info("%s: weights %s on %s, %d CPU threads", bundle.name, name, device, threads)
-    store = open_store(settings.store, lease_seconds=settings.lease_seconds, max_pending=settings.store_buffer_bytes)
-    try:
-        state = _assemble(settings, served, bundle, telemetry, timed_store(store, telemetry.metrics.store))
-    except BaseException:
-        store.close()
-        raise
-    _watch(state)
-    _tell_unproved(state)
-    return state
+    return _assemble(settings, served, bundle, telemetry, store)
 
 
 async def close_state(state: ServerState) -> None:

@@ -4,14 +4,18 @@ import concurrent.futures
 import json
 import logging
 import signal
+import sqlite3
 import threading
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mc_core.errors import ConfigError, StoreError
+from server.build import build_state
 from server.cli import app
-from support import ServerProcess, ServerThread, gauge, running, settings_for, wait_until
+from server.stores import open_store
+from support import ServerProcess, ServerThread, free_port, gauge, running, settings_for, wait_until
 
 MODEL = "tiny"
 ASK = [{"role": "user", "content": "Tell me of the lighthouse"}]
@@ -165,3 +169,32 @@ def test_settings_that_do_not_fit_are_told_in_a_line(model_dir, tmp_path, monkey
     assert done.exit_code != 0
     assert words in done.output
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("kind", ["no store", "no database", "no Redis"])
+def test_a_bad_store_is_told_before_the_model_is_looked_for(tmp_path, monkeypatch, kind):
+    """What is wrong with the store ends the start before anything is fetched, loaded or tried, and nothing is held."""
+
+    def find_model(*_):
+        raise AssertionError("the model was looked for")
+
+    monkeypatch.setattr("server.build.find_model", find_model)
+    file = tmp_path / "s.sqlite"
+    file.write_bytes(b"no database, and longer than the head of one would be" * 4)
+    url = f"sqlite:///{file}"
+    if kind == "no store":
+        file.unlink()
+        with sqlite3.connect(file) as other:
+            other.execute("CREATE TABLE others (id)")
+    elif kind == "no Redis":
+        url = f"redis://127.0.0.1:{free_port()}/0?patience=0.1"
+    with pytest.raises(StoreError, match=r"s\.sqlite|127\.0\.0\.1"):
+        build_state(settings_for(tmp_path / "nowhere", url))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_store_to_others(tmp_path):
+    """A start that fails behind the store gives it back."""
+    settings = settings_for(tmp_path / "nowhere", tmp_path / "s.sqlite")
+    with pytest.raises(ConfigError, match="nowhere"):
+        build_state(settings)
+    open_store(settings.store).close()
