@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from fastapi.openapi.utils import get_openapi
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 import server.apis
 import server.protocol
+from mc_core.focus.reasons import Reason
 from server.app import build_app
 from server.errors import CLIENT_CLOSED_REQUEST, ApiError
 from server.settings import Settings
@@ -129,3 +131,10 @@ def test_error_types_are_told() -> None:
     (row,) = [row for words, rows in tables("fields") if "ErrorDetail" in words for row in rows if row[0] == " `type`"]
     assert named(row[1]) <= made
     assert ApiError(400, "").type in named(row[1])
+
+
+def test_reasons_are_told_once() -> None:
+    """Law: of all pages one table alone tells why entries stand raw, and it tells each reason that there is."""
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
+    (table,) = re.findall(r"\| `?reason`? \| the entry \|\n.*\n((?:\|.*\n)+)", pages)
+    assert [named(row.split("|")[1]) for row in table.splitlines()] == [{reason} for reason in get_args(Reason)]
