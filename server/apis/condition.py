@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Request
 from server.condition import Condition
 
 
-def condition_of(
+async def condition_of(
     request: Request,
     if_match: Annotated[str, Header(max_length=1000)] = "*",
     x_if_busy: Annotated[Literal["wait", "reject"], Header()] = "wait",

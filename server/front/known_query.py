@@ -20,7 +20,7 @@ SINGLE = ("Idempotency-Key", "Last-Event-ID")
 """Headers that name one thing."""
 
 
-def known_query(request: Request) -> None:
+async def known_query(request: Request) -> None:
     """FastAPI dependency of all addresses below /v1/: ApiError 400 for a query parameter that means nothing there, or
     of which one value alone would count."""
     route = request.scope.get("route")
@@ -35,7 +35,7 @@ def known_query(request: Request) -> None:
                 raise bad_request(f"the query parameter '{place}' is given {times} times", place, "invalid_value")
 
 
-def single_headers(request: Request) -> None:
+async def single_headers(request: Request) -> None:
     """FastAPI dependency of all addresses: ApiError 400 for a header that comes twice, where the first one alone would
     count."""
     for name in SINGLE:

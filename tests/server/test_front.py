@@ -5,6 +5,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from inspect import iscoroutinefunction
 
 import httpx
 import pytest
@@ -12,9 +13,12 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
+from server.app import ROUTES
 from server.front.hosts import Hosts, is_loopback
+from server.front.known_query import known_query
 from server.serve import tell_open, uvicorn_config
 from server.settings import Settings
+from server.state import tenant_of
 from support import free_port, running, settings_for, wait_until
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
@@ -297,3 +301,19 @@ def test_no_error_speaks_of_none(http, path, body):
     """What Python calls None is called by what it is: a body or a field that is missing."""
     answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert "None" not in answer.text
+
+
+def test_no_dependency_takes_a_thread():
+    """Law: what routes need of a request is had in the event's loop: FastAPI sends each plain function to a thread, and
+    a request waits for one after the other."""
+    contexts = [context for included in ROUTES.routes for context in included.effective_route_contexts()]
+    assert len(contexts) > 40
+    calls = {one.call for context in contexts for one in needs(context.dependant)}
+    assert {tenant_of, known_query} < calls
+    assert [call.__qualname__ for call in calls if not iscoroutinefunction(call)] == []
+
+
+def needs(dependant):
+    yield dependant
+    for inner in dependant.dependencies:
+        yield from needs(inner)

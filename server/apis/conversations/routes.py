@@ -33,7 +33,7 @@ Tenant = Annotated[str, Depends(tenant_of)]
 Includes = Annotated[list[Include] | None, Query(alias="include[]")]
 
 
-def conversations_of(state: State, tenant: Tenant) -> Conversations:
+async def conversations_of(state: State, tenant: Tenant) -> Conversations:
     return Conversations(state, tenant)
 
 

@@ -28,7 +28,7 @@ from server.state import ServerState, accepting, state_of, tenant_of
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 
-def responses_of(
+async def responses_of(
     state: Annotated[ServerState, Depends(state_of)], tenant: Annotated[str, Depends(tenant_of)]
 ) -> Responses:
     return Responses(state, tenant)
