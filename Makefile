@@ -11,6 +11,8 @@ MODEL ?=
 BENCHES ?= flat ingest recall repair telemetry
 # Two threads are enough for small models, and two runs on one machine don't fight over its cores.
 export OMP_NUM_THREADS ?= 2
+# Tests start processes that import all of the server, which is to be compiled for the first of them alone.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: help serve chat test test-slow test-clients test-ray test-page pictures lint format bench client docs clean

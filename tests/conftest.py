@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import ssl
 from functools import cache
@@ -15,6 +16,16 @@ from server.fetch import SMOLLM2, FetchError, fetch, model_cache
 
 # Tests hold replies to one another and to other implementations; what is of int8 asks for it by itself.
 os.environ.setdefault("MEGACONTEXT_WEIGHTS", "float32")
+
+
+# Modules stay for good, half a million objects and more. Each full collection would look through all of them again, and
+# while tests are collected there is nothing else to find.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @cache
