@@ -67,8 +67,8 @@ class ServerState:
         return self.telemetry.metrics
 
 
-# Dependencies are asynchronous though they wait for nothing: FastAPI runs others in a thread, one after the other,
-# a third of the work of a short request.
+# Dependencies are asynchronous though they wait for nothing: FastAPI runs others in threads, one after the other, and
+# that is a third of the work of a short request.
 
 
 async def state_of(request: Request) -> ServerState:

@@ -62,15 +62,17 @@ def test_a_chat_of_three_turns(tmp_path):
             tokens = reply["x_megacontext"]["tokens"]
 
 
-def test_it_recalls_what_the_lens_opens():
-    """A number planted in 50,000 tokens is opened by the first refocus, and most of the time told."""
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_it_recalls_what_the_lens_opens(step):
+    """A number planted in 50,000 tokens is opened by the first refocus, and most of the time told; step 2 asks for each
+    second one."""
     with bench_engine(BUNDLED_MODEL) as bench:
         ids, facts = plant(bench, novel_ids(bench.bundle.tokenizer, 50_000), NEEDLES, DIGITS, seed=1)
         session = bench.session("recall")
         tokens = bench.engine.ingest(session, ids).result()
-        found = [find_and_answer(bench, session, fact, tokens) for fact in facts]
+        found = [find_and_answer(bench, session, fact, tokens) for fact in facts[::step]]
     assert all(is_open for is_open, _, _ in found)
-    assert sum(is_right for _, _, is_right in found) >= RIGHT * NEEDLES
+    assert sum(is_right for _, _, is_right in found) >= RIGHT * len(found)
 
 
 def test_it_tells_what_was_said_in_plain_words():
