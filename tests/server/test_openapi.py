@@ -45,7 +45,7 @@ def schemathesis(address: str, folder: Path, *options: str) -> None:
 def test_schemathesis_finds_nothing(model_dir: Path, tmp_path: Path) -> None:
     """No request makes a server error, an undocumented status, or an answer that its schema does not allow."""
     with running(settings(model_dir, tmp_path)) as address:
-        schemathesis(address, tmp_path, "--max-examples", "10", "--phases", "coverage,fuzzing,stateful")
+        schemathesis(address, tmp_path, "--max-examples", "5", "--phases", "coverage,fuzzing,stateful")
 
 
 @pytest.mark.slow
