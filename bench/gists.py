@@ -9,7 +9,8 @@ where a base gains hundredths of a nat. Views without gists are read by the base
 Block and topic: of eight blocks, each alone as a gist between two that say nothing of it, is it the right one whose
 gist makes the block's own text likeliest, or the 32 tokens that followed it? Values: stated numbers, read off gists.
 
-Beside the bundle's own gists stand plain means of 1, 2, 4 and 8 vectors, which nothing was trained for.
+Beside the bundle's own gists stand plain means of 1, 2, 4 and 8 vectors, and *clusters*: keys and values of each block
+as the base has read it, in so many clusters a head, in so many slots. Nothing was trained for either.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from mc_core.bundle.bundle import Bundle, load_bundle, make_gistnet
 from mc_core.lab.data.cache import Stream, open_cache, prepare_cache
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.evaluation.statistics import bootstrap, wilson
+from mc_core.lab.key_clusters import ClusteredPast
+from mc_core.lab.training.focus.attention_mass import ViewAttention
 from mc_core.lab.training.focus.batch import gist_sources
 from mc_core.lab.training.focus.contexts import ContextKind, ContextShape, Passage, sample_context, view_of
 from mc_core.lab.training.focus.model import FocusModel, ViewOutput
 from mc_core.lab.training.focus.passages import PassageMaker, cut
+from mc_core.lab.training.focus.view import collate
 from mc_core.lab.training.haystack import VALUE_WEIGHT
 from mc_core.lab.training.run_data import model_tokenizer
 from mc_core.lab.training.sample_maker import SampleMaker
@@ -44,24 +48,32 @@ from mc_core.nets.gist_maker import GistMaker
 from mc_core.positions.policies import make_policy
 
 HORIZON, CHOICES = 64, 8
+VECTORS = (1, 2, 4, 8)
 ROOM = 1 << 20
 """W in which every view has room."""
 VALUES_HISTORY = 512
 ASKED = ("block", "topic")
-RAW = "raw in the slots of "
+RAW = "raw in slots of "
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Way:
     """How a history is shown: the base that reads it, how its gists are made and whether they are hidden, and how many
-    of its newest tokens are raw."""
+    of its newest tokens are raw; clusters: it is read whole, and older blocks are then seen as so many, 0 as they are.
+    """
 
     decoder: Decoder
     gistnet: GistMaker
     recent: int
     kind: ContextKind = "lod1"
     hidden: bool = False
+    clusters: int = 0
+
+    @property
+    def vectors(self) -> int:
+        """Slots that a gist takes, 0 without any."""
+        return self.clusters or (self.gistnet.vectors if self.kind == "lod1" and not self.hidden else 0)
 
 
 class Reader:
@@ -79,7 +91,15 @@ class Reader:
         contexts = [sample_context(rng, passage, way.kind, shape) for passage in passages]
         views = [view_of(p, wc, shape, hidden_gists=way.hidden) for p, wc in zip(passages, contexts, strict=True)]
         model = FocusModel(way.decoder, way.gistnet, self.policy)
-        return model(views, model.made(gist_sources(passages, views, self.size)))
+        batch = collate(views, self.policy, model.rotary)
+        if way.clusters:
+            attention = ViewAttention(batch, self.policy)
+            start = contexts[0].tail_start
+            past = ClusteredPast(
+                attention, batch.place, model.rotary, block_size=self.size, start=start, clusters=way.clusters
+            )
+            return model.read(batch, batch.weights.new_empty(0, model.gistnet.dim), attention=past)
+        return model.read(batch, model.made(gist_sources(passages, views, self.size)))
 
 
 def main() -> None:
@@ -90,11 +110,12 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=1984, help="tokens")
     parser.add_argument("--recent", type=int, default=256, help="newest tokens, raw in each view")
     parser.add_argument("--passages", type=int, default=24, help="of each source")
+    parser.add_argument("--asked", type=int, default=8, help="blocks of each source; of values four times that")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.passages = 4
+        options.passages = options.asked = 2
 
     stock, bundle = load_bundle(options.model, gists=False), load_bundle(options.model, gists=True)
     with tempfile.TemporaryDirectory() if options.cache is None else nullcontext(options.cache) as cache:
@@ -103,7 +124,7 @@ def main() -> None:
         streams = open_cache(Path(cache), "held_out")
         samples = SampleMaker(streams, ChatEncoder(tokenizer), held_out=True)
         reader = Reader(stock)
-        nets = {f"means of {m}": (stock.decoder, _means(stock, m)) for m in (1, 2, 4, 8)}
+        nets = {f"means of {m}": (stock.decoder, _means(stock, m)) for m in VECTORS}
         if bundle.manifest.gistnet is not None:
             nets["the bundle's"] = (bundle.decoder, bundle.gistnet)
         ways = _ways(reader, nets, options)
@@ -113,12 +134,13 @@ def main() -> None:
             row = _row(name, worths)
             if not name.startswith(RAW):
                 alone = replace(way, recent=reader.size)
-                row |= {f"{what} of 8": _chosen(reader, alone, streams, options.passages, what) for what in ASKED}
-                row |= {"values": _values(reader, alone, samples, 4 * options.passages)}
+                row |= {f"{what} of 8": _chosen(reader, alone, streams, options.asked, what) for what in ASKED}
+                row |= {"values": _values(reader, alone, samples, 4 * options.asked)}
             rows.append(row)
-    chosen = {name: getattr(options, name) for name in ("history", "recent", "passages")}
-    summary = {f"sources where {name} beat raw": _beaten(worths, name) for name in nets}
-    report("gists", [_filled(row) for row in rows], summary | chosen, options.save)
+    chosen = {name: getattr(options, name) for name in ("history", "recent", "passages", "asked")}
+    raw = {name: RAW + str(way.vectors) for name, way in ways.items() if way.vectors and not name.startswith(RAW)}
+    beaten = {f"sources where {name} beat raw": _beaten(worths, name, slots) for name, slots in raw.items()}
+    report("gists", [_filled(row) for row in rows], beaten | chosen | {"model": options.model.name}, options.save)
 
 
 def _means(bundle: Bundle, vectors: int) -> GistMaker:
@@ -130,10 +152,11 @@ def _ways(reader: Reader, nets: Mapping[str, tuple[Decoder, GistMaker]], options
     """By name; the whole history comes first."""
     stock, one, recent = reader.bundle.decoder, _means(reader.bundle, 1), options.recent
     ways = {"whole": Way(stock, one, recent, "full"), "hidden": Way(stock, one, recent, hidden=True)}
+    ways |= {name: Way(decoder, gistnet, recent) for name, (decoder, gistnet) in nets.items()}
+    ways |= {f"clusters of {m}": Way(stock, one, recent, "full", clusters=m) for m in VECTORS}
     older = (options.history - recent) // reader.size - 1
-    for name, (decoder, gistnet) in nets.items():
-        ways[name] = Way(decoder, gistnet, recent)
-        ways[RAW + name] = Way(stock, one, recent + older * gistnet.vectors, hidden=True)
+    for m in sorted({way.vectors for way in ways.values()} - {0}):
+        ways[f"{RAW}{m}"] = Way(stock, one, recent + older * m, hidden=True)
     return ways
 
 
@@ -175,10 +198,10 @@ def _row(name: str, worths: Mapping[str, Mapping[str, Floats]]) -> dict[str, Any
     }
 
 
-def _beaten(worths: Mapping[str, Mapping[str, Floats]], name: str) -> int:
-    """Sources of which the gists lose less than raw text in the same slots."""
-    raw = worths[RAW + name]
-    return sum(int(raw[source][:, 0].mean() >= values[:, 0].mean()) for source, values in worths[name].items())
+def _beaten(worths: Mapping[str, Mapping[str, Floats]], name: str, slots: str) -> str:
+    """Sources of which the gists lose less than raw text in the same slots, of how many."""
+    mine, raw = worths[name], worths[slots]
+    return f"{sum(raw[source][:, 0].mean() >= mine[source][:, 0].mean() for source in mine)} of {len(mine)}"
 
 
 def _chosen(reader: Reader, way: Way, streams: Sequence[Stream], count: int, what: str) -> str:

@@ -14,6 +14,7 @@ from mc_core.lab.training.focus.attention_mass import ViewAttention
 from mc_core.lab.training.focus.batch import GistSources
 from mc_core.lab.training.focus.losses import expected_embeddings, gist_regression, token_losses
 from mc_core.lab.training.focus.view import View, ViewBatch, collate
+from mc_core.models.attention import Attention
 from mc_core.models.decoder import Decoder
 from mc_core.models.low_rank import LowRank
 from mc_core.models.rotary import Rotary
@@ -92,11 +93,14 @@ class FocusModel(nn.Module):
         """Read the views, ``gists`` [G, d] in their places."""
         return self.read(collate(views, self.policy, self.rotary), gists)
 
-    def read(self, batch: ViewBatch, gists: Tensor, *, tail: bool = True) -> ViewOutput:
-        """The same of views that are collated already. tail: its targets count too, not those of the future alone."""
+    def read(
+        self, batch: ViewBatch, gists: Tensor, *, tail: bool = True, attention: Attention | None = None
+    ) -> ViewOutput:
+        """The same of views that are collated already. tail: its targets count too, not those of the future alone.
+        attention: None is the one that serving has."""
         x = self.decoder.embed(batch.ids)
         flat = x.flatten(0, 1).index_put((batch.gist_rows,), gists.to(x.dtype))
-        hidden = self.decoder(flat.view_as(x), ViewAttention(batch, self.policy))
+        hidden = self.decoder(flat.view_as(x), attention or ViewAttention(batch, self.policy))
         where = (batch.weights > 0) | batch.future if tail else batch.future
         return ViewOutput(self.decoder.logits(hidden[where]), where, batch, gists)
 
