@@ -65,3 +65,14 @@ def test_weights_are_those_of_one_softmax_over_all_that_is_seen(in_a_row: bool) 
     wanted = torch.stack(plain.weights[:2])[:, :, -ASKED:, HEADER:-ASKED].unflatten(-1, (COUNT, SIZE))
     assert paid.shape == (2, 4, ASKED, COUNT, SIZE)
     np.testing.assert_allclose(paid, wanted.numpy(), atol=1e-5)
+
+
+def test_embeddings_are_read_as_the_ids_that_they_are_of() -> None:
+    """Gists come as embeddings; copies of tokens get what the tokens get."""
+    decoder = tiny_decoder(num_layers=3)
+    rng = np.random.default_rng(1)
+    header, blocks, asked = (rng.integers(0, 96, shape).astype(np.int32) for shape in (HEADER, (COUNT, SIZE), ASKED))
+    reader = BlockReader(decoder, header, layers=3)
+    shown = decoder.embed(torch.from_numpy(blocks.astype(np.int64)))
+    one, other = (reader.ask(asked, reader.read(what), SIZE) for what in (blocks, shown))
+    np.testing.assert_array_equal(one, other)

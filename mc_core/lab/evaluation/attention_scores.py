@@ -83,8 +83,8 @@ class BlockReader:
         self._start = len(header)
         self._header = self._read(header[None], 0, None)
 
-    def read(self, blocks: Ids) -> _Kept:
-        """ids [C, S] -> their keys and values; each block sees the header and itself."""
+    def read(self, blocks: Ids | Tensor) -> _Kept:
+        """ids [C, S], or input embeddings [C, S, d] -> their keys and values; each block sees the header and itself."""
         return self._read(blocks, self._start, self._header)
 
     def in_a_row(self, blocks: Ids) -> _Kept:
@@ -101,7 +101,7 @@ class BlockReader:
         self._run(question[None], attention)
         return torch.stack(attention.paid).numpy()
 
-    def _read(self, ids: Ids, start: int, header: _Kept | None) -> _Kept:
+    def _read(self, ids: Ids | Tensor, start: int, header: _Kept | None) -> _Kept:
         attention = _Reading(self._place(start, ids.shape[1]), header)
         self._run(ids, attention)
         return attention.kept
@@ -110,9 +110,11 @@ class BlockReader:
         return self._rotary.table(torch.arange(start, start + length, device=self.decoder.device))
 
     @torch.inference_mode()
-    def _run(self, ids: Ids, attention: _Reading | _Asking) -> None:
+    def _run(self, ids: Ids | Tensor, attention: _Reading | _Asking) -> None:
         decoder = self.decoder
-        x = decoder.input_norm(decoder.embed(torch.from_numpy(ids.astype(np.int64)).to(decoder.device)))
+        if not isinstance(ids, Tensor):
+            ids = decoder.embed(torch.from_numpy(ids.astype(np.int64)).to(decoder.device))
+        x = decoder.input_norm(ids)
         x = x if decoder.spread is None else decoder.spread(x)
         for layer in decoder.layers[: self.layers]:
             x = layer(x, attention)

@@ -17,7 +17,7 @@ from mc_core.context.working_context import WorkingContext
 from mc_core.focus.allocator import make_allocator
 from mc_core.focus.focus_config import FocusConfig
 from mc_core.focus.refocuser import Refocuser
-from mc_core.focus.view import Lens
+from mc_core.focus.view import Lens, Scores
 from mc_core.lab.data.arrays import Ids, Ints, Range
 from mc_core.lab.evaluation.methods import Lenses, check_methods, reading_focus
 from mc_core.lab.evaluation.prompt import Prompt
@@ -111,6 +111,17 @@ class Reader:
         raw = session.raw_blocks()
         session.rewind(tokens)
         return raw, len(np.setdiff1d(raw, before))
+
+    @torch.inference_mode()
+    def targets(self, method: str, prompt: Ids) -> Scores:
+        """What a lens finds in all history for a turn's question; the session is afterwards as before."""
+        session, tokens = self.session, self.session.tokens
+        self._take(self._lenses.of(method, self.bundle))
+        session.append(prompt)
+        scores = session.propose(prompt[-QUESTION_TOKENS:]).scores
+        session.rewind(tokens)
+        session.wc = self.context.copy()
+        return scores
 
     def _take(self, lens: Lens) -> None:
         session = self.session
