@@ -21,7 +21,7 @@ from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
-from mc_core.store import SessionMismatchError, SessionRecord, SessionStore, StoredSession
+from mc_core.store import SessionInfo, SessionMismatchError, SessionRecord, SessionStore, StoredSession
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
 logger = logging.getLogger(__name__)
@@ -74,21 +74,10 @@ class SessionFactory:
         keys stay, and go on, under a lens that reads none. A budget that the server or its settings allow no more
         becomes the server's.
 
-        Blocks on the store: not for the engine thread. SessionMismatchError if the tokenizer or the block size is
-        another.
+        Blocks on the store: not for the engine thread. SessionMismatchError as of ``check``.
         """
         record = stored.record
-        if record.tokenizer != self.bundle.tokenizer.fingerprint:
-            raise SessionMismatchError(
-                f"session {record.session_id} is written in the tokens of another model, {record.model!r} (tokenizer"
-                f" {record.tokenizer[:12]}), than {self.bundle.name!r} (tokenizer"
-                f" {self.bundle.tokenizer.fingerprint[:12]}): `megacontext sessions migrate` writes it anew"
-            )
-        if record.block_size != self.focus.block_size:
-            raise SessionMismatchError(
-                f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"
-                f" whose block_size is {record.block_size}, and this one's is {self.focus.block_size}"
-            )
+        self.check(record)
         focus = self._with_stored_budget(record.state["budget"])
         wc = self._restored_context(record, focus)
         tree = self._empty_tree(self._searches_keys or self._has_our_keys(record))
@@ -113,6 +102,20 @@ class SessionFactory:
         restoring.mend()
         restoring.put_back()
         return session
+
+    def check(self, record: SessionInfo) -> None:
+        """SessionMismatchError if a stored session has another tokenizer or block size than the bundle."""
+        if record.tokenizer != self.bundle.tokenizer.fingerprint:
+            raise SessionMismatchError(
+                f"session {record.session_id} is written in the tokens of another model, {record.model!r} (tokenizer"
+                f" {record.tokenizer[:12]}), than {self.bundle.name!r} (tokenizer"
+                f" {self.bundle.tokenizer.fingerprint[:12]}): `megacontext sessions migrate` writes it anew"
+            )
+        if record.block_size != self.focus.block_size:
+            raise SessionMismatchError(
+                f"session {record.session_id} is stored in blocks of {record.block_size} tokens: it needs a server"
+                f" whose block_size is {record.block_size}, and this one's is {self.focus.block_size}"
+            )
 
     @property
     def least_budget(self) -> int:

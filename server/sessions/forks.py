@@ -20,14 +20,14 @@ Pins = Sequence[tuple[int, int]]
 
 async def fork(host: SessionHost, parent: SessionRecord, ids: NDArray[np.int32], pins: Pins) -> str | None:
     """A new implicit session of the first tokens ``ids`` of ``parent`` -> its id; None if the other one changed
-    meanwhile."""
+    meanwhile. SessionMismatchError if the server can't read these."""
     tail = ids[len(ids) // parent.block_size * parent.block_size :]
     return await _fork(host, parent, len(ids), tail, pins, implicit=True)
 
 
 async def fork_at(host: SessionHost, parent: SessionRecord, position: int, *, implicit: bool) -> str | None:
-    """A new session of the first ``position`` tokens of ``parent``, with its pins -> its id; None if the other one
-    changed meanwhile."""
+    """A new session of the first ``position`` tokens of ``parent``, with its pins; else as ``fork``. Of no tokens it
+    can be made whatever they are written in."""
     if not position:
         return (await host.create(parent.tenant, metadata={}, implicit=implicit)).id
     block, inside = divmod(position, parent.block_size)
@@ -44,6 +44,7 @@ async def fork_at(host: SessionHost, parent: SessionRecord, position: int, *, im
 async def _fork(
     host: SessionHost, parent: SessionRecord, tokens: int, tail: NDArray[np.int32], pins: Pins, *, implicit: bool
 ) -> str | None:
+    host.factory.check(parent)  # a branch that can't be read would stay, and nobody would know of it
     tenant = parent.tenant
     session = host.factory.create(new_id(), tenant, model=host.model, implicit=implicit)
     try:

@@ -98,10 +98,7 @@ class MatchedLease:
         self._held = self._host.use(session_id, self._tenant, patience=SHORT_PATIENCE, fresh=fresh)
         try:
             return await self._held.__aenter__()
-        except (LeaseHeldError, UnknownSessionError):
-            return None
-        except SessionMismatchError as error:
-            logger.warning("%s; its chat gets another session", error)
+        except (LeaseHeldError, SessionMismatchError, UnknownSessionError):
             return None
         except Exception:
             logger.warning("session %s can't be gone on with; its chat gets another one", session_id, exc_info=True)
@@ -112,6 +109,7 @@ class MatchedLease:
         session_id = None
         try:
             parent = await self._host.info(match.session_id, self._tenant)
+            self._host.factory.check(parent)
             # The last token is always read: it asks for the reply.
             length = await self._shared(parent, wanted[:-1])
             if length < parent.block_size:
@@ -119,6 +117,9 @@ class MatchedLease:
             pins = [(span[0], min(span[1], length))] if span is not None and span[0] < length else []
             session_id = await fork(self._host, parent, wanted[:length], pins)
         except UnknownSessionError:
+            return None
+        except SessionMismatchError as error:
+            logger.warning("%s; its chat is read anew", error)
             return None
         except Exception:
             logger.warning("session %s can't be shared; its chat is read anew", match.session_id, exc_info=True)

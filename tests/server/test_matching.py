@@ -290,6 +290,41 @@ def test_a_session_of_another_tokenizer_is_no_dead_end(model_dir, stranger, tmp_
     assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
+@pytest.mark.parametrize("kind", ["tokenizer", "block_size"])
+def test_nothing_is_shared_of_a_session_that_cannot_be_read(model_dir, stranger, tmp_path, caplog, kind):
+    """A chat that begins as it does and a reply behind an earlier one make no branch, which nobody could read: all
+    that is told, once a request, is told of the session itself."""
+    store = tmp_path / "s.sqlite"
+
+    def answer(http, text, before=None, **fields):
+        fields |= {} if before is None else {"previous_response_id": before}
+        body = {"model": MODEL, "input": text, "max_output_tokens": 4, **fields}
+        return http.post("/v1/responses", json=body)
+
+    def sessions(http):
+        return {one["id"] for one in http.get("/v1/sessions").json()["data"]}
+
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
+        home, _, _ = Talk(http).say(DOCUMENT)
+        first = answer(http, "One").json()["id"]
+        second = answer(http, "Two", first).json()["id"]
+        before = sessions(http)
+        (other,) = before - {home}
+    changed = (stranger, {}) if kind == "tokenizer" else (model_dir, {"block_size": 16})
+    with running(settings_for(changed[0], store, **changed[1])) as address, httpx.Client(base_url=address) as http:
+        for keep in (False, True):
+            refused = answer(http, "Three", second, store=keep)
+            assert refused.status_code == 409
+            assert other in refused.json()["error"]["message"]
+        assert sessions(http) == before
+        talk = Talk(http)
+        talk.messages = [{"role": "user", "content": DOCUMENT}]
+        away, cached, _ = talk.say("Two")
+        assert (sessions(http), cached) == ({*before, away}, 0)
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert home in warning
+
+
 def test_a_session_that_cannot_be_read_is_the_servers_fault(model_dir, tmp_path, monkeypatch):
     """Who names it is told so, once by name, and it can be deleted."""
     store = tmp_path / "s.sqlite"
