@@ -12,6 +12,7 @@ import pytest
 
 from mc_core.engine.core import EngineCore
 from mc_core.engine.observer import Moment, RefocusTrace
+from mc_core.engine.requests import Warmth
 from mc_core.errors import StoreError
 from mc_core.focus.lens_lexical import LexicalLens
 from mc_core.focus.refocuser import Refocuser
@@ -84,6 +85,9 @@ class Faults:
 
     def queued(self, request_id: str, seconds: float) -> None:
         self.at("observer.queued")
+
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
+        self.at("observer.woke")
 
     def decoded(self, batch: int, seconds: float) -> None:
         self.at("observer.decoded")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from mc_core.engine.requests import Warmth
     from mc_core.session.look import Look
 
 Moment = Literal["turn", "interval", "commit", "ingest", "rollback"]
@@ -69,6 +70,10 @@ class Observer(Protocol):
         """A turn has just got its slab, after waiting this long."""
         ...
 
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
+        """A turn has a history and got an empty slab, of which a file filled ``kv_loaded`` units."""
+        ...
+
     def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
         """A working context may be another one. ``look`` takes it as it stands, and may be called until this
         returns."""
@@ -85,6 +90,9 @@ class SilentObserver:
         pass
 
     def queued(self, request_id: str, seconds: float) -> None:
+        pass
+
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
         pass
 
     def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:

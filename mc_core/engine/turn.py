@@ -72,6 +72,8 @@ class _TurnRun:
         yield from self._fill()
         context.queue_seconds = started - self.submitted
         core.observer.queued(turn.request_id, context.queue_seconds)
+        if context.source != "warm":
+            core.observer.woke(context.source, context.kv_loaded)
 
         yield from jobs.begin(core, session, turn)
         history = session.tokens

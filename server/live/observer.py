@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mc_core.engine.observer import Moment, RefocusTrace
+from mc_core.engine.requests import Warmth
 from mc_core.session.look import Look
 from server.live.followers import Followers
 from server.telemetry.telemetry import Telemetry
@@ -24,6 +25,9 @@ class Observed:
 
     def queued(self, request_id: str, seconds: float) -> None:
         self.telemetry.queued(request_id, seconds)
+
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
+        self.telemetry.woke(source, kv_loaded)
 
     def moved(self, session_id: str, moment: Moment, look: Callable[[], Look]) -> None:
         self.followers.moved(session_id, moment, look)

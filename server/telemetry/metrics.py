@@ -10,7 +10,7 @@ from itertools import product
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from mc_core.engine.observer import RefocusTrace
-from mc_core.engine.requests import Delta, Event, Failed, Finished
+from mc_core.engine.requests import Delta, Event, Failed, Finished, Warmth
 from mc_core.focus.allocator_base import REJECTIONS
 from mc_core.store import SessionStore
 from server.telemetry import names
@@ -126,6 +126,10 @@ class Metrics:
     def queued(self, seconds: float) -> None:
         self.queue.observe(seconds)
 
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
+        self.kv_loaded.inc(kv_loaded)
+        self.wakes.labels(source, "used" if kv_loaded else "none").inc()
+
     # -- turns ---------------------------------------------------------------------------------------------------
 
     def watch_turn(self) -> TurnWatch:
@@ -159,12 +163,9 @@ class TurnWatch:
             case Delta(_, ids, _) if ids:
                 (self._metrics.inter_token if self._tokens else self._metrics.first_token).observe(when - self._last)
                 self._last, self._tokens = when, self._tokens + len(ids)
-            case Finished(reason, usage, context):
+            case Finished(reason, usage, _):
                 self._metrics.turns.labels(reason).inc()
                 self._metrics.prompt_tokens.inc(usage.prompt_tokens)
                 self._metrics.completion_tokens.inc(usage.completion_tokens)
-                self._metrics.kv_loaded.inc(context.kv_loaded)
-                if context.source != "warm":
-                    self._metrics.wakes.labels(context.source, "used" if context.kv_loaded else "none").inc()
             case Failed(error):
                 self._metrics.turns.labels(type(error).__name__).inc()

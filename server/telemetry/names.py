@@ -82,7 +82,7 @@ KV_RESTORED = _counter("kv_restored", "Of those sought, KV units that host memor
 KV_LOADED = _counter("kv_loaded", "KV units that files of idle sessions brought into slabs")
 WAKES = _counter(
     "wakes",
-    "Turns of sessions that had lost their slab, by where these were, and whether a file filled the new one",
+    "Turns that began with a history and without a slab, by where it was, and whether a file filled the new slab",
     "source",
     "file",
 )

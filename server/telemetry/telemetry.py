@@ -9,6 +9,7 @@ from opentelemetry.trace import Span
 from starlette.types import Scope
 
 from mc_core.engine.observer import RefocusTrace
+from mc_core.engine.requests import Warmth
 from server.telemetry.endpoint import endpoint
 from server.telemetry.metrics import Metrics
 from server.telemetry.spans import Spans
@@ -94,6 +95,9 @@ class Telemetry:
     def queued(self, request_id: str, seconds: float) -> None:
         self.metrics.queued(seconds)
         self.spans.queued(request_id, seconds)
+
+    def woke(self, source: Warmth, kv_loaded: int) -> None:
+        self.metrics.woke(source, kv_loaded)
 
 
 def _route_for_address(span: Span, scope: Scope) -> None:

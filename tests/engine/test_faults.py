@@ -24,6 +24,7 @@ from server.sessions.slots import Lease
 
 SEAMS = [
     ("observer.queued", 1),
+    ("observer.woke", 1),
     ("observer.refocused", 1),
     ("observer.refocused", 2),
     ("observer.decoded", 5),

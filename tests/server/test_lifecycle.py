@@ -84,6 +84,25 @@ def test_what_a_file_of_keys_and_values_spared_is_told(model_dir, tmp_path):
     assert seen == [stayed, stayed, ("restored", True), stayed, ("restored", False), stayed]
 
 
+def test_a_file_of_keys_and_values_counts_though_its_turn_is_left(model_dir, tmp_path):
+    """A turn that a client leaves has woken its session nevertheless: the next one finds its slab filled."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite")
+    body = {"model": MODEL, "messages": ASK, "max_tokens": 8}
+    with running(settings) as address:
+        session = httpx.post(f"{address}/v1/sessions", json={}).json()["id"]
+        body["session_id"] = session
+        httpx.post(f"{address}/v1/chat/completions", json=body)
+    with running(settings) as address:
+        long = {**body, "stream": True, "max_tokens": 700, "ignore_eos": True}
+        with httpx.stream("POST", f"{address}/v1/chat/completions", json=long) as response:
+            next(line for line in response.iter_lines() if line.startswith("data: ") and '"content":""' not in line)
+        context = httpx.post(f"{address}/v1/chat/completions", json=body).json()["x_megacontext"]
+        assert (context["source"], context["kv_loaded"]) == ("warm", 0)
+        assert gauge(address, 'megacontext_turns_total{outcome="CancelledTurnError"}') == 1
+        assert gauge(address, 'megacontext_wakes_total{file="used",source="restored"}') == 1
+        assert gauge(address, "megacontext_kv_loaded_total") > 0
+
+
 def test_a_turn_after_a_restart_is_as_without_one(model_dir, tmp_path):
     """A greedy reply does not depend on whether the server was restarted before it."""
     replies = []
