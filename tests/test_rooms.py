@@ -25,7 +25,7 @@ LAYERS = [
     "mc_core.errors",
 ]
 """A room may use those below it, never one above or beside it."""
-LAB = ["evaluation", "controller", "training", "tasks", "data"]
+LAB = ["evaluation", "controller", "training", "tasks", "data", "key_clusters"]
 FOREIGN = {
     "mc_core": {"fastapi", "starlette", "uvicorn", "httpx", "opentelemetry", "prometheus_client", "redis", "sqlite3"},
     "clients": {"mc_core", "server", "torch"},
