@@ -67,6 +67,23 @@ def test_interrupted_streams_tell_the_same_text(model_dir: Path, tmp_path: Path)
         interrupted(client, 12)
 
 
+def test_a_response_whose_session_cannot_be_read_is_not_told_as_queued(model_dir: Path, tmp_path: Path) -> None:
+    """Who waits for one that was under way, as its server ended, is told by one of another block size that it will not
+    go on there; it can be forgotten."""
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(model_dir, store, drain_seconds=0.01)) as address, client_of(address) as client:
+        id = client.responses.create(input="Go on", max_output_tokens=900, background=True, **GREEDY).id
+    with running(settings_for(model_dir, store, block_size=16)) as address, client_of(address) as client:
+        once = client.with_options(max_retries=0)
+        for ask in (once.responses.retrieve, once.responses.cancel):
+            with pytest.raises(openai.ConflictError) as refused:
+                ask(id)
+            assert refused.value.code == "session_mismatch"
+        client.responses.delete(id)
+        with pytest.raises(openai.NotFoundError):
+            once.responses.retrieve(id)
+
+
 @pytest.mark.slow
 def test_two_hundred_interrupted_streams_tell_the_same_text(model_dir: Path, tmp_path: Path) -> None:
     """The same law, two hundred times."""

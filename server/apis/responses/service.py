@@ -223,8 +223,10 @@ class Responses:
         return found
 
     async def _revive(self, session_id: str, stored: Stored) -> Run:
-        """Begin a response anew whose server went away. With the same seed it is written as it was before."""
+        """Begin a response anew whose server went away. With the same seed it is written as it was before.
+        SessionMismatchError if this server can't read its session: else it would be told as queued for ever."""
         assert stored.unread is not None
+        self.state.host.factory.check(await self.state.host.info(session_id, self.tenant))
         body = ResponseRequest.model_validate(stored.unread.request)
         shape = await self._shape(body, stored.head["id"])
         recording = Recording(stored.head, stored.input, self.state.bundle.tokenizer, shape)
