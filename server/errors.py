@@ -177,7 +177,8 @@ def to_api_error(error: BaseException) -> ApiError:
                 "the session store can't be reached; look at the session before you repeat this", error.retry_after
             )
         case SessionMismatchError():
-            return ApiError(409, str(error), code="session_mismatch")
+            # Clients of OpenAI and Anthropic repeat a 409 that does not say so.
+            return ApiError(409, str(error), code="session_mismatch", more={"X-Should-Retry": "false"})
         case NoteTakenError():
             return answered_elsewhere()
         case StoreError():
