@@ -90,8 +90,9 @@ def _model(settings: Settings) -> list[Finding]:
         unknown = "unknown, since the model does not load"
         model = Finding("model", "failed", str(error) or type(error).__name__)
         return [model, Finding("gists", "failed", unknown), Finding("settings", "failed", unknown)]
-    config, weights = bundle.decoder.config, sum(p.numel() for p in bundle.decoder.parameters())
-    text = f"{bundle.name} loads: {config.family}, {weights / 1e6:.3g} M parameters, vocabulary {config.vocab_size}"
+    config = bundle.decoder.config
+    size = f"{config.num_weights / 1e6:.3g} M parameters"
+    text = f"{bundle.name} loads: {config.family}, {size}, vocabulary {config.vocab_size}"
     return [
         Finding("model", "warning" if served.notice else "ok", f"{text}; {served.notice}" if served.notice else text),
         _gists(bundle),
@@ -120,15 +121,17 @@ def _fit(settings: Settings, bundle: Bundle) -> Finding:
 
 def _gists(bundle: Bundle) -> Finding:
     """The gate: networks that did not pass their evaluation are not used."""
-    manifest, words = bundle.manifest, []
+    manifest, words, unused = bundle.manifest, [], False
     for network in ("gistnet", "lensnet"):
-        there = getattr(manifest, network) is not None
-        passed = "passed its evaluation" if manifest.passed(network) else "did not pass its evaluation"
-        words.append(f"{network} {passed if there else 'is not there'}")
+        there, passed = getattr(manifest, network) is not None, manifest.passed(network)
+        unused |= there and not passed
+        verdict = "passed its evaluation" if passed else "did not pass its evaluation"
+        words.append(f"{network} {verdict if there else 'is not there'}")
     text = "; ".join(words)
     if bundle.hidden_gists:
-        return Finding("gists", "warning", f"{text}: collapsed history is hidden from the model, not summarized")
-    return Finding("gists", "ok", text)
+        text += ": collapsed history is hidden from the model, not summarized"
+    # As at a start: that a model comes without one is no fault.
+    return Finding("gists", "warning" if unused else "ok", text)
 
 
 def _access(settings: Settings) -> Finding:

@@ -31,6 +31,9 @@ from mc_core.store import (
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of an answer that nobody waits for any more."""
+PASSING = ("session_in_use", "idempotency_key_answered")
+"""Codes of 409 that another try may not meet again. Clients of OpenAI and Anthropic repeat each 409 that does not
+forbid it."""
 
 
 @dataclass
@@ -54,7 +57,8 @@ class ApiError(Exception):
 
     def headers(self) -> dict[str, str]:
         after = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
-        return {**self.more, **after}
+        again = {"X-Should-Retry": "false"} if self.status == 409 and self.code not in PASSING else {}
+        return {**self.more, **after, **again}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -177,8 +181,7 @@ def to_api_error(error: BaseException) -> ApiError:
                 "the session store can't be reached; look at the session before you repeat this", error.retry_after
             )
         case SessionMismatchError():
-            # Clients of OpenAI and Anthropic repeat a 409 that does not say so.
-            return ApiError(409, str(error), code="session_mismatch", more={"X-Should-Retry": "false"})
+            return ApiError(409, str(error), code="session_mismatch")
         case NoteTakenError():
             return answered_elsewhere()
         case StoreError():

@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 
 from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Delta, Event, Failed, Finished, Warmth
+from mc_core.errors import CancelledTurnError
 from mc_core.focus.allocator_base import REJECTIONS
 from mc_core.store import SessionStore
+from server.errors import CLIENT_CLOSED_REQUEST, to_api_error
 from server.telemetry import names
 from server.telemetry.names import Definition
 
@@ -168,4 +170,12 @@ class TurnWatch:
                 self._metrics.prompt_tokens.inc(usage.prompt_tokens)
                 self._metrics.completion_tokens.inc(usage.completion_tokens)
             case Failed(error):
-                self._metrics.turns.labels(type(error).__name__).inc()
+                self._metrics.turns.labels(outcome_of(error)).inc()
+
+
+def outcome_of(error: BaseException) -> str:
+    """What a turn that failed counts as: "refused" where the request was at fault, and nobody has to be called."""
+    status = to_api_error(error).status
+    if status == CLIENT_CLOSED_REQUEST:
+        return CancelledTurnError.__name__
+    return "refused" if status < 500 else type(error).__name__

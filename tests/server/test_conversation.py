@@ -208,6 +208,12 @@ def test_a_list_that_repeats_a_named_session_continues_it(model, tmp_path):
             answer = server.ask(strange, session_id=session)
             assert (answer.status_code, answer.json()["error"]["code"]) == (409, "messages_differ")
             assert "leave out session_id" in answer.json()["error"]["message"]
+            assert answer.headers["X-Should-Retry"] == "false"
+        # It is the client that was wrong, and nobody is called for that.
+        refused = [
+            line for line in server.http.get("/metrics").text.splitlines() if 'turns_total{outcome="refused"' in line
+        ]
+        assert refused == ['megacontext_turns_total{outcome="refused"} 3.0']
         assert server.http.get(f"/v1/sessions/{session}").json()["tokens"] == tokens
         # New examples, and a single message that was said before, are new.
         for new in ([*shots, more], [more]):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from server.stores import open_store
 from server.telemetry import probe
 from support import free_port, running, settings_for
 
+BUNDLE = Path(__file__).parents[2] / "models" / "megacontext-tiny"
 CHECKS = ["device", "model", "gists", "settings", "access", "address", "disk", "store", "traces", "metrics"]
 
 
@@ -45,7 +47,7 @@ def test_all_is_well(received, run, store):
     """With a good model, a store and a collector: exit 0, the collector has the test span, the store has no trace."""
     code, status, details = run()
     assert (code, failed(status)) == (0, set())
-    assert status["gists"] == "warning"
+    assert status["gists"] == "ok"
     assert "hidden" in details["gists"]
     assert [span.name for span in received.spans()] == ["mc.doctor"]
     assert len(received.metrics) == 1
@@ -55,6 +57,14 @@ def test_all_is_well(received, run, store):
     left = open_store(f"sqlite:///{store}")
     assert not left.list("megacontext-doctor").result().sessions
     left.close()
+
+
+def test_the_bundled_model_as_int8_is_told_as_it_is(run):
+    """A network that has not passed is a warning, and weights that are packed are counted too."""
+    code, status, details = run(model=BUNDLE, weights="int8")
+    assert (code, status["gists"]) == (0, "warning")
+    assert "gistnet did not pass its evaluation" in details["gists"]
+    assert "23.6 M parameters" in details["model"]
 
 
 def test_without_an_endpoint_nothing_is_tried(run):
@@ -186,14 +196,16 @@ def test_a_full_disk(run, monkeypatch):
 
 def test_it_speaks_to_people(model_dir, store):
     """Without --json there is a line a check, and a last word that counts the warnings above it."""
-    flags = ["--model", str(model_dir), "--store", f"sqlite:///{store}", "--budget", "512", "--port", "0"]
-    done = CliRunner().invoke(app, ["doctor", *flags])
+    flags = ["--store", f"sqlite:///{store}", "--budget", "512", "--port", "0"]
+    done = CliRunner().invoke(app, ["doctor", "--model", str(model_dir), *flags])
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "All is well.")
+    done = CliRunner().invoke(app, ["doctor", "--model", str(BUNDLE), *flags])
     lines = done.stdout.splitlines()
     assert done.exit_code == 0
     assert [line.split()[1] for line in lines[: len(CHECKS)]] == CHECKS
     assert sum(line.startswith("warning") for line in lines) == 1
     assert lines[-1] == "Nothing failed; 1 warning above."
-    done = CliRunner().invoke(app, ["doctor", *flags, "--device", "cuda:99"])
+    done = CliRunner().invoke(app, ["doctor", "--model", str(model_dir), *flags, "--device", "cuda:99"])
     assert done.exit_code == 1
     assert "will not work" in done.stdout
 
