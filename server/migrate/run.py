@@ -72,7 +72,7 @@ class Migration:
                 files.drop()
                 return Done(session, before, deleted=True)
             with files.new.open("rb") as file:
-                checked = check(file, self._vocabulary)
+                checked = check(file).within(self._vocabulary)
                 self._put(checked, there, tenant, session, files)
         except (MegaContextError, ApiError, OSError) as error:
             return Done(session, before, failed=str(error))
@@ -91,9 +91,9 @@ class Migration:
         with self._taken(record) as taken:
             files.save(taken, files.old)
         with files.old.open("rb") as file:
-            checked = check(file, self._old.tokenizer.vocab_size)
+            checked = check(file).within(self._old.tokenizer.vocab_size)
             with migrated(checked, self._old, self._new) as written:
-                self._importer.check_fits(check(written, self._vocabulary))
+                self._importer.check_fits(check(written))
                 written.seek(0)
                 files.save(written, files.new)
 

@@ -17,11 +17,20 @@ Parsed = Head | State | Ids | StoredNote | End
 
 @dataclass(frozen=True)
 class Checked:
-    """A whole file: its head and state, and where the rest is read from, a line at a time."""
+    """A whole file: its head and state, and where the rest is read from, a line at a time. largest: token id."""
 
     head: Head
     state: State
+    largest: int
     file: IO[bytes]
+
+    def within(self, vocabulary: int) -> Checked:
+        """Itself; ApiError 400 if it has tokens that a model of so many does not know."""
+        if self.largest >= vocabulary:
+            raise bad_request(
+                f"the export has token {self.largest}, but the vocabulary has {vocabulary}", "body", "import_mismatch"
+            )
+        return self
 
     def ids(self) -> Iterator[Ids]:
         """The history, in order."""
@@ -37,14 +46,11 @@ class Checked:
             yield _parsed(number, raw)
 
 
-def check(file: IO[bytes], vocabulary: int) -> Checked:
-    """Read all of it, a line at a time; ApiError 400 if it is no export, or not as it was written.
-
-    vocabulary: how many tokens the model knows.
-    """
+def check(file: IO[bytes]) -> Checked:
+    """Read all of it, a line at a time; ApiError 400 if it is no export, or not as it was written."""
     file.seek(0)
     found: list[Head | State] = []
-    digest, tokens, notes, ended = hashlib.sha256(), 0, 0, False
+    digest, tokens, notes, ended, largest = hashlib.sha256(), 0, 0, False, 0
     for number, raw in _raw_lines(file):
         if ended:
             raise damaged(f"line {number} follows its end")
@@ -59,13 +65,7 @@ def check(file: IO[bytes], vocabulary: int) -> Checked:
             case Ids():
                 if line.start != tokens or notes:
                     raise damaged(f"line {number} is out of place")
-                if max(line.ids) >= vocabulary:
-                    raise bad_request(
-                        f"the export has token {max(line.ids)} in line {number}, but the vocabulary has {vocabulary}",
-                        "body",
-                        "import_mismatch",
-                    )
-                tokens += len(line.ids)
+                tokens, largest = tokens + len(line.ids), max(largest, max(line.ids))
             case StoredNote():
                 _check_note(number, line, tokens)
                 notes += 1
@@ -82,7 +82,7 @@ def check(file: IO[bytes], vocabulary: int) -> Checked:
     assert isinstance(state, State)
     if head.tokens != tokens:
         raise damaged(f"it has {tokens} tokens of {head.tokens}")
-    return Checked(head, state, file)
+    return Checked(head, state, largest, file)
 
 
 def damaged(how: str) -> ApiError:

@@ -38,7 +38,7 @@ class Importer:
         self._lasting = lasting
 
     def check_fits(self, checked: Checked) -> None:
-        """ApiError 400 if this server has another tokenizer, or keeps histories in other blocks."""
+        """ApiError 400 if this server has another tokenizer, a smaller vocabulary, or other blocks."""
         own, head = self.factory.bundle.tokenizer.fingerprint, checked.head
         if head.tokenizer != own:
             raise bad_request(
@@ -47,6 +47,7 @@ class Importer:
                 "body",
                 "import_mismatch",
             )
+        checked.within(self.factory.bundle.decoder.config.vocab_size)
         if head.block_size != self.factory.focus.block_size:
             raise bad_request(
                 f"the export is in blocks of {head.block_size} tokens, and this server keeps histories in blocks of"

@@ -220,14 +220,20 @@ def test_what_cannot_be_read_leaves_nothing(here: ServerThread, file: bytes, kep
 
 
 def test_another_tokenizer_is_named(here: ServerThread, file: bytes) -> None:
-    """Law: ids of other words are refused, and the error says which tokenizer the file has and which the server."""
+    """Law: ids of other words are refused, and the error says which tokenizer the file has and which the server, also
+    where the server's has no such ids; of the own tokenizer such an id is named."""
     told = lines(file)[:-1]
     own, told[0]["tokenizer"] = told[0]["tokenizer"], "deadbeef"
     with client_of(here) as http:
+        for most in (0, 99_999):
+            told[2]["ids"][0] = max(most, told[2]["ids"][0])
+            error = put(http, sealed(told)).json()["error"]
+            assert error["code"] == "import_mismatch"
+            assert own in error["message"]
+            assert "deadbeef" in error["message"]
+        told[0]["tokenizer"] = own
         error = put(http, sealed(told)).json()["error"]
-    assert error["code"] == "import_mismatch"
-    assert own in error["message"]
-    assert "deadbeef" in error["message"]
+    assert (error["code"], "99999" in error["message"]) == ("import_mismatch", True)
 
 
 def test_an_id_that_is_taken_is_a_conflict(here: ServerThread, file: bytes, told: str) -> None:
@@ -278,7 +284,7 @@ def die_in_import(state: ServerState, file: bytes, name: str, monkeypatch: pytes
         patch.setattr(SqliteStore, "delete", die)
         importer = Importer(state.store, state.host.factory, "tiny", "another")
         with pytest.raises(Killed):
-            importer.make(check(io.BytesIO(file), 10_000), name, "open")
+            importer.make(check(io.BytesIO(file)), name, "open")
 
 
 def test_an_import_that_died_is_seen_by_nobody_and_can_be_repeated(

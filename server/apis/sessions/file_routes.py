@@ -75,7 +75,7 @@ async def import_session(
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY) as file:
         async for chunk in request.stream():
             await asyncio.to_thread(file.write, chunk)
-        checked = await asyncio.to_thread(check, file, state.bundle.decoder.config.vocab_size)
+        checked = await asyncio.to_thread(check, file)
         answer = await _stored(state, tenant, checked, keep_id)
     state.quotas.spend(tenant, checked.head.tokens)
     response.headers["ETag"] = etag(answer.sequence)
