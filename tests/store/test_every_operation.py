@@ -209,7 +209,7 @@ class Operations(RuleBasedStateMachine):
         new = name if gone else new_id()
 
         async def work() -> None:
-            checked = await asyncio.to_thread(check, file, self.bundle.decoder.config.vocab_size)
+            checked = await asyncio.to_thread(check, file)
             async with self.host.importing(new, TENANT) as place:
                 place.done(await asyncio.to_thread(place.importer.make, checked, new, TENANT))
 
