@@ -279,10 +279,8 @@ def _tell_unproved(state: ServerState) -> None:
     if unproved:
         gists = "hidden" if state.bundle.hidden_gists else "shown"
         lens = state.engine.core.focus.lens
-        # A model without a network lacks nothing that it was given; one that is there and may not be used is a loss.
-        lost = any(not one.endswith(" absent") for one in unproved)
         logger.log(
-            logging.WARNING if lost else logging.INFO,
+            logging.WARNING if state.bundle.manifest.unproved else logging.INFO,
             "%s: networks without a passed evaluation (%s): gists are %s, lens %s",
             state.model_name,
             ", ".join(unproved),

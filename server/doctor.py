@@ -31,6 +31,13 @@ from server.telemetry.probe import confirm
 Status = Literal["ok", "warning", "failed"]
 TENANT = "megacontext-doctor"
 PATIENCE = 10.0
+STANDINGS = {
+    "absent": "is not there",
+    "passed": "passed its evaluation",
+    "failed": "did not pass its evaluation",
+    "unmeasured": "was not evaluated",
+}
+"""Of networks, as the manifest names them."""
 """Seconds that each call to the store, or to a server that runs, may take."""
 LOW_DISK, NO_DISK = 2 << 30, 64 << 20
 
@@ -121,17 +128,10 @@ def _fit(settings: Settings, bundle: Bundle) -> Finding:
 
 def _gists(bundle: Bundle) -> Finding:
     """The gate: networks that did not pass their evaluation are not used."""
-    manifest, words, unused = bundle.manifest, [], False
-    for network in ("gistnet", "lensnet"):
-        there, passed = getattr(manifest, network) is not None, manifest.passed(network)
-        unused |= there and not passed
-        verdict = "passed its evaluation" if passed else "did not pass its evaluation"
-        words.append(f"{network} {verdict if there else 'is not there'}")
-    text = "; ".join(words)
+    text = "; ".join(f"{network} {STANDINGS[standing]}" for network, standing in bundle.manifest.networks().items())
     if bundle.hidden_gists:
         text += ": collapsed history is hidden from the model, not summarized"
-    # As at a start: that a model comes without one is no fault.
-    return Finding("gists", "warning" if unused else "ok", text)
+    return Finding("gists", "warning" if bundle.manifest.unproved else "ok", text)
 
 
 def _access(settings: Settings) -> Finding:

@@ -78,6 +78,11 @@ class Manifest:
         """By network: "absent", "passed", "failed" its evaluation, or "unmeasured" as long as it has none."""
         return {name: self._standing(name) for name in ("gistnet", "lensnet")}
 
+    @property
+    def unproved(self) -> bool:
+        """Whether a network is there that may not be used; a model that comes without one lacks nothing."""
+        return any(standing not in ("passed", "absent") for standing in self.networks().values())
+
     def _standing(self, network: str) -> str:
         if getattr(self, network) is None:
             return "absent"

@@ -174,8 +174,9 @@ class TurnWatch:
 
 
 def outcome_of(error: BaseException) -> str:
-    """What a turn that failed counts as: "refused" where the request was at fault, and nobody has to be called."""
-    status = to_api_error(error).status
-    if status == CLIENT_CLOSED_REQUEST:
+    """What a turn that failed counts as: its error's name where the server or its store is at fault; else "refused",
+    for which nobody has to be called."""
+    told = to_api_error(error)
+    if told.status == CLIENT_CLOSED_REQUEST:
         return CancelledTurnError.__name__
-    return "refused" if status < 500 else type(error).__name__
+    return type(error).__name__ if told.type == "server_error" else "refused"

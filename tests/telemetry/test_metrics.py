@@ -6,8 +6,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mc_core.errors import CancelledTurnError, QueueFullError
+from mc_core.store import SessionMismatchError, StoreError, TurnsLostError
 from otlp_receiver import attributes
+from server.errors import ApiError, gone_for_long, turn_cancelled
 from server.telemetry import names
+from server.telemetry.metrics import outcome_of
 from server.telemetry.names import Definition
 from support import running, settings_for, wait_until
 
@@ -115,3 +119,22 @@ def test_traces_and_metrics_may_go_to_different_places(received, model_dir, tmp_
         assert bool(received.metrics) == expected
         assert not received.traces
         received.metrics.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (SessionMismatchError("s"), "refused"),
+        (QueueFullError("q"), "refused"),
+        (ApiError(409, "m", code="messages_differ"), "refused"),
+        (CancelledTurnError("c"), "CancelledTurnError"),
+        (turn_cancelled(), "CancelledTurnError"),
+        (gone_for_long(1.0), "CancelledTurnError"),
+        (TurnsLostError("s"), "TurnsLostError"),
+        (StoreError("s"), "StoreError"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_turns_fail_by_name_where_the_server_or_its_store_is_at_fault(error, outcome):
+    """What the alert on failed turns goes by: a request at fault raises none, and turns that the store lost do."""
+    assert outcome_of(error) == outcome
