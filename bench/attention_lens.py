@@ -152,7 +152,8 @@ def gathered(split: str, given: argparse.Namespace, asker: Asker) -> list[Row]:
     rows = []
     for name, ids, questions in asked(split, given.data, asker.prompt, asker.bundle):
         chosen = range(0, len(questions), given.every)
-        files = [given.kept / f"{split} {name} {i}.npz" for i in chosen]
+        what = f"{split} {name}, {given.places} places, {given.layers} layers"
+        files = [given.kept / f"{what} {i}.npz" for i in chosen]
         if not all(file.exists() for file in files):
             asker.read(ids)
         for file, i in zip(files, chosen, strict=True):

@@ -26,6 +26,7 @@ from mc_core.context.sources import UNTITLED, About
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
+from mc_core.engine.kv_sharing import take_over
 from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.engine.turn import run_turn
 from mc_core.engine.vectors_job import Pace, make_vectors
@@ -439,11 +440,12 @@ class Engine:
     def _hand_out_slabs(self) -> None:
         pool = self.core.runner.pool
         while self._waiting_for_slab and (pool.free_rows or self._idle):
-            if not pool.free_rows:
-                self._idle.pop(self._idlest()).release_slab()
             task = self._waiting_for_slab.popleft()
             assert task.session is not None
-            self.core.runner.seat(task.session)
+            if pool.free_rows:
+                self.core.runner.seat(task.session)
+            else:
+                take_over(self.core, task.session, self._idle.pop(self._idlest()))
             self._resume(task, task.session.kv)
 
     def _idlest(self) -> SessionKV:

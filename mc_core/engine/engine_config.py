@@ -25,8 +25,10 @@ class EngineConfig:
     lately under the block mask (0 keeps none): to go back to one then computes nothing.
     kv_folder, kv_folder_bytes: where slabs of idle sessions are kept as files, and how many bytes of them at most
     (None, or 0, keeps none): a session whose slab was given away, or that comes back from the store, goes on with it.
+    share_kv: a session that gets a slab takes over what another one's has of its beginning (``engine/kv_sharing.py``).
     cuda_graphs: a GPU records decode steps and replays them (``kv/static_decode.py``).
-    deterministic: turns are decoded one by one, so that a reply doesn't depend on which others run beside it.
+    deterministic: turns are decoded one by one and share nothing, so that a reply doesn't depend on which others run
+    beside it.
     """
 
     max_sessions: int = 16
@@ -40,6 +42,7 @@ class EngineConfig:
     recent_kv_bytes: int = 256 << 20
     kv_folder: Path | None = None
     kv_folder_bytes: int = 4 << 30
+    share_kv: bool = True
     cuda_graphs: bool = True
     deterministic: bool = False
 

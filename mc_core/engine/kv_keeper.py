@@ -54,6 +54,10 @@ class KVKeeper:
         """Whether a file has what the slab holds."""
         return kv.saved == kv.version
 
+    def has(self, session: Session) -> bool:
+        """Whether there is a file of a session, of whatever it is."""
+        return session.durable and self.folder.has(session.tenant, session.id)
+
     def save(self, session: Session) -> Future[None] | None:
         """Write what the session's slab holds, behind what is written already; None if there is nothing to write."""
         kv = session.kv
@@ -77,8 +81,9 @@ class KVKeeper:
         """Fill the session's slab, which is empty, with what its file has; None if there is none. Until that is done,
         nobody may use the slab."""
         kv = session.kv
-        if kv is None or len(kv) or not session.durable or not self.folder.has(session.tenant, session.id):
+        if kv is None or len(kv) or not self.has(session):
             return None
+        kv.filling = True
         return self._reader.submit(self._read, session, kv)
 
     def drop(self, tenant: str, session_id: str) -> Future[None]:
@@ -113,6 +118,8 @@ class KVKeeper:
             # The turn goes on with an empty slab, and computes: one that is half filled, or not cut, would be wrong.
             kv.rewind(0)
             logger.warning("the KV file of session %s is not used", session.id, exc_info=True)
+        finally:
+            kv.filling = False
 
     def _fill(self, session: Session, kv: SessionKV) -> None:
         file = self.folder.read(session.tenant, session.id, self._of)

@@ -45,6 +45,7 @@ class RefocusTrace:
     kv_recomputed: int = 0
     kv_sought: int = 0
     kv_restored: int = 0
+    kv_shared: int = 0
     gist_calls: int = 0
     started: float = 0.0
     parts: dict[str, Part] = field(default_factory=dict)

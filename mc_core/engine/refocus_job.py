@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mc_core.engine.core import EngineCore
+from mc_core.engine.kv_sharing import take_beginning
 from mc_core.engine.observer import Part, RefocusTrace
 from mc_core.engine.requests import ContextReport
 from mc_core.engine.work import Forward, Pause, Wait, Work
@@ -128,6 +129,10 @@ def repair(
     """Bring the slab to the present working context -> hidden state [d] of the last unit, if it was computed."""
     kv = session.kv
     assert kv is not None
+    if not len(kv):
+        take_beginning(core, session)
+    trace.kv_shared, kv.shared = kv.shared, 0
+    context.kv_shared += trace.kv_shared
     layout = core.layout(session)
     # What is shown whole is read exactly as a plain server reads it; what was put away may have left older views.
     whole = need_last and not session.wc.levels.any()

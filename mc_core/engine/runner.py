@@ -7,7 +7,8 @@ what one of them wants otherwise (static shapes, graphs) has its place behind th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class ModelRunner:
     model: KVModel
     sampler: Sampler
     recent: RecentKV | None = None
+    seated: WeakSet[Session] = field(default_factory=WeakSet)
+    """Sessions that were given slabs; some have none any more."""
 
     @property
     def mode(self) -> RepairMode:
@@ -62,6 +65,7 @@ class ModelRunner:
         if session.shelf is None and self.recent is not None:
             session.shelf = Shelf(self.recent)
         session.kv = self.acquire(session.shelf)
+        self.seated.add(session)
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """Token ids [T] -> input embeddings [T, d] on the device."""

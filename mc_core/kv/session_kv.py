@@ -91,7 +91,8 @@ class SessionKV:
     """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode.
 
     shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept. ``version``: another one
-    with each change; ``saved``: the one that a file has.
+    with each change; ``saved``: the one that a file has. ``shared``: units that came out of another session's slab.
+    ``filling``: another thread writes into the slab.
     """
 
     def __init__(self, model: KVModel, row: int, shelf: Shelf | None = None) -> None:
@@ -107,8 +108,9 @@ class SessionKV:
         self._slot = np.zeros(slots, np.int64)
         self._free = np.ones(slots, bool)
         self._rank_of_slot = np.full(slots, -1, np.int64)
-        self._n = self.version = 0
+        self._n = self.version = self.shared = 0
         self.saved: int | None = None
+        self.filling = False
         self._layout: Layout | None = None
         self._approximate = 0
         self._ledger: AttentionLedger | None = None
@@ -227,12 +229,7 @@ class SessionKV:
     def rewind(self, position: int) -> None:
         """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""
         self._settle()
-        # All behind the first of them goes too: what is read last of all before a question may be old.
-        later = np.flatnonzero(self._ends[: self._n] > position)
-        keep = int(later[0]) if len(later) else self._n
-        if keep < self._n and self._identity[keep] >> LEVEL_SHIFT:
-            # Of a gist that is cut all vectors go, those of its part before the cut too.
-            keep = int(np.argmax(self._entry[: self._n] == self._entry[keep]))
+        keep = self._before(position)
         if keep == self._n:
             return
         self.version += 1
@@ -241,6 +238,16 @@ class SessionKV:
         self._rank_of_slot[gone] = -1
         self._invalidate(gone)
         self._n = keep
+
+    def _before(self, position: int) -> int:
+        """How many units stay if the history is cut at ``position``."""
+        # All behind the first of them goes too: what is read last of all before a question may be old.
+        later = np.flatnonzero(self._ends[: self._n] > position)
+        keep = int(later[0]) if len(later) else self._n
+        if keep < self._n and self._identity[keep] >> LEVEL_SHIFT:
+            # Of a gist that is cut all vectors go, those of its part before the cut too.
+            keep = int(np.argmax(self._entry[: self._n] == self._entry[keep]))
+        return keep
 
     def measure(self) -> None:
         """Sum up from now on what the tokens of a reply pay the units that they see."""
@@ -272,9 +279,14 @@ class SessionKV:
 
     def units(self) -> Units | None:
         """A copy of what is known of the units, None if some are not computed."""
-        n = self._n
-        if not self._computed[:n].all():
-            return None
+        return self._units(self._n) if self._computed[: self._n].all() else None
+
+    def beginning(self, position: int) -> Units:
+        """The same of those that cover no token at or after ``position``, up to the first that is not computed."""
+        keep = self._before(position)
+        return self._units(int(np.argmin(np.append(self._computed[:keep], False))))
+
+    def _units(self, n: int) -> Units:
         columns = (self._slot, self._identity, self._starts, self._ends, self._entry, self._segment_start, self._exact)
         return Units(*(column[:n].astype(np.int64) for column in columns))
 
@@ -294,15 +306,28 @@ class SessionKV:
 
         keys, values: of all layers, [layers, kv_heads, n, head_dim].
         """
+        pool, every = self.model.pool, np.arange(len(units.slots))
+        pool.put_back(self.row, torch.from_numpy(units.slots).to(pool.device), keys, values, slice(None))
+        if pool.unrotated is not None:
+            self._turn_to_place(units.slots, units.levels, units.starts, units.ends, every)
+        self._hold(units)
+
+    def share(self, units: Units, row: int) -> None:
+        """Begin as the slab in ``row`` does, of which ``beginning`` told; for an empty slab, also one in that row."""
+        pool = self.model.pool
+        if row != self.row:
+            pool.copy(row, self.row, torch.from_numpy(units.slots).to(pool.device))
+        self._hold(units)
+        self.shared += len(units.slots)
+
+    def _hold(self, units: Units) -> None:
+        """Know what the slab's slots have been filled with."""
         pool, n, every = self.model.pool, len(units.slots), np.arange(len(units.slots))
         self.version += 1
         slots = torch.from_numpy(units.slots).to(pool.device)
-        pool.put_back(self.row, slots, keys, values, slice(None))
         if self.model.policy.has_bias:
             at = self.model.positions(units.levels, units.starts, units.ends, every)
             pool.positions[self.row, slots] = torch.from_numpy(at).to(pool.device)
-        if pool.unrotated is not None:
-            self._turn_to_place(units.slots, units.levels, units.starts, units.ends, every)
         self._slot[:n], self._identity[:n], self._entry[:n] = units.slots, units.identity, units.entry
         self._starts[:n], self._ends[:n] = units.starts, units.ends
         self._segment_start[:n], self._exact[:n], self._computed[:n] = units.segment_start, units.exact, True

@@ -95,6 +95,12 @@ class SlabPool:
         into[:, row].index_copy_(2, slots, keys.to(self.device, non_blocking=True)[:, :, part])
         self.values[:, row].index_copy_(2, slots, values.to(self.device, non_blocking=True)[:, :, part])
 
+    def copy(self, row: int, into: int, slots: Tensor) -> None:
+        """Store units [T] of one session in the same slots of another one's slab, layer by layer."""
+        for slab in (self.keys, self.values, self.unrotated):
+            for layer in slab if slab is not None else ():
+                layer[into].index_copy_(1, slots, layer[row].index_select(1, slots))
+
     def places(self, rows: Tensor, slots: Tensor) -> Tensor:
         """Where one unit of each of B sessions stands in a layer: row and slot [B] -> [B * kv_heads]."""
         heads = torch.arange(self.config.num_kv_heads, device=self.device)

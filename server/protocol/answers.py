@@ -84,6 +84,7 @@ class Context(Answer):
     source: Literal["warm", "woken", "restored"]
     spans_fetched: Count
     kv_loaded: Count
+    kv_shared: Count
     kv_reused: Count
     kv_recomputed: Count
     refocuses: Count

@@ -66,6 +66,7 @@ class Metrics:
         self.kv_sought = self._counter(names.KV_SOUGHT)
         self.kv_restored = self._counter(names.KV_RESTORED)
         self.kv_loaded = self._counter(names.KV_LOADED)
+        self.kv_shared = self._counter(names.KV_SHARED)
         self.wakes = self._counter(names.WAKES)
         for source, file in product(("woken", "restored"), ("used", "none")):
             self.wakes.labels(source, file)
@@ -119,6 +120,7 @@ class Metrics:
         self.kv_recomputed.inc(trace.kv_recomputed)
         self.kv_sought.inc(trace.kv_sought)
         self.kv_restored.inc(trace.kv_restored)
+        self.kv_shared.inc(trace.kv_shared)
 
     def decoded(self, batch: int, seconds: float) -> None:
         if batch:

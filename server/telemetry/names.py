@@ -80,6 +80,7 @@ KV_RECOMPUTED = _counter("kv_recomputed", "KV units computed by repairs")
 KV_SOUGHT = _counter("kv_sought", "KV units of history, apart from the tail, that repairs lacked (block repair)")
 KV_RESTORED = _counter("kv_restored", "Of those sought, KV units that host memory had: they left a context lately")
 KV_LOADED = _counter("kv_loaded", "KV units that files of idle sessions brought into slabs")
+KV_SHARED = _counter("kv_shared", "KV units that slabs of sessions that begin alike brought into new slabs")
 WAKES = _counter(
     "wakes",
     "Turns that began with a history and without a slab, by where it was, and whether a file filled the new slab",

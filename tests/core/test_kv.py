@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,66 @@ def test_a_rewind_forgets_all_that_may_come_back_different(seed: int) -> None:
     kv.rewind(position)
     seen = np.logical_and.accumulate(layout.ends <= position)
     np.testing.assert_array_equal(kv.cached().identity, layout.identity[seen])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", ["exact", "block", "incremental"])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), vectors=st.sampled_from([0, 2]))
+def test_a_slab_that_begins_as_another_is_that_one_cut(mode: str, policy: str, seed: int, vectors: int) -> None:
+    """What one slab takes over of another is what a rewind would leave of that, as far as it is computed: units, keys
+    and values bit for bit, and so all later repairs; the other one stays as it is."""
+    rng = np.random.default_rng(seed)
+    model = make_model(mode, policy, rows=3)
+    kv, beginning, cut = (SessionKV(model, model.pool.acquire()) for _ in range(3))
+    wc = WorkingContext(K, W, recent_tokens=2 * K, gist_cost=max(1, vectors))
+    wc.extend(int(rng.integers(2 * K, 12 * K)), reserve=K)
+    segments = 2 if mode == "block" else None
+
+    def layout() -> Layout:
+        return layout_of(wc, hidden_gists=not vectors, segment_blocks=segments)
+
+    for _ in range(3):
+        edit_at_random(wc, rng)
+        kv.rewind(wc.num_tokens)
+        repair(kv, layout())
+    before = content(kv)
+    position = int(rng.integers(0, wc.num_tokens + 1))
+    cut.share(kv.beginning(wc.num_tokens), kv.row)
+    assert len(cut) == len(kv)
+    cut.rewind(position)
+    beginning.share(kv.beginning(position), kv.row)
+    assert all(map(np.array_equal, content(beginning), content(cut)))
+    assert all(map(np.array_equal, content(kv), before))
+    wc.rewind(max(1, position), reserve=K)
+    wc.extend(wc.num_tokens + 2 * K, reserve=K)
+    plan = beginning.begin(layout(), need_last=True)
+    for chunk in plan.chunks[: len(plan.chunks) // 2]:
+        beginning.run(chunk, embed(layout())[torch.from_numpy(chunk.ranks)])
+    computed = beginning.cached().computed
+    taken = beginning.beginning(wc.num_tokens)
+    assert len(taken.slots) == (len(computed) if computed.all() else np.argmin(computed))
+    if mode != "incremental":
+        kv.release()
+        again = SessionKV(model, model.pool.acquire())
+        again.share(taken, beginning.row)
+        expected = fresh_forward(model, layout(), embed(layout()))[-1]
+        for one in (cut, again):
+            torch.testing.assert_close(repair(one, layout())[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def content(kv: SessionKV) -> list[np.ndarray]:
+    """All that a slab knows and holds of its units."""
+    pool, units = kv.model.pool, kv.units()
+    assert units is not None
+    slots = torch.from_numpy(units.slots)
+    held = [pool.keys[:, kv.row], pool.values[:, kv.row], pool.bias[None, None, kv.row, :, None]]
+    if pool.unrotated is not None:
+        held.append(pool.unrotated[:, kv.row])
+    kept = [each.index_select(2, slots).numpy().copy() for each in held]
+    if kv.model.policy.has_bias:
+        kept.append(pool.positions[kv.row, slots].numpy().copy())
+    return [*(getattr(units, each.name) for each in fields(units)), *kept]
 
 
 @pytest.mark.parametrize("static", [False, True], ids=["", "static"])

@@ -15,7 +15,7 @@ from mc_core.session.session import Session
 
 
 def with_files(folder: Path) -> EngineConfig:
-    return EngineConfig(max_sessions=2, kv_folder=folder, recent_kv_bytes=0)
+    return EngineConfig(max_sessions=2, kv_folder=folder, recent_kv_bytes=0, share_kv=False)
 
 
 def asked(lab: Lab, session: Session, seed: int) -> tuple[list[int], int]:
