@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -29,6 +29,14 @@ def plain_errors(*others: type[Exception]) -> Iterator[None]:
     except expected as error:
         typer.echo(f"megacontext: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def standard(stream: TextIO | None, name: str) -> TextIO:
+    """Standard input, output or error; one line and exit status 2 if whoever started this closed it."""
+    if stream is None:
+        typer.echo(f"megacontext: standard {name} is closed", err=True)
+        raise typer.Exit(2)
+    return stream
 
 
 def first_key(api_key: str | None) -> str | None:

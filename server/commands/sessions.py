@@ -7,11 +7,11 @@ import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.common import DEFAULT_URL, ApiKey, Url, first_key, plain_errors
+from server.commands.common import DEFAULT_URL, ApiKey, Url, first_key, plain_errors, standard
 
 if TYPE_CHECKING:
     from clients.megacontext_client import MegaContext, Session
@@ -97,7 +97,7 @@ def export(
 
     with _server(url, api_key) as server:
         if file == STANDARD:
-            write(server.export(session), _open(sys.stdout, "output").buffer)
+            write(server.export(session), standard(sys.stdout, "output").buffer)
             return
         target = file or Path(f"{session}.jsonl")
         if target.exists() and not force:
@@ -113,18 +113,20 @@ def import_session(
     keep_id: Annotated[bool, typer.Option("--keep-id", help="under the id that it had; else under a new one")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a session of an exported file; prints its id."""
+    """Make a session of an exported file; prints its id, on standard error where standard output is closed."""
     with (
         _server(url, api_key) as server,
-        nullcontext(_open(sys.stdin, "input").buffer) if file == STANDARD else file.open("rb") as source,
+        nullcontext(standard(sys.stdin, "input").buffer) if file == STANDARD else file.open("rb") as source,
     ):
         made: Session = server.import_session(source, keep_id=keep_id)
+    # Who does not learn the id can't find the session among others.
+    closed = sys.stdout is None
     if as_json:
-        _print_json(made.raw)
+        _print_json(made.raw, err=closed)
         return
     if left_out := made.raw.get("notes_left_out"):
         typer.echo(f"{left_out} notes were left out: other sessions have their names", err=True)
-    typer.echo(made.id)
+    typer.echo(made.id, err=closed)
 
 
 def keep(
@@ -175,14 +177,6 @@ class _server:
         return self._errors.__exit__(*failure)
 
 
-def _open(stream: TextIO | None, name: str) -> TextIO:
-    """Standard input or output; one line and exit status 2 if whoever started this closed it."""
-    if stream is None:
-        typer.echo(f"megacontext: - is standard {name}, which is closed", err=True)
-        raise typer.Exit(2)
-    return stream
-
-
 def _plain(value: Any) -> str:
     """Text without what a terminal would obey."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -206,5 +200,5 @@ def _print(table: Any) -> None:
     Console(markup=False).print(table, markup=False)
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def _print_json(value: Any, err: bool = False) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2), err=err)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from server.commands.common import DEFAULT_URL, ApiKey, Url, first_key, plain_errors
+from server.commands.common import DEFAULT_URL, ApiKey, Url, first_key, plain_errors, standard
 
 
 class Kind(StrEnum):
@@ -32,6 +33,8 @@ def chat(
 
     if session and system:
         raise typer.BadParameter("--system is for a new session; it can't be changed in an old one")
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output"), (sys.stderr, "error")):
+        standard(stream, name)  # before a session is made: no prompt is shown, and no line read, without all of them
     options = {"max_tokens": max_tokens, "temperature": temperature}
     with plain_errors(ClientError):
         given = {name: value for name, value in options.items() if value is not None}

@@ -88,14 +88,40 @@ def test_a_file_goes_out_and_in(server: str, made: list[str], tmp_path: Path) ->
     assert call(server, "import", "-", "--keep-id", data=out.stdout_bytes).stdout == f"{made[2]}\n"
 
 
-@pytest.mark.parametrize(("arguments", "closed"), [("import -", "input <&-"), ("export ID -", "output >&-")])
-def test_a_closed_standard_stream_is_one_line(arguments: str, closed: str) -> None:
-    """Law: where "-" names a stream that is closed, one line says so, with the status of bad input."""
-    name, redirection = closed.split()
-    command = f"exec {sys.executable} -c 'from server.cli import app; app()' sessions {arguments} {redirection}"
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
-    assert done.stderr == f"megacontext: - is standard {name}, which is closed\n"
+def shell(arguments: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Of the command line, with redirections; more: what ``$1`` and so on stand for."""
+    command = f"exec {sys.executable} -c 'from server.cli import app; app()' {arguments}"
+    return subprocess.run(["sh", "-c", command, "sh", *more], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed"),
+    [
+        ("sessions import - <&-", "input"),
+        ("sessions export ID - >&-", "output"),
+        ("chat <&-", "input"),
+        ("chat </dev/null >&-", "output"),
+    ],
+)
+def test_a_closed_standard_stream_is_one_line(server: str, made: list[str], arguments: str, closed: str) -> None:
+    """Law: a command that needs a stream that is closed says so in one line, with the status of bad input, and a chat
+    without one leaves no session behind."""
+    done = shell(f"{arguments} --url $1 --api-key k", server)
+    assert done.stderr == f"megacontext: standard {closed} is closed\n"
     assert done.returncode == 2
+    assert len(json.loads(call(server, "list", "--json").output)["data"]) == len(made)
+
+
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_the_id_of_what_was_imported_is_told(server: str, made: list[str], tmp_path: Path, form: str) -> None:
+    """Law: the id of a new session is told on standard error where standard output is closed."""
+    target = str(tmp_path / "one.jsonl")
+    assert call(server, "export", made[2], target).exit_code == 0
+    done = shell(f'sessions import "$1" {form} --url "$2" --api-key k >&-', target, server)
+    assert done.returncode == 0
+    newest = json.loads(call(server, "list", "--json").output)["data"][0]["id"]
+    assert newest not in made
+    assert (json.loads(done.stderr)["id"] if form else done.stderr.strip()) == newest
 
 
 def test_what_is_refused_is_one_line(server: str, made: list[str], tmp_path: Path) -> None:
