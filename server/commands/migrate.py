@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,14 +36,21 @@ def migrate(
         own = folder / hashlib.sha256(identity(store).encode()).hexdigest()[:16]
         own.mkdir(parents=True, exist_ok=True)
         opened: Any = open_store(store)
-        failed = 0
+        looked = told = failed = 0
         try:
             migration = _migration(opened, from_model, model, own)
             for done in _all(opened, migration, session or []):
+                looked += 1
+                if done is None:
+                    continue
+                told += 1
                 failed += done.failed is not None
                 typer.echo(json.dumps(asdict(done)) if as_json else _line(done))
         finally:
             opened.close()
+    if not told:
+        counts = f"sessions looked at: {looked}, of them in the tokens of {from_model}: 0"
+        typer.echo(f"{counts}; there is nothing to migrate", err=True)
     if failed:
         raise typer.Exit(1)
     if any(own.iterdir()):
@@ -54,8 +62,8 @@ def migrate(
         folder.rmdir()
 
 
-def _all(store: Any, migration: Migration, only: list[str]) -> Any:
-    """First what an interrupted run left."""
+def _all(store: Any, migration: Migration, only: list[str]) -> Iterator[Done | None]:
+    """What became of each session, None of one that stays as it is; first what an interrupted run left."""
     from mc_core.errors import MegaContextError
     from mc_core.store import UnknownSessionError
     from server.migrate.run import Done
@@ -73,8 +81,7 @@ def _all(store: Any, migration: Migration, only: list[str]) -> Any:
         except MegaContextError as error:
             yield Done(session, 0, failed=str(error))
             continue
-        if wanted:
-            yield migration.migrate(tenant, session)
+        yield migration.migrate(tenant, session) if wanted else None
 
 
 def _migration(store: Any, from_model: str, model: str, folder: Path) -> Migration:
