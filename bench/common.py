@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +170,13 @@ def bench_engine(
     config: EngineConfig | None = None,
     **options: Any,
 ) -> Iterator[Bench]:
-    """Start an engine and stop it again."""
+    """Start an engine and stop it again. Its sessions share no keys and values: many are given the same text."""
     bundle = aside(lambda: load_bundle(bundle_path, device, dtype))
     focus = focus or FocusConfig()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.sqlite")
-        engine = Engine(build_core(bundle, focus, config or EngineConfig(), store, **options))
+        own = replace(config or EngineConfig(), share_kv=False)
+        engine = Engine(build_core(bundle, focus, own, store, **options))
         engine.start()
         try:
             yield Bench(bundle, engine, SessionFactory(bundle, focus), store)

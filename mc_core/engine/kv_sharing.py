@@ -1,7 +1,7 @@
 """Keys and values that two sessions have in common: who begins as another one does computes only what comes after.
 
-A question that is asked anew or edited, the choices of one request, a chat behind a system message that others have: each is
-a session of its own, and its beginning is in another one's slab. Tenants share nothing.
+A question that is asked anew or edited, a chat behind a system message that others have: each is a session of its own,
+and its beginning is in another one's slab. Tenants share nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def shared_tokens(one: Session, other: Session) -> int:
 
 
 def take_beginning(core: EngineCore, session: Session) -> None:
-    """Fill a session's slab, which is empty, from that of another one that has most of its beginning, a block at least."""
+    """Fill a session's slab, which is empty, from that one which has most of its beginning, if that is a block."""
     kv = session.kv
     assert kv is not None
     if not _may_share(core):

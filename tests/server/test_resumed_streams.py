@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,15 @@ def leaves_early(http: httpx.Client, body: dict, headers: dict) -> None:
         with http.stream("POST", CHAT, json=body, headers=headers) as stream:
             next(line for line in stream.iter_lines() if line.startswith("data: "))
     else:
-        with pytest.raises(httpx.ReadTimeout):
-            http.post(CHAT, json=body, headers=headers, timeout=0.15)
+        def read() -> float:
+            return gauge(str(http.base_url), "megacontext_kv_recomputed_total")
+
+        before = read()
+        sent = http.build_request("POST", CHAT, json=body, headers=headers)
+        head = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
+        with socket.create_connection((sent.url.host, sent.url.port)) as connection:
+            connection.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n".encode() + sent.read())
+            wait_until(lambda: read() > before)
 
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
