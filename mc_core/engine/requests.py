@@ -44,7 +44,8 @@ class ContextReport:
     ``raw``, ``gisted`` and ``hidden`` count tokens of the history by how the model saw them at the turn's end;
     ``unavailable`` counts tokens whose span the focus asked for and the store could not give, and ``framed`` those of
     frames, which are no part of the history. ``kv_loaded``: units that the session's KV file brought into a new slab;
-    ``kv_shared``: those that came out of the slab of another session, which begins alike. ``provenance``: what the reply stood on, if the turn asked for it.
+    ``kv_shared``: those that came out of the slab of another session, which begins alike.
+    ``provenance``: what the reply stood on, if the turn asked for it.
     """
 
     tokens: int = 0

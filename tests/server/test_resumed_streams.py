@@ -84,6 +84,7 @@ def leaves_early(http: httpx.Client, body: dict, headers: dict) -> None:
         with http.stream("POST", CHAT, json=body, headers=headers) as stream:
             next(line for line in stream.iter_lines() if line.startswith("data: "))
     else:
+
         def read() -> float:
             return gauge(str(http.base_url), "megacontext_kv_recomputed_total")
 
