@@ -87,6 +87,6 @@ def build_app(
         )
     app.add_middleware(Front, root_path=settings.root_path)
     install_handlers(app, {api.error_prefix: api.error_body for api in APIS if api.error_prefix is not None})
-    openapi.install(app, APIS, keys=bool(settings.api_key), root_path=settings.root_path)
+    openapi.install(app, APIS, keys=bool(settings.api_key))
     told.instrument(app)
     return app

@@ -128,9 +128,7 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(
-    app: FastAPI, apis: Sequence[Described], *, models: Sequence[str], keys: bool, root_path: str
-) -> dict[str, Any]:
+def describe(app: FastAPI, apis: Sequence[Described], *, models: Sequence[str], keys: bool) -> dict[str, Any]:
     """The document. models: what the one that is served is called; keys: the server asks for one."""
     tags = [{"name": name, "description": text} for api in apis for name, text in api.tags.items()]
     about = get_openapi(
@@ -139,7 +137,6 @@ def describe(
         description=DESCRIPTION,
         tags=tags,
         routes=app.routes,
-        servers=[{"url": root_path}] if root_path else None,
     )
     for path, operations in about["paths"].items():
         for operation in operations.values():
@@ -168,13 +165,14 @@ def _tell_truth(operation: dict[str, Any], *, keys: bool, guarded: bool) -> None
     operation["responses"].pop("403" if keys else "401", None)
 
 
-def install(app: FastAPI, apis: Sequence[Described], *, keys: bool, root_path: str = "") -> None:
-    """Serve the document at /openapi.json; there are no pages that would load scripts from elsewhere."""
+def install(app: FastAPI, apis: Sequence[Described], *, keys: bool) -> None:
+    """Serve the document at /openapi.json; there are no pages that would load scripts from elsewhere. FastAPI
+    adds below which path the server is shown."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             state: ServerState = app.state.server
-            app.openapi_schema = describe(app, apis, models=state.model_names, keys=keys, root_path=root_path)
+            app.openapi_schema = describe(app, apis, models=state.model_names, keys=keys)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

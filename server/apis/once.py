@@ -67,4 +67,4 @@ async def once(
 def address(request: Request) -> tuple[bytes, bytes, bytes]:
     """What makes a request beside its body: address, query, the session that a header names."""
     named = request.headers.get("x-session-id", "")
-    return request.url.path.encode(), request.url.query.encode(), named.encode()
+    return request.state.path.encode(), request.url.query.encode(), named.encode()

@@ -11,6 +11,8 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.errors import ApiError
+from server.front.handlers import respond
 from server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,10 @@ LINGER = 10.0
 
 class Front:
     """ASGI middleware. HEAD is answered as GET, without a body; slashes too many do not matter; ``request_id`` goes
-    into the state, and whether the answer's ``head`` is all that is asked for.
+    into the state, whether the answer's ``head`` is all that is asked for, and the ``path`` that is, as the API has it.
 
-    root_path: below which a proxy shows the server. Nobody behind this knows of it, whether the proxy strips it or not.
+    root_path: below which a proxy shows the server, whether the proxy strips it or not. Without one it is the path at
+    which another app has mounted this one. Who tells addresses finds it in the scope; ``path`` is without it.
     """
 
     def __init__(self, app: ASGIApp, root_path: str = "") -> None:
@@ -36,11 +39,23 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        server: ServerState = scope["app"].state.server
         method, headers = scope["method"], Headers(scope=scope)
-        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": self._path(scope["path"])}
+        mounted = scope.get("root_path", "").rstrip("/")
+        root, path = self._root_path or mounted, _below(self._root_path, _plain(_below(mounted, scope["path"])))
         request_id = _request_id(headers.get("x-request-id", ""))
-        scope.setdefault("state", {}).update(request_id=request_id, head=method == "HEAD")
+        told = {"request_id": request_id, "head": method == "HEAD", "path": path}
+        scope = {
+            **scope,
+            "method": "GET" if method == "HEAD" else method,
+            "root_path": root,
+            "path": root + path,
+            "state": {**scope.get("state", {}), **told},
+        }
+        scope.pop("route", None)  # of the app that mounted this one
+        server: ServerState | None = getattr(scope["app"].state, "server", None)
+        if server is None:
+            await respond(_not_started(), scope)(scope, receive, send)
+            return
         body = _Body(receive, headers)
         began, status = time.monotonic(), 0
 
@@ -70,12 +85,6 @@ class Front:
                 fields["seconds"] = round(time.monotonic() - began, 4)
                 logger.info("request", extra={"fields": fields})
 
-    def _path(self, path: str) -> str:
-        plain = _plain(path)
-        if self._root_path and (plain + "/").startswith(self._root_path + "/"):
-            return plain.removeprefix(self._root_path) or "/"
-        return plain
-
 
 class _Body:
     """What comes in; ``unread`` while some of an announced body has not.
@@ -104,6 +113,19 @@ class _Body:
                     await self.receive()
         except TimeoutError:
             return
+
+
+def _not_started() -> ApiError:
+    message = (
+        "this server has not started: its life span was not run. Who mounts it in another app runs it in that one's: "
+        "async with server.router.lifespan_context(server)"
+    )
+    return ApiError(500, message, "server_error", "not_started")
+
+
+def _below(root: str, path: str) -> str:
+    """/llm, /llm/v1/models -> /v1/models; a path that isn't below the root stays as it is."""
+    return path.removeprefix(root) or "/" if f"{path}/".startswith(f"{root}/") else path
 
 
 def _plain(path: str) -> str:

@@ -52,7 +52,7 @@ class Gate:
             await respond(error, scope)(scope, receive, watched)
 
     def _admit(self, scope: Scope) -> None:
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path = Headers(scope=scope), scope["state"]["path"]
         if self._hosts is not None and path not in PROBES:
             self._hosts.check(headers.get("host", ""))
         # OPTIONS tells nothing that the documentation doesn't; who sends it can't send a key yet.

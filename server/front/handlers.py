@@ -39,7 +39,8 @@ def respond(error: BaseException, scope: Scope) -> Response:
         request_id = scope.get("state", {}).get("request_id", "?")
         logger.error("request %s failed: %s", request_id, known.code, exc_info=error)
     bodies: ErrorBodies = scope["app"].state.error_bodies
-    body_of = next((body for prefix, body in bodies.items() if scope["path"].startswith(prefix)), ApiError.body)
+    path = scope["state"]["path"]
+    body_of = next((body for prefix, body in bodies.items() if path.startswith(prefix)), ApiError.body)
     return JSONResponse(body_of(known), known.status, headers=known.headers())
 
 
@@ -72,7 +73,7 @@ def _known(error: BaseException) -> ApiError:
 
 def _not_allowed(method: str, scope: Scope) -> ApiError:
     """405 with all methods of an address; a router knows those of one of its routes only."""
-    allowed = _methods(scope, scope["path"])
+    allowed = _methods(scope, scope["state"]["path"])
     if "GET" in allowed:
         allowed.insert(1, "HEAD")
     names = ", ".join(allowed)
@@ -82,7 +83,7 @@ def _not_allowed(method: str, scope: Scope) -> ApiError:
 
 def _no_such_address(method: str, scope: Scope) -> ApiError:
     """404 that names the address; who left out /v1 is told so."""
-    path, root = scope["path"], scope["app"].state.server.settings.root_path
+    path, root = scope["state"]["path"], scope["root_path"]
     hint = f": did you mean {(root + '/v1' + path)[:200]}?" if _methods(scope, f"/v1{path}") else ";"
     message = (
         f"there is no {method[:40]} {(root + path)[:200]} on this server{hint} {root}/openapi.json lists its addresses"
@@ -96,7 +97,7 @@ def _methods(scope: Scope, path: str) -> list[str]:
     told = scope["app"].openapi()["paths"].get(path)
     if told is not None:
         return [name for name in names if name.lower() in told]
-    asked = {"type": "http", "path": path, "root_path": scope.get("root_path", ""), "headers": []}
+    asked = {"type": "http", "path": path, "headers": []}
     routes = scope["app"].router.routes
     return [
         name for name in names if any(route.matches({**asked, "method": name})[0] is Match.FULL for route in routes)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -96,12 +98,59 @@ def test_below_a_path(model_dir: Path, tmp_path: Path) -> None:
             assert http.get(path).status_code == 401
             assert http.get(path, headers=key).status_code == 200
         assert http.get("/llm/health").status_code == 200
-        assert http.get("/llm").json()["object"] == "server"
+        assert http.get("/llm").json()["openapi"] == "/llm/openapi.json"
         assert http.get("/llmv1/models", headers=key).status_code == 404
         assert http.get("/llm/llm/v1/models", headers=key).status_code == 404
         assert http.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
     with pytest.raises(ValidationError, match="root path"):
         Settings(root_path="llm?x")
+
+
+@contextmanager
+def mounted(settings: Settings, *, life: bool) -> Iterator[TestClient]:
+    """The server below /llm in another app, which runs its life span or not."""
+    llm = build_app(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with llm.router.lifespan_context(llm) if life else nullcontext():
+            yield
+
+    outer = FastAPI(lifespan=lifespan)
+    outer.mount("/llm", llm)
+    with TestClient(outer, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_in_another_app(model_dir: Path, tmp_path: Path) -> None:
+    """In another app that runs its life span all is there, keys are asked for, and addresses are told whole."""
+    with mounted(settings_for(model_dir, tmp_path / "s.sqlite", api_key="K"), life=True) as http:
+        key = {"authorization": "Bearer K"}
+        for path in ("/llm/v1/models", "/llm//v1//models/"):
+            assert http.get(path).status_code == 401
+            assert http.get(path, headers=key).status_code == 200
+        assert http.get("/llm/health").status_code == 200
+        assert http.get("/llm/").json()["openapi"] == "/llm/openapi.json"
+        assert http.get("/llm/openapi.json").json()["servers"] == [{"url": "/llm"}]
+        assert 'href="/llm/page/' in http.get("/llm/", headers={"accept": "text/html"}).text
+        assert "did you mean /llm/v1/models?" in http.get("/llm/models").json()["error"]["message"]
+        assert http.post("/llm/health").headers["allow"] == "GET, HEAD"
+        assert http.post("/llm/v1/messages", headers=key, json={}).json()["type"] == "error"
+        session = http.post("/llm/v1/sessions", headers=key, json={}).json()["id"]
+        asked = {"prompt": "a", "max_tokens": 2, "session_id": session, "model": http.get("/llm/").json()["model"]}
+        assert http.post("/llm/v1/completions", headers=key, json=asked).status_code == 200
+        routes = [line for line in http.get("/llm/metrics").text.splitlines() if "megacontext_http_requests" in line]
+        assert any('route="other"' in line for line in routes)
+        assert not any('route="/llm' in line for line in routes)
+
+
+def test_in_another_app_that_does_not_run_its_life_span(model_dir: Path, tmp_path: Path) -> None:
+    """A server that was mounted and never started says so, and how it is started."""
+    with mounted(settings_for(model_dir, tmp_path / "s.sqlite"), life=False) as http:
+        answer = http.get("/llm/v1/models")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (500, "not_started")
+    assert "lifespan_context" in error["message"]
 
 
 def test_options_needs_no_key(model_dir: Path, tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ HTML: dict[int | str, dict[str, Any]] = {
 @router.get("/", response_model=Server, responses=HTML)
 async def server(request: Request, state: State) -> Response:
     """A page for a browser; for programs, what answers here and where to read on."""
+    root = request.scope["root_path"]
     if state.settings.page and "text/html" in request.headers.get("accept", ""):
-        return _sent(page().index(state.settings.root_path), request, ASK)
-    told = Server(version=version(), model=state.model_name, notice=state.notice, openapi="/openapi.json")
+        return _sent(page().index(root), request, ASK)
+    told = Server(version=version(), model=state.model_name, notice=state.notice, openapi=f"{root}/openapi.json")
     return JSONResponse(told.model_dump(), headers={"Vary": "Accept"})
 
 
