@@ -18,6 +18,10 @@ class Followers:
     def __len__(self) -> int:
         return sum(map(len, self._by_session.values()))
 
+    def any_of(self, session_id: str) -> bool:
+        """Whether somebody follows it."""
+        return session_id in self._by_session
+
     def add(self, session_id: str) -> Follower:
         """Who is told from now on, until ``remove``."""
         follower = Follower()

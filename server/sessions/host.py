@@ -68,7 +68,7 @@ class SessionHost:
         followers: Followers | None = None,
         name: str | None = None,
     ) -> None:
-        """followers: told of sessions that are deleted. name: of this server, see ``Owner``."""
+        """followers: told of sessions that are deleted; theirs are not idle. name: of this server, see ``Owner``."""
         self.factory, self.engine, self.store, self.model = factory, engine, store, model
         self._followers = Followers() if followers is None else followers
         self._owner, self._background = Owner(store, name), Background()
@@ -79,6 +79,7 @@ class SessionHost:
             most=max_resident,
             most_tokens=max_resident_tokens,
             idle_seconds=idle_seconds,
+            followed=self._followers.any_of,
         )
         self.kv_files = KVFiles(engine.core.keeper, store)
         self.leases = LeaseKeeper(self.residents, store, self._owner, self._background)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mc_core.engine.engine import Engine
@@ -36,11 +36,13 @@ class Residents:
         most: int,
         most_tokens: int | None = None,
         idle_seconds: float | None = None,
+        followed: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """most, most_tokens: sessions in memory, and tokens of them all; beyond that idle ones leave, but for the last
-        one. idle_seconds: without use, after which they leave anyway."""
+        one. idle_seconds: without use, after which they leave anyway, but for those that are ``followed`` (by id)."""
         self._engine, self._store, self._background = engine, store, background
         self._most, self._most_tokens, self._idle_seconds = most, most_tokens, idle_seconds
+        self._followed = followed
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._trimming = False
         self.departed = Departed()
@@ -134,7 +136,8 @@ class Residents:
         while True:
             await asyncio.sleep(min(IDLE_EVERY, self._idle_seconds / 4))
             for slot in self:
-                if time.monotonic() - slot.used >= self._idle_seconds:
+                idle = time.monotonic() - slot.used >= self._idle_seconds
+                if idle and slot.session is not None and not self._followed(slot.session.id):
                     await self._drop_idle(slot)
 
     def _over(self) -> bool:

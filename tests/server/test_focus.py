@@ -208,6 +208,23 @@ def test_a_session_that_left_memory_is_followed_too(model_dir: Any, tmp_path: An
             strips.wait(lambda told: told[-1]["tokens"] == reply["x_megacontext"]["tokens"])
 
 
+def test_a_session_that_is_followed_is_not_idle(model_dir: Any, tmp_path: Any) -> None:
+    """While a stream of it is open a session stays in memory, though nothing happens in it; afterwards it leaves."""
+    settings = settings_for(model_dir, tmp_path / "s.sqlite", idle_seconds=0.4)
+    with ServerThread(settings) as server:
+        session = ingested(server.address)
+        residents = state_in(server).host.residents
+        with following(server.address, session) as strips:
+            strips.wait(bool)
+            (slot,) = residents
+            slot.used = 0.0
+            other = ingested(server.address, "Another text.")
+            wait_until(lambda: all(each.session is None or each.session.id != other for each in residents))
+            assert slot.session is not None
+        wait_until(lambda: slot.session is None)
+        assert slot.used > 0
+
+
 # -- text --------------------------------------------------------------------------------------------------------------
 
 

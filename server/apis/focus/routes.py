@@ -82,8 +82,12 @@ async def follow(
         state.followers.remove(session_id, follower)
         raise
     follower.put(Seen(look, "now"))
-    keep_alive = state.settings.keep_alive_seconds
-    return StripResponse(state.followers, session_id, follower, keep_alive=keep_alive, limit=limit)
+
+    def let_go() -> None:
+        state.followers.remove(session_id, follower)
+        state.host.look(session_id, tenant)  # until now it was in use
+
+    return StripResponse(follower, keep_alive=state.settings.keep_alive_seconds, limit=limit, let_go=let_go)
 
 
 @router.get("/text")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from server.apis.focus.format import strip_body
 from server.live.follower import Follower, Seen
-from server.live.followers import Followers
 from server.streaming.frames import KEEP_ALIVE, Frame
 from server.streaming.response import EventResponse
 
@@ -16,18 +15,15 @@ PAUSE = 0.05
 
 
 class StripResponse(EventResponse):
-    """Owns its follower, which goes with it."""
+    """What a follower sees."""
 
-    def __init__(
-        self, followers: Followers, session_id: str, follower: Follower, *, keep_alive: float, limit: int | None
-    ) -> None:
-        """limit: strips after which it ends; None: as long as the client stays."""
+    def __init__(self, follower: Follower, *, keep_alive: float, limit: int | None, let_go: Callable[[], None]) -> None:
+        """limit: strips after which it ends; None: as long as the client stays. let_go: called when it has ended."""
         super().__init__()
-        self._followers, self._session_id, self._follower = followers, session_id, follower
-        self._keep_alive, self._limit = keep_alive, limit
+        self._follower, self._keep_alive, self._limit, self._let_go = follower, keep_alive, limit, let_go
 
     def let_go(self) -> None:
-        self._followers.remove(self._session_id, self._follower)
+        self._let_go()
 
     async def events(self) -> AsyncIterator[bytes]:
         yield KEEP_ALIVE
