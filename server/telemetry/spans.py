@@ -17,7 +17,7 @@ from opentelemetry.trace import NoOpTracer, Span, Status, StatusCode, Tracer, se
 from mc_core.engine.observer import RefocusTrace
 from mc_core.engine.requests import Failed, Finished
 from mc_core.models.sampling_params import SamplingParams
-from server.errors import ApiError
+from server.errors import ApiError, to_api_error
 from server.telemetry import names
 from server.telemetry.attributes import finished_attributes, part_attributes, refocus_attributes, request_attributes
 
@@ -137,10 +137,13 @@ def end_turn(span: Span, event: Finished | Failed, session_id: str | None, first
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """Mark a span as failed, by the kind of error alone, or the code that clients get: its words may quote a user."""
+    """Mark a span as failed, by the code that clients get, or the kind of what has none or is a fault of the server:
+    the error's words may quote a user."""
     kind = "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
-    if isinstance(error, ApiError) and error.code is not None:
-        kind = error.code
+    # An error of ours may travel as the cause of one that passes where only such do.
+    code = to_api_error(error.__cause__ if isinstance(error.__cause__, ApiError) else error).code
+    if code is not None and (code != "internal_error" or isinstance(error, ApiError)):
+        kind = code
     span.set_attribute("error.type", kind)
     span.set_status(Status(StatusCode.ERROR, kind))
 

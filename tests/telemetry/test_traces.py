@@ -173,6 +173,24 @@ def test_a_failed_turn_says_what_kind_of_error_it_was(received, model_dir, tmp_p
     assert "gen_ai.response.finish_reasons" not in attributes(turn)
 
 
+@pytest.mark.parametrize("received", ["grpc"], indirect=True)
+def test_a_refusal_has_the_code_that_the_client_got(received, model_dir, tmp_path):
+    """error.type is the code of the answer, for turns and ingests, whoever refused them."""
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(model_dir, store, block_size=16)) as address:
+        session = httpx.post(f"{address}/v1/sessions", json={}).json()["id"]
+    settings = settings_for(model_dir, store, block_size=32, max_body_bytes=1_024, max_ingest_bytes=1_024)
+    with running(settings) as address, httpx.Client(base_url=address, timeout=60) as http:
+        mine = http.post("/v1/sessions", json={}).json()["id"]
+        answers = [
+            chat(http, session_id=session),
+            http.post(f"/v1/sessions/{session}/ingest", content="a"),
+            http.post(f"/v1/sessions/{mine}/ingest", content=(b"a" * 800 for _ in range(2))),
+        ]
+    spans = [span for span in received.spans() if span.name in ("chat tiny", "mc.ingest")]
+    assert [answer.json()["error"]["code"] for answer in answers] == [attributes(span)["error.type"] for span in spans]
+
+
 def test_probes_are_not_traced(received, model_dir, tmp_path):
     """/health, /ready and /metrics make no spans; other requests do, also without a traceparent."""
     with running(settings_for(model_dir, tmp_path / "s.sqlite")) as address, httpx.Client(base_url=address) as http:
