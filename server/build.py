@@ -37,7 +37,7 @@ from server.sessions.host import SessionHost
 from server.sessions.owner import name_of
 from server.settings import BUNDLED_MODEL, Settings
 from server.state import ServerState
-from server.stores import open_store, sqlite_file
+from server.stores import discard, open_store, sqlite_file
 from server.telemetry import names
 from server.telemetry.telemetry import Telemetry
 from server.telemetry.timed_store import timed_store
@@ -74,7 +74,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
     try:
         state = _load(settings, telemetry, timed_store(store, telemetry.metrics.store))
     except BaseException:
-        store.close()
+        discard(store)
         raise
     _watch(state)
     _tell_unproved(state)
@@ -130,6 +130,8 @@ def _assemble(
     bundle = replace(bundle, frames=frames_of(settings, bundle, template))
     focus, why = focus_of(settings, bundle)
     logger.info("%s: budget W = %s tokens: %s", name, f"{focus.budget:,}", why)
+    # Before the folder of keys and values is made: one that can't be used leaves none.
+    embedder = Embedder.of(settings, placement(settings)[0], (name, *settings.alias))
     followers = Followers()
     core = build_core(
         bundle,
@@ -173,7 +175,7 @@ def _assemble(
         telemetry=telemetry,
         followers=followers,
         book=Book(store, settings.idempotency_keys, settings.idempotency_seconds),
-        embedder=Embedder.of(settings, placement(settings)[0], (name, *settings.alias)),
+        embedder=embedder,
     )
 
 

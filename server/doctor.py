@@ -25,7 +25,7 @@ from server.build import engine_config, focus_of, frames_of, kv_folder_of, place
 from server.serve import check_tls, is_open
 from server.served_model import find_model
 from server.settings import Settings
-from server.stores import open_store, sqlite_file
+from server.stores import discard, open_store, sqlite_file
 from server.telemetry.probe import confirm
 
 Status = Literal["ok", "warning", "failed"]
@@ -221,7 +221,7 @@ def _store(settings: Settings) -> Finding:
     try:
         _round_trip(store)
     finally:
-        store.close()
+        discard(store)
     return Finding("store", "ok", "a session was written, read back as it was, and deleted")
 
 

@@ -34,11 +34,11 @@ def migrate(
 
         check_exists(store)
         own = folder / hashlib.sha256(identity(store).encode()).hexdigest()[:16]
-        own.mkdir(parents=True, exist_ok=True)
         opened: Any = open_store(store)
         looked = told = failed = 0
         try:
             migration = _migration(opened, from_model, model, own)
+            own.mkdir(parents=True, exist_ok=True)
             for done in _all(opened, migration, session or []):
                 looked += 1
                 if done is None:

@@ -8,7 +8,7 @@ from mc_core.errors import ConfigError
 from mc_core.store import SessionStore
 from server.stores.sqlite import SqliteStore
 
-__all__ = ["identity", "open_store", "sqlite_file"]
+__all__ = ["discard", "identity", "open_store", "sqlite_file"]
 
 
 def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 << 20) -> SessionStore:
@@ -28,6 +28,14 @@ def open_store(url: str, *, lease_seconds: float = 30.0, max_pending: int = 256 
 
         return RedisStore(url, lease_seconds=lease_seconds, max_pending=max_pending)
     raise ConfigError(f"store must be a sqlite:/// or redis:// URL or a file path, got scheme {scheme!r}")
+
+
+def discard(store: SessionStore) -> None:
+    """Closes a store in which nothing was put that is to stay: files that opening it made go again."""
+    if isinstance(store, SqliteStore):
+        store.discard()
+    else:
+        store.close()
 
 
 def sqlite_file(url: str) -> Path | None:

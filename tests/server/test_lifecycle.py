@@ -211,9 +211,16 @@ def test_a_bad_store_is_told_before_the_model_is_looked_for(tmp_path, monkeypatc
         build_state(settings_for(tmp_path / "nowhere", url))
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_store_to_others(tmp_path):
-    """A start that fails behind the store gives it back."""
-    settings = settings_for(tmp_path / "nowhere", tmp_path / "s.sqlite")
+@pytest.mark.parametrize("wrong", ["model", "encoder"])
+def test_a_model_that_cannot_be_loaded_leaves_the_store_to_others(model_dir, tmp_path, wrong):
+    """A start that fails behind the store gives it back, and leaves no file that was not there."""
+    named = {"encoder": str(tmp_path / "nowhere")} if wrong == "encoder" else {}
+    model, store = model_dir if wrong == "encoder" else tmp_path / "nowhere", tmp_path / "data" / "s.sqlite"
+    settings = settings_for(model, store, **named)
     with pytest.raises(ConfigError, match="nowhere"):
         build_state(settings)
+    assert list(tmp_path.iterdir()) == []
     open_store(settings.store).close()
+    with pytest.raises(ConfigError, match="nowhere"):
+        build_state(settings)
+    assert store.exists()

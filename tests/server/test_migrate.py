@@ -303,6 +303,14 @@ def test_a_file_is_of_one_store(
     assert_migrated(folders[1], one, told[1])
 
 
+def test_a_store_that_is_refused_leaves_no_files(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Law: beside a file that is no store, and in the folder for files, nothing is left that was not there."""
+    foreign = tmp_path / "s.sqlite"
+    foreign.write_bytes(b"no database" * 1000)
+    assert migrate(foreign, folders, tmp_path / "work").exit_code == 1
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
 @pytest.mark.parametrize("call", ["reshape", "release"])
 def test_what_its_owner_deleted_stays_deleted(
     folders: tuple[Path, Path],

@@ -1,5 +1,7 @@
 """What only the SQLite store promises: its file, its lock, its disk."""
 
+import fcntl
+import os
 import resource
 import sqlite3
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 from mc_core.errors import ConfigError, StoreError
 from mc_core.notes import Note
 from mc_core.store import StoreFullError
-from server.stores import open_store
+from server.stores import discard, open_store
 from server.stores.sqlite import SqliteStore
 from store_harness import SqliteHarness, begin, fill, make_record, some_ids
 
@@ -39,7 +41,8 @@ def test_one_file_serves_one_process(place):
 
 
 def test_foreign_and_newer_files_are_refused_and_left_alone(place):
-    """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError."""
+    """Law: a newer schema, another program's database and a file that is no database each get a clear StoreError, and
+    nothing is left beside them that was not there."""
     place.open().close()
     place._execute("PRAGMA user_version = 7")
     with pytest.raises(StoreError, match="schema 7"):
@@ -48,13 +51,55 @@ def test_foreign_and_newer_files_are_refused_and_left_alone(place):
         path = place.path.parent / name
         if content:
             path.write_bytes(content)
+        there = files_in(place.path.parent)
         with pytest.raises(StoreError, match=r"can't open"):
             SqliteStore(path)
-        assert not content or path.read_bytes() == content
+        assert files_in(place.path.parent) == there
     other = place.path.with_name("other.db")
     sqlite3.connect(other).execute("CREATE TABLE notes (x)").connection.close()
+    there = files_in(place.path.parent)
     with pytest.raises(StoreError, match="no MegaContext store"):
         SqliteStore(other)
+    assert files_in(place.path.parent) == there
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_discarded_store_takes_back_what_opening_it_made(place):
+    """Law: files and a folder that opening a store made go with it if it is discarded; what was there before, or was
+    put in their place since, stays."""
+    folder = place.path.parent
+    new = folder / "data" / "new.sqlite"
+    discard(open_store(str(new)))
+    assert list(folder.iterdir()) == []
+    place.open().close()
+    there = {path.name for path in folder.iterdir()}
+    discard(place.open())
+    assert {path.name for path in folder.iterdir()} == there
+    store = open_store(str(new))
+    restored = new.with_name("restored")
+    restored.write_bytes(b"histories")
+    restored.replace(new)
+    discard(store)
+    assert new.read_bytes() == b"histories"
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(place, monkeypatch):
+    """Law: who takes a lock file that its holder removes just then takes the next one, so that there is one holder."""
+    real = fcntl.flock
+
+    def removed_first(file, how):
+        monkeypatch.setattr(fcntl, "flock", real)
+        os.unlink(f"{place.path}.lock")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    store = place.open()
+    with pytest.raises(StoreError, match="in use"):
+        place.open()
+    store.close()
 
 
 BEFORE_LIFETIMES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -89,18 +90,50 @@ ALTER TABLE sessions DROP COLUMN reshaped;
 
 
 class FileLock:
-    """An exclusive lock on the store file, held by a lock file beside it; the kernel drops it when the process dies."""
+    """An exclusive lock on the store file, held by a lock file beside it; the kernel drops it when the process dies.
+
+    It knows which of the files were not there before, so that one that was opened in vain leaves none.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = open(f"{path}.lock", "ab")  # noqa: SIM115 - held for the store's life
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        self._made: list[tuple[Path, tuple[int, int]]] = []
+        new_folder = not path.parent.exists()
+        path.parent.mkdir(exist_ok=True)
+        if new_folder:
+            self._made.append((path.parent, _identity(path.parent)))
+        lock = Path(f"{path}.lock")
+        while True:
+            new_lock = not lock.exists()
+            self._file: IO[bytes] = open(lock, "ab")  # noqa: SIM115 - held for the store's life
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._file.close()
+                raise StoreError(f"{path} is in use by another server; one file serves one server at a time") from error
+            # Who held it may have removed the file since it was opened here: nobody else would find this lock.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(lock), os.fstat(self._file.fileno())):
+                    break
             self._file.close()
-            raise StoreError(f"{path} is in use by another server; one file serves one server at a time") from error
+        if new_lock:
+            self._made.append((lock, _identity(lock)))
+
+    def make(self, path: Path) -> None:
+        """Make the store file, empty, if there is none."""
+        if not os.path.lexists(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            self._made.append((path, _identity(path)))
 
     def release(self) -> None:
-        """Gives the lock back; the lock file stays, since removing it would let two holders in."""
+        """Gives the lock back; the lock file stays."""
+        self._file.close()
+
+    def undo(self) -> None:
+        """Removes what was not there before, if it was not replaced since, and gives the lock back."""
+        for path, identity in reversed(self._made):
+            with suppress(OSError):
+                if _identity(path) == identity:
+                    path.rmdir() if path.is_dir() else path.unlink()
         self._file.close()
 
 
@@ -143,13 +176,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 def open_file(path: Path, connections: int) -> tuple[FileLock, list[sqlite3.Connection]]:
     """Locks, checks and opens the file; its folder is made, but none above it, which would hide a mistyped path.
 
-    Raises StoreError, and leaves nothing open then.
+    Raises StoreError, and leaves nothing open then, and no file that was not there.
     """
     opened: list[sqlite3.Connection] = []
     lock: FileLock | None = None
     try:
-        path.parent.mkdir(exist_ok=True)
         lock = FileLock(path)
+        lock.make(path)
         opened.append(connect(path))
         prepare(opened[0], path)
         opened.extend(connect(path) for _ in range(connections - 1))
@@ -157,7 +190,7 @@ def open_file(path: Path, connections: int) -> tuple[FileLock, list[sqlite3.Conn
         for connection in opened:
             connection.close()
         if lock:
-            lock.release()
+            lock.undo()
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"can't open the store file {path}: {error}") from error
@@ -169,17 +202,18 @@ class FileIdentity:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._identity = self._stat()
+        self._identity = _identity(path)
 
     def check(self) -> None:
         """Raises StoreError if the path no longer names the file that was opened."""
         try:
-            same = self._stat() == self._identity
+            same = _identity(self._path) == self._identity
         except OSError as error:
             raise StoreError(f"the store file {self._path} is gone: {error.strerror}") from error
         if not same:
             raise StoreError(f"the store file {self._path} was replaced by another file")
 
-    def _stat(self) -> tuple[int, int]:
-        status = os.stat(self._path)
-        return status.st_dev, status.st_ino
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

@@ -243,6 +243,13 @@ class SqliteStore:
         return None
 
     def close(self) -> None:
+        self._end(self._lock.release)
+
+    def discard(self) -> None:
+        """Close a store in which nothing was put that is to stay: files that opening it made go again."""
+        self._end(self._lock.undo)
+
+    def _end(self, unlock: Callable[[], None]) -> None:
         with self._closing:
             if self._closed:
                 return
@@ -253,7 +260,7 @@ class SqliteStore:
             for thread in self._readers:
                 thread.join()
             self._writer.stop()
-            self._lock.release()
+            unlock()
 
     def _stage(self, staging: Callable[[], Staging], session_id: str) -> Future[None]:
         try:
