@@ -38,7 +38,7 @@ def migrate(
         looked = told = failed = 0
         try:
             migration = _migration(opened, from_model, model, own)
-            own.mkdir(parents=True, exist_ok=True)
+            own.mkdir(mode=0o700, parents=True, exist_ok=True)
             for done in _all(opened, migration, session or []):
                 looked += 1
                 if done is None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,36 @@ def test_a_discarded_store_takes_back_what_opening_it_made(place):
     restored.replace(new)
     discard(store)
     assert new.read_bytes() == b"histories"
+
+
+def test_new_files_are_their_owners_alone(place):
+    """Law: histories are private: what a store makes is 0600, through a link too; what was there keeps its mode."""
+
+    def modes():
+        return {one.name: one.stat().st_mode & 0o777 for one in place.path.parent.iterdir() if not one.is_symlink()}
+
+    for name in ("real", place.path.name):
+        if name == "real":
+            place.path.symlink_to("real")
+        store = place.open()
+        begin(store)
+        kinds = [f"{name}{suffix}" for suffix in ("", "-wal", "-shm")] + [
+            f"{place.path.name}.lock",
+            f"{place.path.name}.reserve",
+        ]
+        assert modes() == dict.fromkeys(kinds, 0o600)
+        store.close()
+        for one in place.path.parent.iterdir():
+            one.unlink()
+    place.open().close()
+    place.path.chmod(0o640)
+    Path(f"{place.path}.lock").chmod(0o644)
+    store = place.open()
+    begin(store)
+    name = place.path.name
+    kept = {name: 0o640, f"{name}-wal": 0o640, f"{name}-shm": 0o640, f"{name}.lock": 0o644, f"{name}.reserve": 0o600}
+    assert modes() == kept
+    store.close()
 
 
 def test_a_lock_on_a_file_that_is_gone_is_none(place, monkeypatch):

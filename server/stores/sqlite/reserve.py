@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from server.stores.sqlite.schema import private
+
 SIZE = 4 << 20
 """A thousand pages: pages that a deletion frees need not be written themselves."""
 
@@ -21,7 +23,7 @@ class Reserve:
         """Take the room, if it is there."""
         self.kept = False
         try:
-            with self._path.open("wb") as file:
+            with open(self._path, "wb", opener=private) as file:
                 os.posix_fallocate(file.fileno(), 0, SIZE)
         except OSError:
             self.give()

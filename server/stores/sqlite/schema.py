@@ -89,6 +89,11 @@ ALTER TABLE sessions DROP COLUMN reshaped;
 }
 
 
+def private(path: str, flags: int) -> int:
+    """Opens a file that, if it is new, its owner alone reads: histories are private."""
+    return os.open(path, flags, 0o600)
+
+
 class FileLock:
     """An exclusive lock on the store file, held by a lock file beside it; the kernel drops it when the process dies.
 
@@ -104,7 +109,7 @@ class FileLock:
         lock = Path(f"{path}.lock")
         while True:
             new_lock = not lock.exists()
-            self._file: IO[bytes] = open(lock, "ab")  # noqa: SIM115 - held for the store's life
+            self._file: IO[bytes] = open(lock, "ab", opener=private)  # noqa: SIM115 - held for the store's life
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -119,9 +124,12 @@ class FileLock:
             self._made.append((lock, _identity(lock)))
 
     def make(self, path: Path) -> None:
-        """Make the store file, empty, if there is none."""
-        if not os.path.lexists(path):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        """Make the store file, empty, if there is none; SQLite gives its log and its index the same mode."""
+        if path.exists():
+            return
+        linked = path.is_symlink()
+        os.close(private(str(path), os.O_WRONLY | os.O_CREAT | (0 if linked else os.O_EXCL)))
+        if not linked:
             self._made.append((path, _identity(path)))
 
     def release(self) -> None:
