@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from mc_core.store import (
     SessionRecord,
     SessionStore,
     StoreDownError,
+    StoredSession,
     TurnsLostError,
     UnknownSessionError,
 )
@@ -36,7 +37,7 @@ from server.sessions.expiry import Expiry
 from server.sessions.kv_files import KVFiles
 from server.sessions.lease_keeper import LeaseKeeper
 from server.sessions.names import new_id
-from server.sessions.opening import open_session
+from server.sessions.opening import give_back, open_session
 from server.sessions.owner import PATIENCE, SHORT_PATIENCE, Owner
 from server.sessions.residents import Residents
 from server.sessions.slots import Importing, Lease, Slot
@@ -177,6 +178,24 @@ class SessionHost:
                         await self.residents.forget(slot)
                     elif fresh and slot.session is not None and slot.session.sequence == before:
                         self._background.spawn(self._take_back(session_id, tenant, before))
+
+    async def amend(
+        self, session_id: str, tenant: str, fields: Mapping[str, Any], expected: Condition = NONE
+    ) -> SessionRecord:
+        """Other values for ``fields`` of a record, under a lease, of a session that need not be readable here, and is
+        not in memory. Errors as of ``use``."""
+        with self.residents.queued(session_id, tenant) as slot:
+            expected.check_free(session_id, slot.users - 1)
+            async with slot.lock:
+                if slot.deleting:
+                    raise UnknownSessionError(session_id)
+                stored = await self._take(slot, session_id, tenant, expected, PATIENCE)
+                try:
+                    expected.check(session_id, stored.record.sequence)
+                    await settled(self.store.commit(replace(stored.record, **fields), beyond="keep"))
+                finally:
+                    await give_back(self.store, session_id, stored.fence)
+        return await self.info(session_id, tenant)
 
     async def _take_back(self, session_id: str, tenant: str, sequence: int) -> None:
         """Delete a session unless something was stored in it behind that commit: somebody may have heard of it."""
@@ -321,6 +340,13 @@ class SessionHost:
             self._background.spawn(make(session))
 
     async def _open(self, slot: Slot, session_id: str, tenant: str, expected: Condition, patience: float) -> Session:
+        stored = await self._take(slot, session_id, tenant, expected, patience)
+        return await open_session(stored, store=self.store, factory=self.factory, departed=self.residents.departed)
+
+    async def _take(
+        self, slot: Slot, session_id: str, tenant: str, expected: Condition, patience: float
+    ) -> StoredSession:
+        """A lease of the session."""
         patience = patience if expected.waits else SHORT_PATIENCE
         try:
             stored = await self._owner.open(session_id, tenant, patience, lambda: slot.deleting)
@@ -328,4 +354,4 @@ class SessionHost:
             expected.check_free(session_id, 1)
             raise
         slot.promised = False
-        return await open_session(stored, store=self.store, factory=self.factory, departed=self.residents.departed)
+        return stored

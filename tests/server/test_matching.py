@@ -3,13 +3,16 @@
 import concurrent.futures
 import json
 import logging
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from mc_core.models.tokenizer import Tokenizer
+from mc_core.session.cut_end import CUT_OFF
 from mc_core.session.factory import SessionFactory
-from support import add_lensnet, running, settings_for, wait_until, write_model
+from server.stores.sqlite import SqliteStore
+from support import ServerThread, add_lensnet, running, settings_for, state_in, wait_until, write_model
 
 MODEL = "tiny"
 
@@ -288,6 +291,68 @@ def test_a_session_of_another_tokenizer_is_no_dead_end(model_dir, stranger, tmp_
             assert "megacontext sessions migrate" in error["message"]
         assert http.delete(f"/v1/sessions/{lost}").status_code == 200
     assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+
+
+def cut_off(store, session):
+    """As a crash leaves a session between the two commits of a turn that writes the last token anew."""
+    opened = SqliteStore(store)
+    ((tenant, _),) = [one for one in opened.everything().result() if one[1] == session]
+    record = opened.open(session, tenant, "test").result().record
+    tokens, ids = record.tokens - 1, record.tail[-1:].tolist()
+    end = {"ids": ids, "prefixes": record.prefixes, "sources": record.state.get("sources", []), "pins": []}
+    kept = [prefix for prefix in record.prefixes if prefix[1] <= tokens]
+    state = {**record.state, CUT_OFF: end}
+    cut = replace(record, tokens=tokens, tail=record.tail[:-1], prefixes=kept, state=state)
+    opened.commit(cut, beyond="keep").result()
+    opened.close()
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "block_size"])
+def test_what_is_said_of_a_session_that_cannot_be_read_is_kept(model_dir, stranger, tmp_path, kind):
+    """Metadata and how long it is kept can be changed, as If-Match allows, and the session goes on with them where it
+    can be read, as it was; also one whose end a crash cut off, which comes back."""
+    store = tmp_path / "s.sqlite"
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
+        session = http.post("/v1/sessions", json={"ttl": 900}).json()["id"]
+        http.post(f"/v1/sessions/{session}/ingest", content=DOCUMENT)
+        messages = http.get(f"/v1/sessions/{session}/messages").json()
+        text = http.get(f"/v1/sessions/{session}/text?start=0&end=99").json()
+        hurt = http.post(f"/v1/sessions/{session}/fork", json={}).json()["id"]
+        whole = http.get(f"/v1/sessions/{hurt}/messages").json()
+        assert len(whole["data"]) == 1
+    cut_off(store, hurt)
+    changed = (stranger, {}) if kind == "tokenizer" else (model_dir, {"block_size": 16})
+    url = f"/v1/sessions/{session}"
+    with (
+        ServerThread(settings_for(changed[0], store, **changed[1])) as server,
+        httpx.Client(base_url=server.address) as http,
+    ):
+        before = http.get(url)
+        fields = {"keep": True, "ttl": 0, "metadata": {"note": "kept"}}
+        assert http.patch(url, json=fields, headers={"If-Match": '"999"'}).status_code == 412
+        assert http.get(url).json() == before.json()
+        told = http.patch(url, json=fields, headers={"If-Match": before.headers["etag"]})
+        assert told.status_code == 200
+        assert told.json() == http.get(url).json()
+        assert told.headers["etag"] == http.get(url).headers["etag"] != before.headers["etag"]
+        assert (told.json()["keep"], told.json()["metadata"]) == (True, {"note": "kept"})
+        assert "ttl" not in told.json()
+        talk = http.post(f"/v1/conversations/{session}", json={"metadata": {"note": "again"}}).json()
+        assert (talk["id"], talk["metadata"]) == (session, {"note": "again"})
+        for answer in (http.get(f"{url}/focus"), http.post(f"{url}/rewind", json={"position": 9})):
+            assert answer.json()["error"]["code"] == "session_mismatch"
+        assert http.patch(f"/v1/sessions/{hurt}", json=fields).status_code == 200
+        state = state_in(server)
+        fence = state.store.open(session, state.keys.tenant(None, None), "another server").result().fence
+        state.store.release(session, fence).result()
+    with running(settings_for(model_dir, store)) as address, httpx.Client(base_url=address) as http:
+        assert http.get(url).json()["metadata"] == {"note": "again"}
+        assert http.get(f"{url}/messages").json() == messages
+        assert http.get(f"{url}/text?start=0&end=99").json() == text
+        assert http.get(f"/v1/sessions/{hurt}/messages").json() == whole
+        assert http.get(f"/v1/sessions/{hurt}").json()["metadata"] == {"note": "kept"}
+        assert http.post(f"{url}/ingest", content="More.").status_code == 200
+        assert http.get(url).json()["keep"]
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "block_size"])

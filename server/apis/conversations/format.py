@@ -14,8 +14,10 @@ from server.turns.message_notes import Listed
 from server.turns.parts import Part, Parts
 
 
-def describe(session: Session) -> ConversationObject:
-    """A session in memory."""
+def describe(session: Session | SessionInfo) -> ConversationObject:
+    """A session, in memory or as the store has it."""
+    if isinstance(session, SessionInfo):
+        return summarize(session)
     return ConversationObject(id=session.id, created_at=int(session.created), metadata=session.metadata)
 
 

@@ -11,8 +11,10 @@ from server.apis.sessions.protocol import Kind, SessionMessage, SessionObject
 from server.turns.message_notes import Listed
 
 
-def describe(session: Session, expires: float | None) -> SessionObject:
-    """A session in memory, and when it may be deleted."""
+def describe(session: Session | SessionInfo, expires: float | None) -> SessionObject:
+    """A session, in memory or as the store has it, and when it may be deleted."""
+    if isinstance(session, SessionInfo):
+        return summarize(session, expires)
     return SessionObject(
         id=session.id,
         object="session",

@@ -77,8 +77,8 @@ async def inspect(session_id: str, state: State, tenant: Tenant, response: Respo
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.steady(session_id, tenant, lambda: state.host.info(session_id, tenant))
     resident = state.host.peek(session_id, tenant)
-    expires = state.host.expiry.expires(info if resident is None else resident)
-    shown = describe(resident, expires) if resident is not None else summarize(info, expires)
+    known = info if resident is None else resident
+    shown = describe(known, state.host.expiry.expires(known))
     response.headers["ETag"] = etag(shown.sequence)
     return shown.model_copy(update=_ingest_under_way(session_id, state, tenant))
 
