@@ -416,6 +416,11 @@ class SessionStore(Protocol):
         """
         ...
 
+    def foreign(self, tokenizer: str, limit: int) -> Future[int]:
+        """How many sessions of all tenants are of another tokenizer than this fingerprint, of ``limit`` of them; those
+        without a shape of gists, which nobody may use yet, do not count."""
+        ...
+
     def expire(self, limit: int, *, implicit: float | None = None, explicit: float | None = None) -> Future[int]:
         """Deletes sessions of any tenant whose last commit is at least as long ago, by the store's clock, as their own
         ``ttl`` says, or, without one, as is said here for sessions of their kind (None: never) -> how many there were.

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ from server.templates.reading import reading_format
 from server.turns.service import TurnService
 
 logger = logging.getLogger(__name__)
+LOOKED_AT = 100_000
+"""Sessions at most, at the start: 30 ms of a SQLite file, half a second of Redis in steps of 5 ms."""
 FOCUS_FIELDS = (
     "recent_tokens",
     "expand_threshold",
@@ -78,6 +81,7 @@ def build_state(settings: Settings, telemetry: Telemetry | None = None) -> Serve
         raise
     _watch(state)
     _tell_unproved(state)
+    _tell_foreign(state)
     return state
 
 
@@ -289,6 +293,21 @@ def _tell_unproved(state: ServerState) -> None:
             gists,
             lens,
         )
+
+
+def _tell_foreign(state: ServerState) -> None:
+    """Say soon after the start which sessions this server refuses; it waits for nothing."""
+
+    def tell(count: Future[int]) -> None:
+        if count.exception() is None and count.result():
+            logger.warning(
+                "%s: the store has %s sessions of another tokenizer, which this server refuses:"
+                " `megacontext sessions migrate` writes them anew",
+                state.model_name,
+                f"{count.result():,}",
+            )
+
+    state.store.foreign(state.bundle.tokenizer.fingerprint, LOOKED_AT).add_done_callback(tell)
 
 
 def _watch(state: ServerState) -> None:

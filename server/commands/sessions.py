@@ -45,7 +45,8 @@ def list_sessions(
     for session in page.data:
         metadata = json.dumps(session.metadata, ensure_ascii=False) if session.metadata else ""
         times = _time(session.raw["updated"]), _life(session)
-        table.add_row(session.id, f"{session.tokens:,}", *times, metadata[:60])
+        mark = " of another tokenizer" if session.raw.get("other_tokenizer") else ""
+        table.add_row(session.id, f"{session.tokens:,}{mark}", *times, metadata[:60])
     _print(table)
     if page.next is not None:
         typer.echo(f"more: --after {page.next}", err=True)

@@ -194,11 +194,15 @@ def assert_migrated(folder: Path, store: Path | str, told: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def test_sessions_go_on_with_another_tokenizer(
-    folders: tuple[Path, Path], told: tuple[Path, dict[str, Any]], tmp_path: Path, kind: str
+    folders: tuple[Path, Path],
+    told: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Law: a server with another tokenizer says so, names both and the way out; after that all that was said stands in
-    the new model's tokens: messages with their ids, texts, pins, chats that name no session.
-    Another run says that nothing is left to do."""
+    """Law: a server with another tokenizer says so, in its log at the start, in lists and in answers, which name both
+    and the way out; after that all that was said stands in the new model's tokens: messages with their ids, texts,
+    pins, chats that name no session. Another run says that nothing is left to do."""
     store: Path | str = copy_of(told[0], tmp_path)
     had = told[1]
     if kind == "redis":
@@ -206,10 +210,18 @@ def test_sessions_go_on_with_another_tokenizer(
         had = tell(folders[0], store)
     with served(folders[1], store) as server, client_of(server) as http:
         body = {"model": "second", "messages": [user("Hi")], "session_id": had["named"]}
+        new = http.post("/v1/sessions", json={}).json()["id"]
+        listed = {one["id"]: one.get("other_tokenizer") for one in http.get("/v1/sessions").json()["data"]}
+        assert listed == {had["named"]: True, had["plain"]: True, new: None}
+        table = RUNNER.invoke(app, ["sessions", "list", "--url", server.address]).output
+        assert table.count("of another tokenizer") == 2
+        assert http.get(f"/v1/sessions/{had['named']}").json()["other_tokenizer"] is True
+        http.delete(f"/v1/sessions/{new}")
         refused = http.post("/v1/chat/completions", json=body).json()["error"]["message"]
         assert "'first'" in refused
         assert "'second'" in refused
         assert "megacontext sessions migrate" in refused
+    assert "the store has 2 sessions of another tokenizer" in caplog.text
     done = migrate(store, folders, tmp_path / "work", "--json")
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]

@@ -37,6 +37,19 @@ def test_a_commit_survives_a_restart(harness):
     store.close()
 
 
+def test_sessions_of_another_tokenizer_are_counted(store):
+    """Law: those of all tenants count, but for those that are no sessions yet, and no more than the limit."""
+    tokenizers = {"a": "abc", "b": "abc", "c": "other", "d": "third"}
+    for number, (name, tokenizer) in enumerate(tokenizers.items()):
+        store.create(make_record(name, tokenizer=tokenizer, tenant=f"t{number}/ü")).result()
+    store.create(make_record("unborn", tokenizer="other", gist_dim=0)).result()
+    assert [store.foreign(own, 100).result() for own in ("abc", "other", "new")] == [2, 3, 4]
+    many = [store.create(make_record(f"s{number}", tokenizer="abc")) for number in range(2500)]
+    assert all(one.result() for one in many)
+    assert store.foreign("new", 10_000).result() == 2504
+    assert store.foreign("new", 1000).result() < 2504
+
+
 def test_lens_keys_are_kept_beside_level_one(store):
     """Law: a record with lens keys has them at level 1 and only there, in its own dtype."""
     record = begin(store, gist_dtype="float16", gist_keys=3, key_dim=5)

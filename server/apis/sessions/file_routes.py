@@ -131,7 +131,7 @@ async def _stored(state: ServerState, tenant: str, checked: Checked, keep_id: bo
             left_out += taken
             if notes:
                 await settled(state.engine.commit(session, notes))
-        told = describe(session, state.host.expiry.expires(session))
+        told = describe(session, state)
         return ImportedSession(**told.model_dump(exclude_unset=True), notes_left_out=left_out)
 
 

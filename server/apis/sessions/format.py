@@ -8,13 +8,14 @@ from typing import Any, cast
 from mc_core.session.session import Session
 from mc_core.store import SessionInfo
 from server.apis.sessions.protocol import Kind, SessionMessage, SessionObject
+from server.state import ServerState
 from server.turns.message_notes import Listed
 
 
-def describe(session: Session | SessionInfo, expires: float | None) -> SessionObject:
-    """A session, in memory or as the store has it, and when it may be deleted."""
+def describe(session: Session | SessionInfo, state: ServerState) -> SessionObject:
+    """A session, in memory or as the store has it, and what this server does with it."""
     if isinstance(session, SessionInfo):
-        return summarize(session, expires)
+        return summarize(session, state)
     return SessionObject(
         id=session.id,
         object="session",
@@ -29,7 +30,7 @@ def describe(session: Session | SessionInfo, expires: float | None) -> SessionOb
         updated=int(session.updated),
         metadata=session.metadata,
         implicit=session.implicit,
-        **_life(session, expires),
+        **_life(session, state.host.expiry.expires(session)),
     )
 
 
@@ -50,8 +51,11 @@ def show(listed: Listed) -> SessionMessage:
     )
 
 
-def summarize(info: SessionInfo, expires: float | None) -> SessionObject:
-    """A session as the store lists it, and when it may be deleted."""
+def summarize(info: SessionInfo, state: ServerState) -> SessionObject:
+    """A session as the store lists it, and what this server does with it."""
+    beside = _life(info, state.host.expiry.expires(info))
+    if info.tokenizer != state.bundle.tokenizer.fingerprint:
+        beside["other_tokenizer"] = True
     return SessionObject(
         id=info.session_id,
         object="session",
@@ -62,7 +66,7 @@ def summarize(info: SessionInfo, expires: float | None) -> SessionObject:
         updated=int(info.updated),
         metadata=dict(info.metadata),
         implicit=info.implicit,
-        **_life(info, expires),
+        **beside,
     )
 
 

@@ -107,7 +107,7 @@ async def fork(
         place = await history.at(body.position, body.message_id)
         metadata = lease.session.metadata if body.metadata is None else body.metadata
         record = await history.fork(place, metadata)
-        forked = summarize(record, state.host.expiry.expires(record))
+        forked = summarize(record, state)
         response.headers["ETag"] = etag(forked.sequence)
         return forked
 

@@ -100,7 +100,7 @@ class IngestProgress(Answer):
 class SessionObject(Answer):
     """A session. ``budget``, ``cost``, ``utilization`` and ``turns`` are told while it is in memory,
     ``ingest`` while one is under way. ``expires``: when it may be deleted if nothing is stored in it until then;
-    without it never.
+    without it never. ``other_tokenizer``: true of a session that this server refuses, since it has another tokenizer.
     """
 
     id: str
@@ -120,6 +120,7 @@ class SessionObject(Answer):
     utilization: float | None = None
     turns: Count | None = None
     ingest: IngestProgress | None = None
+    other_tokenizer: Literal[True] | None = None
 
 
 class ImportedSession(SessionObject):

@@ -51,7 +51,7 @@ async def create(body: CreateSession, state: State, tenant: Tenant, response: Re
             await state.host.delete(session.id, tenant)
             raise
     response.headers["ETag"] = etag(session.sequence)
-    return describe(session, state.host.expiry.expires(session))
+    return describe(session, state)
 
 
 @router.get("", response_model_exclude_unset=True)
@@ -68,7 +68,7 @@ async def list_sessions(
     """
     with naming("after"):
         page = await state.host.list(tenant, limit, after, implicit)
-    sessions = [summarize(info, state.host.expiry.expires(info)) for info in page.sessions]
+    sessions = [summarize(info, state) for info in page.sessions]
     return SessionList(object="list", data=sessions, has_more=page.next is not None, next=page.next)
 
 
@@ -77,8 +77,7 @@ async def inspect(session_id: str, state: State, tenant: Tenant, response: Respo
     """The session as committed; what only memory knows (cost, utilization) is there while it is in memory."""
     info = await state.host.steady(session_id, tenant, lambda: state.host.info(session_id, tenant))
     resident = state.host.peek(session_id, tenant)
-    known = info if resident is None else resident
-    shown = describe(known, state.host.expiry.expires(known))
+    shown = describe(info if resident is None else resident, state)
     response.headers["ETag"] = etag(shown.sequence)
     return shown.model_copy(update=_ingest_under_way(session_id, state, tenant))
 
@@ -105,7 +104,7 @@ async def update(
         fields["ttl"] = None
     session = await change(state, tenant, session_id, fields, expected)
     response.headers["ETag"] = etag(session.sequence)
-    return describe(session, state.host.expiry.expires(session))
+    return describe(session, state)
 
 
 def _ingest_under_way(session_id: str, state: ServerState, tenant: str) -> dict[str, IngestProgress]:

@@ -63,6 +63,17 @@ end
 
 function commands.everything() return {'ok', redis.call('HGETALL', ns .. 'owners')} end
 
+-- The next cursor, and how many of a thousand sessions or so from this one on are of another tokenizer.
+function commands.foreign(tokenizer, cursor)
+  local found = redis.call('HSCAN', ns .. 'owners', cursor, 'COUNT', 1000)
+  local owners, others = found[2], 0
+  for i = 1, #owners, 2 do
+    local values = redis.call('HMGET', tenant_key(owners[i + 1], 'session', owners[i]), 'tokenizer', 'gist_dim')
+    if values[1] and values[1] ~= tokenizer and values[2] ~= '0' then others = others + 1 end
+  end
+  return {'ok', found[1], others}
+end
+
 function commands.probe() return {'ok', counter('probe')} end
 
 -- A batch that its writer gave up may still lie in a socket of Redis: once a later one began, it must not run.

@@ -118,6 +118,20 @@ class Reads:
 
         return self._calls.read(run, None)
 
+    def foreign(self, tokenizer: str, limit: int) -> Future[int]:
+        """In steps, between which Redis serves others."""
+
+        async def run(send: reader.Send) -> int:
+            cursor, others = "0", 0
+            for _ in range(0, limit, 1000):
+                found = value_of((await send([("foreign", "", "", tokenizer, cursor)]))[0], "")
+                cursor, others = found[0].decode(), others + found[1]
+                if cursor == "0":
+                    break
+            return others
+
+        return self._calls.read(run, None)
+
     def everything(self) -> Future[Sequence[tuple[str, str]]]:
         """(tenant, id) of all sessions, for who checks the whole store."""
 

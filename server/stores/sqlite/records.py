@@ -128,6 +128,13 @@ def page(
     return page_of(connection.execute(query, (*values, limit + 1)).fetchall(), limit, info_of)
 
 
+def foreign(connection: sqlite3.Connection, tokenizer: str, limit: int) -> int:
+    """See SessionStore.foreign."""
+    newest = "SELECT tokenizer, gist_dim FROM sessions ORDER BY id DESC LIMIT ?"
+    query = f"SELECT count(*) FROM ({newest}) WHERE tokenizer != ? AND gist_dim"
+    return int(connection.execute(query, (limit, tokenizer)).fetchone()[0])
+
+
 def load_prefixes(connection: sqlite3.Connection, session: int) -> list[tuple[str, int]]:
     """The session's (hash, position) pairs in order of position."""
     query = "SELECT hash, position FROM prefixes WHERE session = ? ORDER BY position, serial"

@@ -190,6 +190,9 @@ class SqliteStore:
     ) -> Future[SessionPage]:
         return self._read(lambda connection: records.page(connection, tenant, limit, after, implicit), None)
 
+    def foreign(self, tokenizer: str, limit: int) -> Future[int]:
+        return self._read(lambda connection: records.foreign(connection, tokenizer, limit), None)
+
     def expire(self, limit: int, *, implicit: float | None = None, explicit: float | None = None) -> Future[int]:
         def prepared() -> Callable[[Connection], int]:
             check_limit(limit)
