@@ -29,11 +29,16 @@ help:
 	@echo "make client     write the synchronous client from the asynchronous one"
 	@echo "make docs       bring the table of settings in docs/operations.md up to date"
 
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# Behind a command of pip, whose --quiet would keep back which versions conflict.
+TOLD := > $(VENV)/pip.log 2>&1 || { tail -n 60 $(VENV)/pip.log >&2; exit 1; }
+
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	# This pip goes on with a download that broke, where the one that came with Python may begin anew.
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installing the project and what it needs, PyTorch above all, into $(VENV): a few minutes ($(VENV)/pip.log tells more)"
+	@$(PYTHON) -m venv $(VENV)
+	@# This pip goes on with a download that broke, where the one that came with Python may begin anew.
+	@$(PIP) 'pip>=25.1' $(TOLD)
+	@$(PIP) -c constraints.txt -e '.[dev]' $(TOLD)
 	@touch $@
 
 serve: $(STAMP)
@@ -53,7 +58,8 @@ test-slow: $(STAMP)
 # Frameworks that bring much with them; make test runs the official clients.
 CLIENTS := $(VENV)/.clients
 $(CLIENTS): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,clients]'
+	@echo "installing LangChain and litellm"
+	@$(PIP) -c constraints.txt -e '.[dev,clients]' $(TOLD)
 	@touch $@
 
 test-clients: $(CLIENTS)
@@ -63,7 +69,8 @@ test-clients: $(CLIENTS)
 # Chromium is the system's if there is one, else Debian's (for root), else the one that playwright fetches.
 BROWSER := $(VENV)/.browser
 $(BROWSER): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,page]'
+	@echo "installing what drives a browser"
+	@$(PIP) -c constraints.txt -e '.[dev,page]' $(TOLD)
 	@command -v chromium || command -v google-chrome \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium; } \
 	|| $(BIN)/python -m playwright install chromium
@@ -79,7 +86,8 @@ $(AXE): $(STAMP)
 # Ray Serve, of which make test knows nothing.
 RAY := $(VENV)/.ray
 $(RAY): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,ray]'
+	@echo "installing Ray Serve"
+	@$(PIP) -c constraints.txt -e '.[dev,ray]' $(TOLD)
 	@touch $@
 
 test-ray: $(RAY)

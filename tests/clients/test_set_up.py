@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -28,6 +29,38 @@ def test_make_targets_set_up_the_environment(target: str, tmp_path: Path) -> Non
     install = plan.index("install --disable-pip-version-check -c constraints.txt -e '.[dev]'")
     assert plan.index("-m venv .venv") < install
     assert len(plan[install:].strip().splitlines()) > 1
+
+
+INSTALLER = """#!/bin/sh
+case "$*" in
+    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *"$BROKEN"*) echo "these versions conflict"; echo "ERROR: cannot install" >&2; exit 1 ;;
+    *) echo "Collecting it all"; echo "WARNING: with care" >&2 ;;
+esac
+"""
+"""In place of Python, to install with. BROKEN: what cannot be."""
+
+
+def test_an_installation_says_little_but_why_it_failed(tmp_path: Path) -> None:
+    """Law: a fresh checkout tells in one line that all is being installed; what fails tells why, and is tried anew."""
+    folder, python = _fresh(tmp_path), tmp_path / "python"
+    python.write_text(INSTALLER, encoding="utf-8")
+    python.chmod(0o755)
+
+    def install(broken: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "-f", ROOT / "Makefile", f"PYTHON={python}", ".venv/.installed"]
+        return subprocess.run(
+            command, cwd=folder, env={**os.environ, "BROKEN": broken}, capture_output=True, text=True, check=False
+        )
+
+    failed = install("constraints.txt")
+    assert failed.returncode != 0
+    assert "ERROR: cannot install" in failed.stderr
+    assert "these versions conflict" in failed.stderr
+    done = install("nothing of it")
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("installing the project and what it needs")
 
 
 def test_benchmarks_of_make_exist() -> None:
