@@ -48,7 +48,7 @@ def test_an_installation_says_little_but_why_it_failed(tmp_path: Path) -> None:
     python.chmod(0o755)
 
     def install(broken: str) -> subprocess.CompletedProcess[str]:
-        command = ["make", "-f", ROOT / "Makefile", f"PYTHON={python}", ".venv/.installed"]
+        command = ["make", "--no-print-directory", "-f", ROOT / "Makefile", f"PYTHON={python}", ".venv/.installed"]
         return subprocess.run(
             command, cwd=folder, env={**os.environ, "BROKEN": broken}, capture_output=True, text=True, check=False
         )
