@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +34,13 @@ from mc_core.bundle.bundle import Bundle, load_bundle, make_gistnet
 from mc_core.lab.data.cache import Stream, open_cache, prepare_cache
 from mc_core.lab.data.chat_format import ChatEncoder
 from mc_core.lab.evaluation.statistics import bootstrap, wilson
-from mc_core.lab.key_clusters import ClusteredPast
+from mc_core.lab.key_clusters import ClusteredPast, Recorded
 from mc_core.lab.training.focus.attention_mass import ViewAttention
 from mc_core.lab.training.focus.batch import gist_sources
 from mc_core.lab.training.focus.contexts import ContextKind, ContextShape, Passage, sample_context, view_of
 from mc_core.lab.training.focus.model import FocusModel, ViewOutput
 from mc_core.lab.training.focus.passages import PassageMaker, cut
-from mc_core.lab.training.focus.view import collate
+from mc_core.lab.training.focus.view import ViewBatch, collate
 from mc_core.lab.training.haystack import VALUE_WEIGHT
 from mc_core.lab.training.run_data import model_tokenizer
 from mc_core.lab.training.sample_maker import SampleMaker
@@ -76,6 +77,29 @@ class Way:
         return self.clusters or (self.gistnet.vectors if self.kind == "lod1" and not self.hidden else 0)
 
 
+class Reading:
+    """Passages as one way shows them, read once, and what a base makes of them."""
+
+    def __init__(self, model: FocusModel, batch: ViewBatch, gists: Tensor, start: int, block_size: int) -> None:
+        """start: from which unit on all is raw."""
+        self._model, self._start, self._size = model, start, block_size
+        self._read = Recorded(ViewAttention(batch, model.policy))
+        self._seen = model.read(batch, gists, attention=self._read)
+
+    def output(self, clusters: int) -> ViewOutput:
+        """Of the passages as they were read; with ``clusters`` as the units from ``start`` on see them then."""
+        if not clusters:
+            return self._seen
+        model, seen, start = self._model, self._seen, self._start
+        past = ClusteredPast(
+            self._read, seen.batch.place, model.rotary, block_size=self._size, start=start, clusters=clusters
+        )
+        hidden = model.decoder(model.decoder.embed(seen.batch.ids[:, start:]), past)
+        logits, later = seen.logits.clone(), seen.where.nonzero()[:, 1] >= start
+        logits[later] = model.decoder.logits(hidden[seen.where[:, start:]])
+        return replace(seen, logits=logits)
+
+
 class Reader:
     """Shows passages to a base under a bundle's mask and positions."""
 
@@ -84,22 +108,25 @@ class Reader:
         self.policy = make_policy(bundle.positions, bundle.decoder.config, self.size, bundle.sigma_scale)
 
     @torch.inference_mode()
-    def read(self, passages: Sequence[Passage], way: Way) -> ViewOutput:
-        """What the way's base makes of the passages."""
+    def read(self, passages: Sequence[Passage], ways: Mapping[str, Way]) -> Iterator[tuple[str, ViewOutput]]:
+        """What each way's base makes of the passages. Ways that differ in clusters alone share a reading."""
+        whole: dict[Way, Reading] = {}
+        for name, way in ways.items():
+            plain = replace(way, clusters=0)
+            reading = whole.get(plain) or self._reading(passages, plain)
+            if way.kind == "full":
+                whole[plain] = reading
+            yield name, reading.output(way.clusters)
+
+    def _reading(self, passages: Sequence[Passage], way: Way) -> Reading:
         shape = ContextShape(ROOM, way.recent, self.size, self.bundle.segment_blocks, way.gistnet.vectors)
         rng = np.random.default_rng(0)
         contexts = [sample_context(rng, passage, way.kind, shape) for passage in passages]
         views = [view_of(p, wc, shape, hidden_gists=way.hidden) for p, wc in zip(passages, contexts, strict=True)]
         model = FocusModel(way.decoder, way.gistnet, self.policy)
         batch = collate(views, self.policy, model.rotary)
-        if way.clusters:
-            attention = ViewAttention(batch, self.policy)
-            start = contexts[0].tail_start
-            past = ClusteredPast(
-                attention, batch.place, model.rotary, block_size=self.size, start=start, clusters=way.clusters
-            )
-            return model.read(batch, batch.weights.new_empty(0, model.gistnet.dim), attention=past)
-        return model.read(batch, model.made(gist_sources(passages, views, self.size)))
+        gists = model.made(gist_sources(passages, views, self.size))
+        return Reading(model, batch, gists, contexts[0].tail_start, self.size)
 
 
 def main() -> None:
@@ -129,18 +156,14 @@ def main() -> None:
             nets["the bundle's"] = (bundle.decoder, bundle.gistnet)
         ways = _ways(reader, nets, options)
         worths = _worths(reader, ways, [s for s in streams if len(s) > options.history + HORIZON], options)
-        rows = []
-        for name, way in ways.items():
-            row = _row(name, worths)
-            if not name.startswith(RAW):
-                alone = replace(way, recent=reader.size)
-                row |= {f"{what} of 8": _chosen(reader, alone, streams, options.asked, what) for what in ASKED}
-                row |= {"values": _values(reader, alone, samples, 4 * options.asked)}
-            rows.append(row)
+        alone = {name: replace(way, recent=reader.size) for name, way in ways.items() if not name.startswith(RAW)}
+        asked = {f"{what} of 8": _chosen(reader, alone, streams, options.asked, what) for what in ASKED}
+        asked |= {"values": _values(reader, alone, samples, 4 * options.asked)}
+        rows = [_row(name, worths) | {what: of.get(name, "") for what, of in asked.items()} for name in ways]
     chosen = {name: getattr(options, name) for name in ("history", "recent", "passages", "asked")}
     raw = {name: RAW + str(way.vectors) for name, way in ways.items() if way.vectors and not name.startswith(RAW)}
     beaten = {f"sources where {name} beat raw": _beaten(worths, name, slots) for name, slots in raw.items()}
-    report("gists", [_filled(row) for row in rows], beaten | chosen | {"model": options.model.name}, options.save)
+    report("gists", rows, beaten | chosen | {"model": options.model.name}, options.save)
 
 
 def _means(bundle: Bundle, vectors: int) -> GistMaker:
@@ -171,8 +194,7 @@ def _worths(
         of_source: dict[str, list[list[float]]] = {name: [] for name in ways}
         for passage in passages:
             full: Tensor | None = None
-            for name, way in ways.items():
-                output = reader.read([passage], way)
+            for name, output in reader.read([passage], ways):
                 logits = output.logits[output.future].log_softmax(-1)
                 full = logits if full is None else full
                 kl = (full.exp() * (full - logits)).sum(-1).mean()
@@ -204,19 +226,22 @@ def _beaten(worths: Mapping[str, Mapping[str, Floats]], name: str, slots: str) -
     return f"{sum(raw[source][:, 0].mean() >= mine[source][:, 0].mean() for source in mine)} of {len(mine)}"
 
 
-def _chosen(reader: Reader, way: Way, streams: Sequence[Stream], count: int, what: str) -> str:
-    """How often the right one of eight blocks makes the text asked for likelier than any other does."""
-    rng, size, right, n = np.random.default_rng(1), reader.size, 0, 0
+def _chosen(
+    reader: Reader, ways: Mapping[str, Way], streams: Sequence[Stream], count: int, what: str
+) -> dict[str, str]:
+    """By view, how often the right one of eight blocks makes the text asked for likelier than any other does."""
+    rng, size, right = np.random.default_rng(1), reader.size, Counter[str]()
     for stream in streams:
         for _ in range(count):
             starts = rng.integers(0, len(stream) - 3 * size, CHOICES + 1)
             plain, *pieces = (stream.ids[start : start + 2 * size].astype(np.int64) for start in starts.tolist())
             wanted = int(rng.integers(CHOICES))
             asked = pieces[wanted][:size] if what == "block" else pieces[wanted][size:]
-            output = reader.read([_between(plain, piece[:size], asked) for piece in pieces], way)
-            losses = torch.zeros(CHOICES).index_add(0, output.where.nonzero()[:, 0], output.losses() * output.future)
-            right, n = right + int(int(losses.argmin()) == wanted), n + 1
-    return _share(right, n)
+            for name, output in reader.read([_between(plain, piece[:size], asked) for piece in pieces], ways):
+                found = output.where.nonzero()[:, 0]
+                losses = torch.zeros(CHOICES).index_add(0, found, output.losses() * output.future)
+                right[name] += int(losses.argmin()) == wanted
+    return {name: _share(right[name], len(streams) * count) for name in ways}
 
 
 def _between(plain: NDArray[np.int64], block: NDArray[np.int64], after: NDArray[np.int64]) -> Passage:
@@ -225,27 +250,23 @@ def _between(plain: NDArray[np.int64], block: NDArray[np.int64], after: NDArray[
     return Passage(np.concatenate([history, after]), len(history), weights)
 
 
-def _values(reader: Reader, way: Way, samples: SampleMaker, count: int) -> str:
-    """Of questions about statements that no context opens, those whose values' tokens are all the likeliest ones, each
-    after the right ones before it."""
-    rng, right = np.random.default_rng(2), 0
+def _values(reader: Reader, ways: Mapping[str, Way], samples: SampleMaker, count: int) -> dict[str, str]:
+    """By view, of questions about statements that no context opens, those whose values' tokens are all the likeliest
+    ones, each after the right ones before it."""
+    rng, right = np.random.default_rng(2), Counter[str]()
     maker = PassageMaker(samples, reader.size)
     for _ in range(count):
         passage = maker.memory(rng, VALUES_HISTORY, tasks=("passkey", "needle", "multikey"))
-        output = reader.read([replace(passage, opened=())], way)
-        values = output.weights >= VALUE_WEIGHT
-        targets = output.batch.targets[output.where]
-        right += bool((output.logits.argmax(-1) == targets)[values].all())
-    return _share(right, count)
+        for name, output in reader.read([replace(passage, opened=())], ways):
+            values = output.weights >= VALUE_WEIGHT
+            targets = output.batch.targets[output.where]
+            right[name] += bool((output.logits.argmax(-1) == targets)[values].all())
+    return {name: _share(right[name], count) for name in ways}
 
 
 def _share(right: int, n: int) -> str:
     share = wilson(right, n)
     return f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
-
-
-def _filled(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {name: row.get(name, "") for name in (*(f"{what} of 8" for what in ASKED), "values")}
 
 
 if __name__ == "__main__":

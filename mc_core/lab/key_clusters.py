@@ -19,36 +19,48 @@ STEPS = 4
 """Of k-means (Lloyd); more change little with 32 keys."""
 
 
+class Recorded:
+    """``inner``, and the keys and values [B, T, kv_heads, D], un-rotated, that each layer gave it."""
+
+    def __init__(self, inner: Attention) -> None:
+        self.inner = inner
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.layers.append((k, v))
+        return self.inner(layer, q, k, v)
+
+
 class ClusteredPast:
-    """``inner`` for all units but those from ``start`` on: these see block 0, clusters of the blocks up to ``start``,
-    and each other. For sequences of one length, whose units stand where the tokens do."""
+    """What the units from ``start`` on see where the others were read before: block 0, clusters of the blocks up to
+    ``start``, and each other. For sequences of one length, whose units stand where the tokens do."""
 
     def __init__(
-        self, inner: Attention, place: Rotation, rotary: Rotary, *, block_size: int, start: int, clusters: int
+        self, read: Recorded, place: Rotation, rotary: Rotary, *, block_size: int, start: int, clusters: int
     ) -> None:
         """place [B, T, D/2]: of each unit. start: a border of blocks, behind the second block at least."""
-        self.inner, self.place, self.block_size, self.start = inner, place, block_size, start
-        self.clusters = clusters
+        self.read, self.block_size, self.start, self.clusters = read, block_size, start, clusters
+        self.first, self.place = ((place[0][:, at], place[1][:, at]) for at in (slice(block_size), slice(start, None)))
         blocks = torch.arange(1, start // block_size, device=rotary.inv_freq.device)
         centres = block_size * blocks.repeat_interleave(clusters).double() + (block_size - 1) / 2
         self.gists = rotary.table(centres[None])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        first, start, length = self.block_size, self.start, q.shape[1] - self.start
+        """q, k, v of the units from ``start`` on, as their attention."""
+        first, length = self.block_size, q.shape[1]
         batch, _, kv_heads, dim = k.shape
-        keys, values, mass = clustered(self._blocks(k), self._blocks(v), self.clusters)
+        past_keys, past_values = self.read.layers[layer]
+        keys, values, mass = clustered(self._blocks(past_keys), self._blocks(past_values), self.clusters)
         keys, values = (x.transpose(1, 2).reshape(batch, -1, kv_heads, dim) for x in (keys, values))
-        placed = rotate(k, self.place)
-        seen_keys = torch.cat([placed[:, :first], rotate(keys, self.gists), placed[:, start:]], dim=1)
-        seen_values = torch.cat([v[:, :first], values, v[:, start:]], dim=1)
+        opening = rotate(past_keys[:, :first], self.first)
+        seen_keys = torch.cat([opening, rotate(keys, self.gists), rotate(k, self.place)], dim=1)
+        seen_values = torch.cat([past_values[:, :first], values, v], dim=1)
         mass = mass.view(batch, -1, kv_heads, self.clusters).transpose(1, 2).flatten(2)  # [B, kv_heads, blocks m]
         mask = F.pad(mass, (first, length)).repeat_interleave(q.shape[2] // kv_heads, dim=1)[:, :, None]
         mask = mask.repeat(1, 1, length, 1)
         later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         mask[..., -length:].masked_fill_(later, -torch.inf)
-        queries = rotate(q[:, start:], (self.place[0][:, start:], self.place[1][:, start:]))
-        seen = attend(queries, seen_keys, seen_values, mask)
-        return torch.cat([self.inner(layer, q, k, v)[:, :start], seen], dim=1)
+        return attend(rotate(q, self.place), seen_keys, seen_values, mask)
 
     def _blocks(self, x: Tensor) -> Tensor:
         """[B, T, heads, D] -> of the blocks between [B n, heads, K, D]."""
