@@ -255,6 +255,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         recent_kv_bytes=settings.recent_kv_bytes,
         kv_folder=kv_folder_of(settings),
         kv_folder_bytes=settings.kv_folder_bytes,
+        lookup_tokens=settings.lookup_tokens,
         cuda_graphs=settings.cuda_graphs,
         deterministic=settings.deterministic,
     )

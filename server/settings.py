@@ -167,6 +167,12 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         16, ge=1, description="turns decoded together; each owns the KV slots of W tokens and a little more"
     )
+    lookup_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="of a reply that is decoded alone on a CPU, tokens that are guessed by what stands there already "
+        "and read ahead at most; by default 8 with int8 weights, and none with others",
+    )
     cuda_graphs: bool = Field(True, description="whether a GPU records decode steps and replays them")
     recent_kv_bytes: int = Field(
         256 << 20,

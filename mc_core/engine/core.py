@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 from mc_core.bundle.bundle import Bundle
 from mc_core.engine.engine_config import EngineConfig
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 FRAME_SHARE, MOST_FRAMES = 8, 512
 """Frames take at most an eighth of the budget's tokens, and no more than 512, beside it."""
 
+LOOKUP_TOKENS = 8
+"""By default, where it is of use: more are seldom right to their end."""
+
 
 @dataclass(frozen=True)
 class EngineCore:
@@ -45,6 +49,14 @@ class EngineCore:
         if self.sessions is None:
             raise ConfigError("this needs a session store, and there is none")
         return self.sessions
+
+    @cached_property
+    def guesses(self) -> int:
+        """Tokens of a reply that are guessed and read ahead at most (``lookup_tokens``)."""
+        if self.config.deterministic or self.runner.pool.device.type != "cpu":
+            return 0
+        given = self.config.lookup_tokens
+        return given if given is not None else LOOKUP_TOKENS if self.bundle.decoder.is_int8 else 0
 
     def room(self, session: Session) -> int:
         """Tokens that frames may take in a session: the share of its own budget."""

@@ -121,6 +121,7 @@ class Engine:
         self._cancelling = False
         self._stopping = False
         self._over = False
+        core.runner.company.drawing = lambda: sum(isinstance(task.request, Decode | Sample) for task in self._tasks)
         self._thread = threading.Thread(target=self._run, name="megacontext-engine", daemon=True)
 
     @property

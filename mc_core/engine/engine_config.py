@@ -26,6 +26,9 @@ class EngineConfig:
     kv_folder, kv_folder_bytes: where slabs of idle sessions are kept as files, and how many bytes of them at most
     (None, or 0, keeps none): a session whose slab was given away, or that comes back from the store, goes on with it.
     share_kv: a session that gets a slab takes over what another one's has of its beginning (``engine/kv_sharing.py``).
+    lookup_tokens: of a reply that is decoded alone on a CPU, tokens that are guessed and read ahead at most
+    (``engine/prompt_lookup.py``; 0: none, None: 8 with int8 weights, and none with others, of which a few at once cost
+    as much as one by one).
     cuda_graphs: a GPU records decode steps and replays them (``kv/static_decode.py``).
     deterministic: turns are decoded one by one and share nothing, so that a reply doesn't depend on which others run
     beside it.
@@ -43,6 +46,7 @@ class EngineConfig:
     kv_folder: Path | None = None
     kv_folder_bytes: int = 4 << 30
     share_kv: bool = True
+    lookup_tokens: int | None = None
     cuda_graphs: bool = True
     deterministic: bool = False
 
@@ -53,7 +57,8 @@ class EngineConfig:
         for name in ("max_queue", "recent_kv_bytes", "kv_folder_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.hot_tokens is not None and self.hot_tokens < 0:
-            raise ConfigError(f"hot_tokens must not be negative, got {self.hot_tokens}")
+        for name in ("hot_tokens", "lookup_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.restore_deadline <= 0:
             raise ConfigError(f"restore_deadline must be positive, got {self.restore_deadline}")

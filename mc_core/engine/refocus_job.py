@@ -182,6 +182,12 @@ def token_ids(session: Session, positions: NDArray[np.int64]) -> NDArray[np.int3
     return ids
 
 
+def visible_ids(session: Session) -> NDArray[np.int32]:
+    """The tokens of the history that stand in a session's slab, as they are read."""
+    assert session.kv is not None
+    return token_ids(session, session.kv.raw_starts())
+
+
 def evict(core: EngineCore, session: Session) -> int:
     """Free ids beyond ``hot_tokens`` that the store has acknowledged -> spans evicted."""
     hot = core.config.hot_tokens

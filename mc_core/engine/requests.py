@@ -45,6 +45,7 @@ class ContextReport:
     ``unavailable`` counts tokens whose span the focus asked for and the store could not give, and ``framed`` those of
     frames, which are no part of the history. ``kv_loaded``: units that the session's KV file brought into a new slab;
     ``kv_shared``: those that came out of the slab of another session, which begins alike.
+    ``guessed``, ``guessed_right``: tokens of the reply that were read ahead, and those of them that came.
     ``provenance``: what the reply stood on, if the turn asked for it.
     """
 
@@ -62,6 +63,8 @@ class ContextReport:
     kv_shared: int = 0
     kv_reused: int = 0
     kv_recomputed: int = 0
+    guessed: int = 0
+    guessed_right: int = 0
     refocuses: int = 0
     swap_rate: float = 0.0
     queue_seconds: float = 0.0

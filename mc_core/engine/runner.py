@@ -6,7 +6,7 @@ what one of them wants otherwise (static shapes, graphs) has its place behind th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -30,6 +30,13 @@ from mc_core.positions.policies import Policy
 from mc_core.session.session import Session
 
 
+@dataclass
+class Company:
+    """What the runner's user tells of who uses it. drawing: how many turns draw tokens at present."""
+
+    drawing: Callable[[], int] = lambda: 0
+
+
 @dataclass(frozen=True)
 class ModelRunner:
     """Built by ``make_runner``; one thread alone may use it."""
@@ -37,6 +44,7 @@ class ModelRunner:
     model: KVModel
     sampler: Sampler
     recent: RecentKV | None = None
+    company: Company = field(default_factory=Company)
     seated: WeakSet[Session] = field(default_factory=WeakSet)
     """Sessions that were given slabs; some have none any more."""
 
@@ -75,11 +83,27 @@ class ModelRunner:
         """One chunk of a repair -> hidden states [T, d]."""
         return request.kv.run(request.chunk, request.embeddings)
 
-    def decode(self, requests: Sequence[Decode]) -> Tensor:
-        """One token of each of B sessions -> hidden states [B, d]; if it fails, no slab has changed."""
-        ids = torch.tensor([request.token for request in requests], device=self.pool.device)
+    def decode(self, requests: Sequence[Decode]) -> list[Tensor]:
+        """The tokens of each of B sessions -> hidden states [T, d] of each; if it fails, no slab has changed."""
+        try:
+            one = [request for request in requests if len(request.tokens) == 1]
+            more = [request for request in requests if len(request.tokens) > 1]
+            hidden = dict(zip(map(id, one), self._decode(one), strict=True)) if one else {}
+            hidden |= {id(each): self._read_ahead(each) for each in more}
+            return [hidden[id(request)] for request in requests]
+        except Exception:
+            for request in requests:
+                request.kv.rewind(request.index)
+            raise
+
+    def _decode(self, requests: Sequence[Decode]) -> Tensor:
+        """One token of each of B sessions -> [B, 1, d]."""
+        ids = torch.tensor([request.tokens[0] for request in requests], device=self.pool.device)
         sessions, indices = [request.kv for request in requests], [request.index for request in requests]
-        return decode_step(self.model, sessions, indices, ids)
+        return decode_step(self.model, sessions, indices, ids)[:, None]
+
+    def _read_ahead(self, request: Decode) -> Tensor:
+        return request.kv.read_on(request.index, self.embed(np.array(request.tokens, np.int64)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> logits [..., vocab] in float32."""
@@ -94,8 +118,10 @@ class ModelRunner:
         states = [request.state for request in requests]
         before = [state.generator.bit_generator.state for state in states]
         try:
-            logits = self.logits(torch.stack([request.hidden for request in requests]))
-            return self.sampler.sample(logits, states).rows()
+            unknown = [request.hidden for request in requests if request.logits is None]
+            computed = iter(self.logits(torch.stack(unknown)) if unknown else ())
+            rows = [next(computed) if request.logits is None else request.logits for request in requests]
+            return self.sampler.sample(torch.stack(rows), states).rows()
         except Exception:
             for state, was in zip(states, before, strict=True):
                 state.generator.bit_generator.state = was

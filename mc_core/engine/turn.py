@@ -77,7 +77,8 @@ class _TurnRun:
 
         yield from jobs.begin(core, session, turn)
         history = session.tokens
-        reader = Reader(core, session, context, turn.request_id)
+        # What is measured is read token by token.
+        reader = Reader(core, session, context, turn.request_id, guesses=0 if turn.sources else core.guesses)
         assert session.kv is not None
         if turn.sources:
             session.kv.measure()
@@ -87,7 +88,7 @@ class _TurnRun:
 
         reply = Reply(core.bundle.tokenizer, turn.sampling, turn.sink, turn.constraint, turn.spoken_ids)
         state = core.runner.sampling(turn.sampling, turn.constraint)
-        while not reply.take(sampled := (yield Sample(hidden, state))):
+        while not reply.take(sampled := (yield Sample(hidden, state, reader.logits))):
             hidden = yield from reader.read(sampled.id)
 
         if (ledger := session.kv.measured()) is not None:
@@ -100,6 +101,7 @@ class _TurnRun:
         session.append(kept[session.tokens - start :])
         session.append(turn.suffix_ids)
         visible_tokens(core, session, context)
+        context.guessed, context.guessed_right = reader.guessed
         context.sequence = jobs.sequence_to_come(session)
         usage = Usage(len(turn.prompt_ids), reply.count, history)
         finished = Finished(reply.reason, usage, context, reply.stop_string)

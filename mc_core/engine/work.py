@@ -20,19 +20,21 @@ from mc_core.models.sampler import SamplerState
 
 @dataclass(frozen=True)
 class Decode:
-    """Read one token -> hidden state [d]. ``index``: the token's place in the history."""
+    """Read a token, and guesses of what comes behind it -> hidden states [T, d]. ``index``: where the first one stands
+    in the history."""
 
     kv: SessionKV
-    token: int
+    tokens: tuple[int, ...]
     index: int
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample from a hidden state [d] -> ``SampledToken``."""
+    """Sample from a hidden state [d], or from the logits [vocab] behind it -> ``SampledToken``."""
 
     hidden: Tensor
     state: SamplerState
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,15 @@ class SessionKV:
         return self._n
 
     @property
+    def room(self) -> int:
+        """Slots that are free."""
+        return self.model.pool.slots - self._n
+
+    def raw_starts(self) -> NDArray[np.int64]:
+        """Places in the history of the units that are tokens of it, in rank order."""
+        return self._starts[: self._n][self._identity[: self._n] >> LEVEL_SHIFT == 0]
+
+    @property
     def width(self) -> int:
         """Slots that attention has to read."""
         used = np.flatnonzero(~self._free)
@@ -225,6 +234,24 @@ class SessionKV:
         self._exact[rank] = rank == 0 or self._exact[rank - 1]
         self._n += 1
         return slot, rank
+
+    def read_on(self, token_index: int, embeddings: Tensor) -> Tensor:
+        """Read tokens of the tail at once, from ``token_index`` of the history on, by their input embeddings [T, d] ->
+        final hidden states [T, d]. If it fails, ``rewind`` takes it back."""
+        model, count = self.model, len(embeddings)
+        first = self._n
+        for index in range(token_index, token_index + count):
+            self.append(index)
+        ranks = np.arange(first, self._n)
+        slots = torch.from_numpy(self._slot[ranks]).to(model.pool.device)
+        levels, starts, ends = np.zeros(count, np.int8), self._starts[ranks], self._ends[ranks]
+        if model.policy.has_bias:
+            positions = model.positions(levels, starts, ends, ranks)
+            model.pool.positions[self.row, slots] = torch.from_numpy(positions).to(model.pool.device)
+        attention = self._causal_attention(ranks, slots, model.rotation(levels, starts, ends, ranks))
+        hidden = model.decoder(embeddings[None], attention)[0]
+        model.pool.bias[self.row, slots] = 0.0
+        return hidden
 
     def rewind(self, position: int) -> None:
         """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""

@@ -143,6 +143,11 @@ class Decoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.embed_tokens.weight.dtype
 
+    @property
+    def is_int8(self) -> bool:
+        """Whether its linear layers are (``linear.py``)."""
+        return any(isinstance(module, Int8Linear) for module in self.modules())
+
     def compile_layers(self) -> None:
         """Compile what stands around attention, for batches of any shape; all layers share the code.
 

@@ -87,6 +87,8 @@ class Context(Answer):
     kv_shared: Count
     kv_reused: Count
     kv_recomputed: Count
+    guessed: Count
+    guessed_right: Count
     refocuses: Count
     swap_rate: Annotated[float, Field(ge=0)]
     queue_seconds: Seconds

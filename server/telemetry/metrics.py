@@ -39,6 +39,8 @@ class Metrics:
         self.queue = self._histogram(names.QUEUE_TIME)
         self.prompt_tokens = self._counter(names.PROMPT_TOKENS)
         self.completion_tokens = self._counter(names.COMPLETION_TOKENS)
+        self.guessed_tokens = self._counter(names.GUESSED_TOKENS)
+        self.guessed_right_tokens = self._counter(names.GUESSED_RIGHT_TOKENS)
         self.ingested = self._counter(names.INGESTED_TOKENS)
         self.batch = self._histogram(names.DECODE_BATCH)
         self.step = self._histogram(names.DECODE_STEP)
@@ -167,10 +169,12 @@ class TurnWatch:
             case Delta(_, ids, _) if ids:
                 (self._metrics.inter_token if self._tokens else self._metrics.first_token).observe(when - self._last)
                 self._last, self._tokens = when, self._tokens + len(ids)
-            case Finished(reason, usage, _):
+            case Finished(reason, usage, context):
                 self._metrics.turns.labels(reason).inc()
                 self._metrics.prompt_tokens.inc(usage.prompt_tokens)
                 self._metrics.completion_tokens.inc(usage.completion_tokens)
+                self._metrics.guessed_tokens.inc(context.guessed)
+                self._metrics.guessed_right_tokens.inc(context.guessed_right)
             case Failed(error):
                 self._metrics.turns.labels(outcome_of(error)).inc()
 

@@ -171,6 +171,31 @@ def test_decode_equals_a_fresh_forward(mode: str, static: bool) -> None:
             torch.testing.assert_close(hidden[place], expected[-1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mode", ["exact", "block"])
+def test_tokens_that_are_read_at_once_are_those_read_one_by_one(mode: str, policy: str) -> None:
+    """Hidden states, and all that the slab holds afterwards, are those of as many decode steps, up to its last slot."""
+    model = make_model(mode, policy, rows=2)
+    wc = WorkingContext(K, W, recent_tokens=2 * K)
+    wc.extend(6 * K + 3, reserve=K)
+    together, single = (SessionKV(model, model.pool.acquire()) for _ in range(2))
+    for kv in (together, single):
+        repair(kv, layout_of(wc, hidden_gists=True, segment_blocks=1 if mode == "block" else None))
+    ids = torch.arange(7) % 5 + 3
+    for first in (0, 7):
+        index = wc.num_tokens + first
+        hidden = together.read_on(index, model.decoder.embed(ids))
+        steps = [decode_step(model, [single], [index + i], ids[i : i + 1])[0] for i in range(7)]
+        torch.testing.assert_close(hidden, torch.stack(steps), atol=1e-4, rtol=1e-4)
+    for one, other in zip(content(together), content(single), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    room = together.room
+    together.read_on(wc.num_tokens + 14, model.decoder.embed(torch.zeros(room, dtype=torch.int64)))
+    assert together.room == 0
+    with pytest.raises(ValueError, match="slots are full"):
+        together.read_on(wc.num_tokens + 14 + room, model.decoder.embed(ids[:1]))
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_step_of_fixed_shape_changes_the_slabs_of_those_that_decode_alone(seed: int) -> None:
