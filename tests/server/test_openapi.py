@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -103,6 +104,36 @@ def test_text_answers_are_as_described(http: httpx.Client, options: dict[str, An
     TextCompletion.model_validate(http.post("/v1/completions", json=body).json(), strict=True)
     for chunk in events(http, "/v1/completions", body):
         TextCompletion.model_validate_json(chunk, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "asked"),
+    [
+        ("/v1/responses", "ResponseEvent", {"input": "Hi", "max_output_tokens": 4}),
+        ("/v1/messages", "MessageEvent", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}),
+    ],
+)
+def test_events_have_the_names_that_are_told(http: httpx.Client, path: str, name: str, asked: dict[str, Any]) -> None:
+    """A stream whose events have names has those of the document alone, the types of its data; asked for again, too."""
+    ways = http.get("/openapi.json").json()["paths"]
+    told = [line for line in _stream(http, path, asked) if line.startswith(("event: ", "data: "))]
+    names = [line.removeprefix("event: ") for line in told[::2]]
+    data = [json.loads(line.removeprefix("data: ")) for line in told[1::2]]
+    assert len(names) > 4
+    assert names == [each["type"] for each in data]
+    described = [ways[path]["post"]]
+    if path == "/v1/responses":
+        described.append(ways[f"{path}/{{response_id}}"]["get"])
+        again = http.get(f"{path}/{data[0]['response']['id']}", params={"stream": True}).text.splitlines()
+        assert [line.removeprefix("event: ") for line in again if line.startswith("event: ")] == names
+    for way in described:
+        event = way["responses"]["200"]["content"]["text/event-stream"]["schema"]["properties"]
+        assert set(names) <= set(event["event"]["enum"])
+        assert event["data"]["contentSchema"]["$ref"].endswith(f"/{name}")
+
+
+def _stream(http: httpx.Client, path: str, asked: dict[str, Any]) -> list[str]:
+    return http.post(path, json={"model": "tiny", "stream": True, **asked}).text.splitlines()
 
 
 def test_answers_about_sessions_are_as_described(http: httpx.Client) -> None:

@@ -211,7 +211,21 @@ class ResponseObject(Answer):
 class ResponseEvent(Answer):
     """One event of a stream; its name is its ``type``. Which of the fields it has depends on that."""
 
-    type: str
+    type: Literal[
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+    ]
     sequence_number: Count
     response: ResponseObject | None = None
     output_index: Count | None = None

@@ -22,7 +22,7 @@ from server.apis.responses.service import Responses
 from server.condition import NONE
 from server.errors import bad_request
 from server.once.call import Call
-from server.openapi import TURN_ERRORS, errors, streamed
+from server.openapi import TURN_ERRORS, errors, typed_events
 from server.state import ServerState, accepting, state_of, tenant_of
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -42,7 +42,7 @@ Number = Annotated[int, Query(ge=0)]
     "",
     dependencies=[Depends(accepting)],
     response_model=ResponseObject,
-    responses={**errors(*TURN_ERRORS), **streamed(ResponseEvent)},
+    responses={**errors(*TURN_ERRORS), **typed_events(ResponseEvent)},
 )
 async def create_response(
     body: ResponseRequest,
@@ -67,7 +67,7 @@ async def create_response(
 @router.get(
     "/{response_id}",
     response_model=ResponseObject,
-    responses={**errors(*TURN_ERRORS), **streamed(ResponseEvent)},
+    responses={**errors(*TURN_ERRORS), **typed_events(ResponseEvent)},
 )
 async def retrieve_response(
     response_id: str,
