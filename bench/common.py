@@ -170,12 +170,14 @@ def bench_engine(
     config: EngineConfig | None = None,
     **options: Any,
 ) -> Iterator[Bench]:
-    """Start an engine and stop it again. Its sessions share no keys and values: many are given the same text."""
+    """Start an engine and stop it again. Its sessions share no keys and values, for many are given the same text; nor
+    are replies guessed, unless that is asked for: made-up text is easy to foretell."""
     bundle = aside(lambda: load_bundle(bundle_path, device, dtype))
     focus = focus or FocusConfig()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "bench.sqlite")
-        own = replace(config or EngineConfig(), share_kv=False)
+        config = config or EngineConfig()
+        own = replace(config, share_kv=False, lookup_tokens=config.lookup_tokens or 0)
         engine = Engine(build_core(bundle, focus, own, store, **options))
         engine.start()
         try:

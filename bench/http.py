@@ -49,7 +49,7 @@ def main() -> None:
     config, focus = EngineConfig(max_sessions=most), FocusConfig(budget=1024)
     found: dict[int, list[dict[str, Any]]] = {count: [] for count in options.streams}
     flags = ["--weights", options.weights, "--max-sessions", str(most), "--threads", str(options.threads)]
-    flags += ["--model", str(options.model), "--budget", "1024"]
+    flags += ["--model", str(options.model), "--budget", "1024", "--lookup-tokens", "0"]
     with (
         tempfile.TemporaryDirectory() as folder,
         served(*flags, "--store", f"sqlite:///{folder}/s.sqlite") as (client, _),
