@@ -60,5 +60,5 @@ def _may_share(core: EngineCore) -> bool:
 
 def _others(core: EngineCore, session: Session) -> list[tuple[Session, SessionKV]]:
     """Sessions of the same tenant that have something in their slabs."""
-    seated = [(other, other.kv) for other in core.runner.seated if other.tenant == session.tenant]
+    seated = [(other, other.kv) for other in core.runner.seated.values() if other.tenant == session.tenant]
     return [(other, kv) for other, kv in seated if kv is not None and kv is not session.kv and not kv.filling]

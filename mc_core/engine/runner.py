@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ class ModelRunner:
     sampler: Sampler
     recent: RecentKV | None = None
     company: Company = field(default_factory=Company)
-    seated: WeakSet[Session] = field(default_factory=WeakSet)
-    """Sessions that were given slabs; some have none any more."""
+    seated: WeakValueDictionary[int, Session] = field(default_factory=WeakValueDictionary)
+    """By row, the session that was given that slab last; it may have none any more."""
 
     @property
     def mode(self) -> RepairMode:
@@ -73,7 +73,8 @@ class ModelRunner:
         if session.shelf is None and self.recent is not None:
             session.shelf = Shelf(self.recent)
         session.kv = self.acquire(session.shelf)
-        self.seated.add(session)
+        if session.kv is not None:
+            self.seated[session.kv.row] = session
 
     def embed(self, ids: NDArray[np.int64]) -> Tensor:
         """Token ids [T] -> input embeddings [T, d] on the device."""
