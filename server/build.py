@@ -24,6 +24,7 @@ from mc_core.focus.focus_config import FocusConfig
 from mc_core.models.cpu_speed import choose_threads, choose_weights
 from mc_core.models.linear import check_weights
 from mc_core.session.factory import SessionFactory
+from mc_core.session.trail import SEED
 from mc_core.store import SessionStore
 from server.auth import Keys
 from server.budget import chosen_budget
@@ -148,7 +149,7 @@ def _assemble(
     )
     engine = Engine(core)
     host = SessionHost(
-        SessionFactory(bundle, focus),
+        SessionFactory(bundle, focus, SEED if core.keeper is None else core.keeper.folder.seed),
         engine,
         store,
         model=name,

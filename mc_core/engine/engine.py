@@ -26,7 +26,7 @@ from mc_core.context.sources import UNTITLED, About
 from mc_core.engine import jobs
 from mc_core.engine.core import EngineCore
 from mc_core.engine.engine_config import EngineConfig
-from mc_core.engine.kv_sharing import take_over
+from mc_core.engine.kv_sharing import seat
 from mc_core.engine.requests import Event, Failed, Finished, Turn
 from mc_core.engine.turn import run_turn
 from mc_core.engine.vectors_job import Pace, make_vectors
@@ -443,10 +443,7 @@ class Engine:
         while self._waiting_for_slab and (pool.free_rows or self._idle):
             task = self._waiting_for_slab.popleft()
             assert task.session is not None
-            if pool.free_rows:
-                self.core.runner.seat(task.session)
-            else:
-                take_over(self.core, task.session, self._idle.pop(self._idlest()))
+            seat(self.core, task.session, None if pool.free_rows else self._idle.pop(self._idlest()))
             self._resume(task, task.session.kv)
 
     def _idlest(self) -> SessionKV:

@@ -5,6 +5,7 @@ Saving never holds up the engine: a file is written while the slab stays in use,
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -145,6 +146,7 @@ class KVKeeper:
         bundle, model = self._bundle, self._model
         return {
             "weights": _apart(lambda: weights_digest(bundle.decoder)),
+            "trail": hashlib.sha256(self.folder.seed).hexdigest(),
             "torch": torch.__version__,
             "dtype": str(model.pool.dtype),
             "gists": None if bundle.hidden_gists else bundle.gist_fingerprint,
@@ -168,7 +170,7 @@ class KVKeeper:
             starts, ends = units.starts[ranks], units.ends[ranks]
             nodes, parts = starts // span, starts % span // (ends - starts)
             vectors = session.tree.gist_vectors(level, nodes)[torch.arange(len(nodes)), torch.from_numpy(parts)]
-            contents[ranks] = row_hashes(vectors.cpu().view(torch.int16).numpy())
+            contents[ranks] = row_hashes(vectors.cpu().view(torch.int16).numpy(), session.trail.seed)
         return contents
 
 

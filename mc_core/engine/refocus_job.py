@@ -129,11 +129,11 @@ def repair(
     """Bring the slab to the present working context -> hidden state [d] of the last unit, if it was computed."""
     kv = session.kv
     assert kv is not None
+    layout = core.layout(session)
     if not len(kv):
-        take_beginning(core, session)
+        take_beginning(core, session, layout)
     trace.kv_shared, kv.shared = kv.shared, 0
     context.kv_shared += trace.kv_shared
-    layout = core.layout(session)
     # What is shown whole is read exactly as a plain server reads it; what was put away may have left older views.
     whole = need_last and not session.wc.levels.any()
     refresh = whole or session.counters.refocuses % core.config.refresh_every == 0

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 KIND, PART = ".safetensors", ".part"
 NAME = re.compile(rf"[0-9a-f]{{64}}(\.[0-9a-f]+{re.escape(PART)}|{re.escape(KIND)})")
 """What this writes. Whatever else is in the folder is somebody else's, a model's weights for one, and stays."""
+SEED_FILE, SEED_BYTES = "seed", 32
 ABANDONED = 3600.0
 """Seconds after which what another process began to write is nobody's any more."""
 
@@ -42,6 +43,8 @@ class KVFolder:
             os.listdir(folder)
         except OSError as error:
             raise ConfigError(f"kv_folder: {folder} can't be made or read: {error}") from error
+        self.seed = _kept_seed(folder)
+        """Secret bytes that stay the same as long as the folder is there."""
 
     def path(self, tenant: str, session_id: str) -> Path:
         """Where the file of a session is, if there is one."""
@@ -148,3 +151,22 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("the KV file %s could not be deleted: %s", path.name, error)
+
+
+def _kept_seed(folder: Path) -> bytes:
+    """The folder's, made if there is none."""
+    path, seed = folder / SEED_FILE, secrets.token_bytes(SEED_BYTES)
+    part = folder / f"{SEED_FILE}.{secrets.token_hex(4)}{PART}"
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(seed)
+        with suppress(FileExistsError):
+            os.link(part, path)  # of several servers that begin at once one is first
+        kept = path.read_bytes()
+        return kept if len(kept) == SEED_BYTES else seed
+    except OSError as error:
+        logger.warning("%s can't be kept, so that no KV file is of use after a restart: %s", path, error)
+        return seed
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -86,13 +86,42 @@ class Units:
     def levels(self) -> NDArray[np.int8]:
         return (self.identity >> LEVEL_SHIFT).astype(np.int8)
 
+    def before(self, position: int) -> Units:
+        """Those that stay if the history is cut at ``position``."""
+        return self.first(_before(position, self.ends, self.identity, self.entry))
+
+    def first(self, count: int) -> Units:
+        """So many, by rank."""
+        return Units(*(getattr(self, each.name)[:count] for each in fields(self)))
+
+
+def _before(position: int, ends: NDArray[np.int64], identity: NDArray[np.int64], entry: NDArray[np.int64]) -> int:
+    """How many units, in rank order, stay if the history is cut at ``position``."""
+    # All behind the first of them goes too: what is read last of all before a question may be old.
+    later = np.flatnonzero(ends > position)
+    keep = int(later[0]) if len(later) else len(ends)
+    if keep < len(ends) and identity[keep] >> LEVEL_SHIFT:
+        # Of a gist that is cut all vectors go, those of its part before the cut too.
+        keep = int(np.argmax(entry == entry[keep]))
+    return keep
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a slab still holds of the session that had it before: units, and the numbers of its history's blocks then
+    (``session/trail.py``)."""
+
+    tenant: str
+    blocks: NDArray[np.int64]
+    units: Units
+
 
 class SessionKV:
     """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode.
 
     shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept. ``version``: another one
     with each change; ``saved``: the one that a file has. ``shared``: units that came out of another session's slab.
-    ``filling``: another thread writes into the slab.
+    ``filling``: another thread writes into the slab. ``left``: until something is written into it.
     """
 
     def __init__(self, model: KVModel, row: int, shelf: Shelf | None = None) -> None:
@@ -111,6 +140,7 @@ class SessionKV:
         self._n = self.version = self.shared = 0
         self.saved: int | None = None
         self.filling = False
+        self.left: Left | None = None
         self._layout: Layout | None = None
         self._approximate = 0
         self._ledger: AttentionLedger | None = None
@@ -154,6 +184,7 @@ class SessionKV:
         """
         model = self.model
         self.version += 1
+        self.left = None
         self._settle()
         self._for_reply = need_last
         plan = plan_repair(
@@ -256,8 +287,9 @@ class SessionKV:
     def rewind(self, position: int) -> None:
         """Forget every unit that covers tokens at or after ``position``: those tokens may come back different."""
         self._settle()
-        keep = self._before(position)
-        if keep == self._n:
+        n = self._n
+        keep = _before(position, self._ends[:n], self._identity[:n], self._entry[:n])
+        if keep == n:
             return
         self.version += 1
         gone = self._slot[keep : self._n]
@@ -265,16 +297,6 @@ class SessionKV:
         self._rank_of_slot[gone] = -1
         self._invalidate(gone)
         self._n = keep
-
-    def _before(self, position: int) -> int:
-        """How many units stay if the history is cut at ``position``."""
-        # All behind the first of them goes too: what is read last of all before a question may be old.
-        later = np.flatnonzero(self._ends[: self._n] > position)
-        keep = int(later[0]) if len(later) else self._n
-        if keep < self._n and self._identity[keep] >> LEVEL_SHIFT:
-            # Of a gist that is cut all vectors go, those of its part before the cut too.
-            keep = int(np.argmax(self._entry[: self._n] == self._entry[keep]))
-        return keep
 
     def measure(self) -> None:
         """Sum up from now on what the tokens of a reply pay the units that they see."""
@@ -308,10 +330,9 @@ class SessionKV:
         """A copy of what is known of the units, None if some are not computed."""
         return self._units(self._n) if self._computed[: self._n].all() else None
 
-    def beginning(self, position: int) -> Units:
-        """The same of those that cover no token at or after ``position``, up to the first that is not computed."""
-        keep = self._before(position)
-        return self._units(int(np.argmin(np.append(self._computed[:keep], False))))
+    def computed_units(self) -> Units:
+        """The same of those before the first that is not computed."""
+        return self._units(int(np.argmin(np.append(self._computed[: self._n], False))))
 
     def _units(self, n: int) -> Units:
         columns = (self._slot, self._identity, self._starts, self._ends, self._entry, self._segment_start, self._exact)
@@ -333,6 +354,7 @@ class SessionKV:
 
         keys, values: of all layers, [layers, kv_heads, n, head_dim].
         """
+        self.left = None
         pool, every = self.model.pool, np.arange(len(units.slots))
         pool.put_back(self.row, torch.from_numpy(units.slots).to(pool.device), keys, values, slice(None))
         if pool.unrotated is not None:
@@ -340,8 +362,9 @@ class SessionKV:
         self._hold(units)
 
     def share(self, units: Units, row: int) -> None:
-        """Begin as the slab in ``row`` does, of which ``beginning`` told; for an empty slab, also one in that row."""
+        """Begin as the slab in ``row``, whose first units these are; for an empty slab, also of that row."""
         pool = self.model.pool
+        self.left = None
         if row != self.row:
             pool.copy(row, self.row, torch.from_numpy(units.slots).to(pool.device))
         self._hold(units)

@@ -21,6 +21,7 @@ from mc_core.focus.refocuser import Refocuser
 from mc_core.focus.view import Lens
 from mc_core.session.restore import Restoring
 from mc_core.session.session import Counters, IngestCut, Session
+from mc_core.session.trail import SEED, Trail
 from mc_core.store import SessionInfo, SessionMismatchError, SessionRecord, SessionStore, StoredSession
 from mc_core.tree.tree import MegaContextTree, TreeConfig
 
@@ -30,9 +31,10 @@ logger = logging.getLogger(__name__)
 class SessionFactory:
     """Makes sessions for one bundle: new ones, and those that a store gives back."""
 
-    def __init__(self, bundle: Bundle, focus: FocusConfig) -> None:
-        """ConfigError if the bundle lacks what the lens needs, or its gists have more vectors than the budget holds."""
-        self.bundle, self.focus = bundle, focus
+    def __init__(self, bundle: Bundle, focus: FocusConfig, trail_seed: bytes = SEED) -> None:
+        """trail_seed: of the sessions' trails. ConfigError if the bundle lacks what the lens needs, or its gists have
+        more vectors than the budget holds."""
+        self.bundle, self.focus, self._trail_seed = bundle, focus, trail_seed
         if focus.budget < self.least_budget:
             raise ConfigError(
                 f"budget must be at least {self.least_budget} for gists of {bundle.gist_cost} vectors, so that a long"
@@ -204,4 +206,5 @@ class SessionFactory:
             refocuser=Refocuser(focus, lens, make_allocator(focus)),
             focus_config=focus,
             excerpts=self._excerpts(),
+            trail=Trail(self._trail_seed),
         )

@@ -31,9 +31,11 @@ class Aside:
         if text is None or not text.strip():
             return None
         message, asked = Message("system", text), any(one.role == "user" for one in new)
-        if state.aside is not None and state.aside[0] == text and len(window.messages) >= state.aside[1]:
-            behind = sum(len(one.content) for one in window.messages[state.aside[1] :])
-            if window.messages and (behind <= MOVE_BEHIND or not asked):
+        # A branch reads anew the messages that its instructions stood among.
+        among = window.messages if state.digest else new
+        if state.aside is not None and state.aside[0] == text and len(among) >= state.aside[1]:
+            behind = sum(len(one.content) for one in among[state.aside[1] :])
+            if among and (behind <= MOVE_BEHIND or not asked):
                 return cls(message, state.aside[1])
         listed = (*window.messages, *new)
         last = max((i for i, one in enumerate(listed) if one.role == "user"), default=len(window.messages))

@@ -106,10 +106,10 @@ def test_a_slab_that_begins_as_another_is_that_one_cut(mode: str, policy: str, s
         repair(kv, layout())
     before = content(kv)
     position = int(rng.integers(0, wc.num_tokens + 1))
-    cut.share(kv.beginning(wc.num_tokens), kv.row)
+    cut.share(kv.computed_units(), kv.row)
     assert len(cut) == len(kv)
     cut.rewind(position)
-    beginning.share(kv.beginning(position), kv.row)
+    beginning.share(kv.computed_units().before(position), kv.row)
     assert all(map(np.array_equal, content(beginning), content(cut)))
     assert all(map(np.array_equal, content(kv), before))
     wc.rewind(max(1, position), reserve=K)
@@ -118,7 +118,7 @@ def test_a_slab_that_begins_as_another_is_that_one_cut(mode: str, policy: str, s
     for chunk in plan.chunks[: len(plan.chunks) // 2]:
         beginning.run(chunk, embed(layout())[torch.from_numpy(chunk.ranks)])
     computed = beginning.cached().computed
-    taken = beginning.beginning(wc.num_tokens)
+    taken = beginning.computed_units()
     assert len(taken.slots) == (len(computed) if computed.all() else np.argmin(computed))
     if mode != "incremental":
         kv.release()

@@ -162,7 +162,7 @@ def test_a_folder_is_bounded_and_forgets_what_was_used_longest_ago(tmp_path: Pat
     assert sorted(owner[1] for owner in folder.owners()) == ["0", "4", "5"]
     with pytest.raises(OSError, match="larger than all of them"):
         write(folder_of(tmp_path / "small", model, size - 1), kv)
-    assert not list((tmp_path / "small").iterdir())
+    assert not list((tmp_path / "small").glob("*.safetensors"))
 
 
 def test_a_disk_that_fills_up_has_fewer_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +198,22 @@ def test_what_others_put_into_the_folder_stays(tmp_path: Path) -> None:
     assert not folder.has("tenant", "pipe")
     small = folder_of(tmp_path, model, write(folder, kv).stat().st_size)
     write(small, kv, ("tenant", "other"))
-    assert sorted(tmp_path.iterdir()) == sorted(
-        [*strange, folder.path("tenant", "pipe"), folder.path("tenant", "other")]
-    )
+    own = [folder.path("tenant", "pipe"), folder.path("tenant", "other"), tmp_path / "seed"]
+    assert sorted(tmp_path.iterdir()) == sorted([*strange, *own])
+
+
+def test_a_folder_keeps_its_secret(tmp_path: Path) -> None:
+    """Whoever opens it again has the same one, of its owner alone; another folder has another one, and one that was cut
+    short is of no use."""
+    model = make_model("exact")
+    first, again, other = (folder_of(tmp_path / name, model).seed for name in ("a", "a", "b"))
+    assert first == again != other
+    assert len(first) == len(other) == 32
+    file = tmp_path / "a" / "seed"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in (tmp_path / "a").iterdir()) == ["seed"]
+    file.write_bytes(first[:5])
+    assert len(folder_of(tmp_path / "a", model).seed) == 32
 
 
 def test_a_slab_that_changes_while_it_is_written_leaves_the_last_file(tmp_path: Path) -> None:
@@ -222,4 +235,4 @@ def test_a_slab_that_changes_while_it_is_written_leaves_the_last_file(tmp_path: 
     with pytest.raises(ChangedError):
         folder.write(head, torn())
     assert folder.path("tenant", "session").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1

@@ -234,6 +234,22 @@ def test_instructions_that_are_repeated_are_read_once(ask: Any) -> None:
     assert other.usage.input_tokens_details.cached_tokens < chain[0].usage.total_tokens
 
 
+def test_a_branch_finds_its_instructions_where_they_stood(ask: Any) -> None:
+    """A question that is asked anew behind the same response reads what it read before: the same instructions stand in
+    the same place."""
+    said = "Answer in French, and at length."
+    first = ask("Hi", instructions=said, temperature=0)
+    told = ["message.output_text.logprobs"]
+    asked = {"instructions": said, "previous_response_id": first.id, "temperature": 0, "include": told}
+    one, again = (ask("Go on", **asked) for _ in range(2))
+    assert session_of(one) != session_of(again)
+    assert (again.output_text, again.usage.input_tokens) == (one.output_text, one.usage.input_tokens)
+    drawn = [[token.logprob for token in each.output[0].content[0].logprobs] for each in (one, again)]
+    assert drawn[0] == pytest.approx(drawn[1], abs=1e-3)
+    follow = ask("Go on", previous_response_id=again.id, instructions=said, temperature=0)
+    assert follow.usage.input_tokens_details.cached_tokens == again.to_dict()["x_megacontext"]["tokens"]
+
+
 def test_messages_that_are_sent_again_find_their_history(ask: Any) -> None:
     """A client that sends the whole conversation each time has it read once."""
     one = ask("Hi, I am Ann")

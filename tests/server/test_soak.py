@@ -60,13 +60,19 @@ class Client(threading.Thread):
 @pytest.mark.slow
 def test_sixteen_streams_for_a_minute(model_dir, tmp_path):
     """Streams that are left at random cause no error, leak no slab, and leave the server's memory flat."""
-    with ServerProcess(model_dir, tmp_path / "s.sqlite", max_sessions=SLABS, max_queue=64, hot_tokens=256) as server:
+    # Keys and values of places that were left fill a cache with a bound of its own; histories grow with what is said.
+    sizes = {"max_sessions": SLABS, "max_queue": 64, "hot_tokens": 256, "recent_kv_bytes": 0}
+    with ServerProcess(model_dir, tmp_path / "s.sqlite", **sizes) as server:
+
+        def tokens():
+            return gauge(server.address, "megacontext_sessions_resident_tokens")
+
         memory = psutil.Process(server.pid)
         clients = [Client(server.address, seed, time.monotonic() + SECONDS) for seed in range(STREAMS)]
         for client in clients:
             client.start()
         time.sleep(SECONDS / 3)
-        warm = memory.memory_info().rss
+        warm, said = memory.memory_info().rss, tokens()
         for client in clients:
             client.join()
         wait_until(lambda: gauge(server.address, "megacontext_turns_running") == 0)
@@ -78,8 +84,7 @@ def test_sixteen_streams_for_a_minute(model_dir, tmp_path):
         assert left > STREAMS
         assert gauge(server.address, "megacontext_slabs_free") == SLABS
         assert gauge(server.address, "megacontext_turns_waiting") == 0
-        # The histories grow too: some 50 bytes a token of them stay in memory.
-        assert grown < 16 * MEBIBYTE
+        assert grown < 16 * MEBIBYTE + 100 * (tokens() - said)
 
 
 @pytest.mark.slow

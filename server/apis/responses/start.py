@@ -131,7 +131,7 @@ class AfterResponse:
 
         def recall() -> None:
             session.prefixes = list(self._prefixes)
-            session.chat = ChatState(system=chat.system).json()
+            session.chat = ChatState(system=chat.system, aside=chat.aside).json()
 
         await settled(self._state.engine.call(recall))
         return Reads([*(chat.messages or ()), *self._messages], parts=parts_open(self._place.chat))
