@@ -301,7 +301,9 @@ def _tell_foreign(state: ServerState) -> None:
     """Say soon after the start which sessions this server refuses; it waits for nothing."""
 
     def tell(count: Future[int]) -> None:
-        if count.exception() is None and count.result():
+        if (error := count.exception()) is not None:
+            logger.info("%s: sessions of another tokenizer could not be counted: %s", state.model_name, error)
+        elif count.result():
             logger.warning(
                 "%s: the store has %s sessions of another tokenizer, which this server refuses:"
                 " `megacontext sessions migrate` writes them anew",

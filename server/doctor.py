@@ -31,6 +31,7 @@ from server.telemetry.probe import confirm
 Status = Literal["ok", "warning", "failed"]
 TENANT = "megacontext-doctor"
 PATIENCE = 10.0
+"""Seconds that each call to the store, or to a server that runs, may take."""
 STANDINGS = {
     "absent": "is not there",
     "passed": "passed its evaluation",
@@ -38,7 +39,6 @@ STANDINGS = {
     "unmeasured": "was not evaluated",
 }
 """Of networks, as the manifest names them."""
-"""Seconds that each call to the store, or to a server that runs, may take."""
 LOW_DISK, NO_DISK = 2 << 30, 64 << 20
 
 

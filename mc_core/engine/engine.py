@@ -121,7 +121,6 @@ class Engine:
         self._cancelling = False
         self._stopping = False
         self._over = False
-        core.runner.company.drawing = lambda: sum(isinstance(task.request, Decode | Sample) for task in self._tasks)
         self._thread = threading.Thread(target=self._run, name="megacontext-engine", daemon=True)
 
     @property
@@ -171,7 +170,7 @@ class Engine:
                 self._count_out(task)  # who hears of the end may come with the next turn before this thread does
             turn.sink(event)
 
-        job, shielded = run_turn(self.core, replace(turn, sink=sink))
+        job, shielded = run_turn(self.core, replace(turn, sink=sink), self._one_draws)
         task = Task(job, turn.session, is_turn=True, counted=True, shielded=shielded)
         with self._lock:
             if self.draining:
@@ -458,6 +457,10 @@ class Engine:
         read = self._answers(Decode, self.core.runner.decode)
         self._resume_all(read)
         return len(read), time.monotonic() - started
+
+    def _one_draws(self) -> bool:
+        """Whether one turn draws tokens, and no other."""
+        return sum(isinstance(task.request, Decode | Sample) for task in self._tasks) == 1
 
     def _draw(self, decoded: int, seconds: float) -> None:
         """One batched draw for them and for finished prefills."""

@@ -55,10 +55,6 @@ class KVKeeper:
         """Whether a file has what the slab holds."""
         return kv.saved == kv.version
 
-    def has(self, session: Session) -> bool:
-        """Whether there is a file of a session, of whatever it is."""
-        return session.durable and self.folder.has(session.tenant, session.id)
-
     def save(self, session: Session) -> Future[None] | None:
         """Write what the session's slab holds, behind what is written already; None if there is nothing to write."""
         kv = session.kv
@@ -82,7 +78,7 @@ class KVKeeper:
         """Fill the session's slab, which is empty, with what its file has; None if there is none. Until that is done,
         nobody may use the slab."""
         kv = session.kv
-        if kv is None or len(kv) or not self.has(session):
+        if kv is None or len(kv) or not session.durable or not self.folder.has(session.tenant, session.id):
             return None
         kv.filling = True
         return self._reader.submit(self._read, session, kv)

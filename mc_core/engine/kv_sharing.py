@@ -35,20 +35,18 @@ def seat(core: EngineCore, session: Session, owner: Session | None = None) -> No
         session.kv.left = left
 
 
-def take_beginning(core: EngineCore, session: Session, layout: Layout) -> None:
+def take_beginning(core: EngineCore, session: Session, layout: Layout) -> int:
     """Fill a session's slab, which is empty, from where most of its beginning is that ``layout`` wants, if that is a
-    block."""
+    block -> units that are there now."""
     kv = session.kv
     assert kv is not None
     if not _may_share(core):
-        return
-
-    def worth(found: tuple[Units, int]) -> int:
-        return int(np.isin(found[0].identity, layout.identity).sum())
-
-    best = max(_found(core, session), key=worth, default=None)
-    if best is not None and worth(best) >= session.block_size:
-        kv.share(*best)
+        return 0
+    found = [(int(np.isin(units.identity, layout.identity).sum()), units, row) for units, row in _found(core, session)]
+    wanted, units, row = max(found, key=lambda each: each[0], default=(0, None, 0))
+    if units is not None and wanted >= session.block_size:
+        kv.share(units, row)
+    return len(kv)
 
 
 def shared_tokens(one: Session, other: Session) -> int:

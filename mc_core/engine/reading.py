@@ -6,7 +6,7 @@ may change, is said here alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Literal
 
 import numpy as np
@@ -34,13 +34,20 @@ NO_IDS = np.empty(0, np.int32)
 class Reader:
     """Reads one turn into a session that has its slab. What the turn asks is told by ``TurnQuestion``.
 
-    ``context`` is told of each refocus. guesses: tokens that are guessed and read ahead at most, where nothing else
-    decodes.
+    ``context`` is told of each refocus. guesses: tokens that are guessed and read ahead at most, where this reply is
+    ``alone`` in being drawn.
     """
 
     def __init__(
-        self, core: EngineCore, session: Session, context: ContextReport, request_id: str = "", guesses: int = 0
+        self,
+        core: EngineCore,
+        session: Session,
+        context: ContextReport,
+        request_id: str = "",
+        guesses: int = 0,
+        alone: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._alone = alone
         self.core, self.session, self.context, self._request_id = core, session, context, request_id
         self._question: TurnQuestion | None = None
         self._unwritten: list[int] = []  # in the slab, but not yet in the history
@@ -107,7 +114,7 @@ class Reader:
         assert kv is not None
         if lookup is not None:
             lookup.add(token)
-            if self.core.runner.company.drawing() == 1:
+            if self._alone():
                 guessed = lookup.guess(min(kv.room - 1, self._next_due(index) - index - 1))
         hidden = yield Decode(kv, (token, *guessed), index)
         assert hidden is not None

@@ -130,9 +130,7 @@ def repair(
     kv = session.kv
     assert kv is not None
     layout = core.layout(session)
-    if not len(kv):
-        take_beginning(core, session, layout)
-    trace.kv_shared, kv.shared = kv.shared, 0
+    trace.kv_shared = 0 if len(kv) else take_beginning(core, session, layout)
     context.kv_shared += trace.kv_shared
     # What is shown whole is read exactly as a plain server reads it; what was put away may have left older views.
     whole = need_last and not session.wc.levels.any()

@@ -6,7 +6,7 @@ what one of them wants otherwise (static shapes, graphs) has its place behind th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -30,13 +30,6 @@ from mc_core.positions.policies import Policy
 from mc_core.session.session import Session
 
 
-@dataclass
-class Company:
-    """What the runner's user tells of who uses it. drawing: how many turns draw tokens at present."""
-
-    drawing: Callable[[], int] = lambda: 0
-
-
 @dataclass(frozen=True)
 class ModelRunner:
     """Built by ``make_runner``; one thread alone may use it."""
@@ -44,7 +37,6 @@ class ModelRunner:
     model: KVModel
     sampler: Sampler
     recent: RecentKV | None = None
-    company: Company = field(default_factory=Company)
     seated: WeakValueDictionary[int, Session] = field(default_factory=WeakValueDictionary)
     """By row, the session that was given that slab last; it may have none any more."""
 

@@ -17,22 +17,28 @@ from mc_core.engine.work import AcquireKV, Job, Sample, Wait, Work
 from mc_core.errors import CancelledTurnError
 
 
-def run_turn(core: EngineCore, turn: Turn) -> tuple[Job, Callable[[], bool]]:
-    """The job of a turn, and whether it can't be cancelled now: it is being stored, say.
+def run_turn(core: EngineCore, turn: Turn, alone: Callable[[], bool]) -> tuple[Job, Callable[[], bool]]:
+    """The job of a turn, and whether it can't be cancelled now: it is being stored, say. alone: whether no other turn
+    draws tokens.
 
     Whatever happens, the sink gets Finished or Failed, once, as its last event; after Failed the session is back
     at its last acknowledged token.
     """
-    run = _TurnRun(core, turn)
-    return run.job(), lambda: run.committing or run.filling
+    run = _TurnRun(core, turn, alone)
+    return run.job(), lambda: run.shielded
 
 
 class _TurnRun:
-    def __init__(self, core: EngineCore, turn: Turn) -> None:
-        self.core, self.turn, self.session = core, turn, turn.session
-        self.committing = self.has_slab = self.filling = False
+    def __init__(self, core: EngineCore, turn: Turn, alone: Callable[[], bool]) -> None:
+        self.core, self.turn, self.session, self.alone = core, turn, turn.session, alone
+        self.committing = self.has_slab = False
         self.submitted = time.monotonic()
         self.context = ContextReport(source=turn.source)
+
+    @property
+    def shielded(self) -> bool:
+        """While another thread writes into the slab nobody else may have it."""
+        return self.committing or (self.session.kv is not None and self.session.kv.filling)
 
     def job(self) -> Job:
         try:
@@ -56,9 +62,7 @@ class _TurnRun:
         """Put into a new slab what the session's last one held, if that was kept."""
         loading = None if self.core.keeper is None else self.core.keeper.load(self.session)
         if loading is not None:
-            self.filling = True  # another thread writes into the slab, so nobody else may have it
             yield Wait(loading)
-            self.filling = False
             assert self.session.kv is not None
             self.context.kv_loaded = len(self.session.kv)
 
@@ -78,7 +82,7 @@ class _TurnRun:
         yield from jobs.begin(core, session, turn)
         history = session.tokens
         # What is measured is read token by token.
-        reader = Reader(core, session, context, turn.request_id, guesses=0 if turn.sources else core.guesses)
+        reader = Reader(core, session, context, turn.request_id, 0 if turn.sources else core.guesses, self.alone)
         assert session.kv is not None
         if turn.sources:
             session.kv.measure()

@@ -88,11 +88,8 @@ class Units:
 
     def before(self, position: int) -> Units:
         """Those that stay if the history is cut at ``position``."""
-        return self.first(_before(position, self.ends, self.identity, self.entry))
-
-    def first(self, count: int) -> Units:
-        """So many, by rank."""
-        return Units(*(getattr(self, each.name)[:count] for each in fields(self)))
+        keep = _before(position, self.ends, self.identity, self.entry)
+        return Units(*(getattr(self, each.name)[:keep] for each in fields(self)))
 
 
 def _before(position: int, ends: NDArray[np.int64], identity: NDArray[np.int64], entry: NDArray[np.int64]) -> int:
@@ -120,8 +117,8 @@ class SessionKV:
     """One slab row. Call ``begin`` with a new layout, then ``run`` on each chunk in order; then decode.
 
     shelf: takes the history that leaves the slab, and gives it back; None = nothing is kept. ``version``: another one
-    with each change; ``saved``: the one that a file has. ``shared``: units that came out of another session's slab.
-    ``filling``: another thread writes into the slab. ``left``: until something is written into it.
+    with each change; ``saved``: the one that a file has. ``filling``: another thread writes into the slab. ``left``:
+    until something is written into it.
     """
 
     def __init__(self, model: KVModel, row: int, shelf: Shelf | None = None) -> None:
@@ -137,7 +134,7 @@ class SessionKV:
         self._slot = np.zeros(slots, np.int64)
         self._free = np.ones(slots, bool)
         self._rank_of_slot = np.full(slots, -1, np.int64)
-        self._n = self.version = self.shared = 0
+        self._n = self.version = 0
         self.saved: int | None = None
         self.filling = False
         self.left: Left | None = None
@@ -368,7 +365,6 @@ class SessionKV:
         if row != self.row:
             pool.copy(row, self.row, torch.from_numpy(units.slots).to(pool.device))
         self._hold(units)
-        self.shared += len(units.slots)
 
     def _hold(self, units: Units) -> None:
         """Know what the slab's slots have been filled with."""
@@ -498,17 +494,8 @@ class SessionKV:
 def decode_step(model: KVModel, sessions: list[SessionKV], token_indices: list[int], ids: Tensor) -> Tensor:
     """Read one token of each session (``ids`` [B], at ``token_indices`` of its history) -> hidden states [B, d].
 
-    Sessions may come in any order; the result is in theirs. If it fails, it has changed nothing.
+    Sessions may come in any order; the result is in theirs. If it fails, ``rewind`` takes it back.
     """
-    try:
-        return _decode(model, sessions, token_indices, ids)
-    except Exception:
-        for session, index in zip(sessions, token_indices, strict=True):
-            session.rewind(index)
-        raise
-
-
-def _decode(model: KVModel, sessions: list[SessionKV], token_indices: list[int], ids: Tensor) -> Tensor:
     pool, device = model.pool, model.pool.device
     order = sorted(range(len(sessions)), key=lambda i: sessions[i].row)
     places = [sessions[i].append(token_indices[i]) for i in order]

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.int64]
-SEED_BYTES = 32
-SEED = secrets.token_bytes(SEED_BYTES)
+SEED = secrets.token_bytes()
 """Of this process: for who keeps no hashes beyond it."""
 
 

@@ -13,7 +13,7 @@ from mc_core.engine.kv_sharing import shared_tokens
 from mc_core.engine.requests import ContextReport
 from mc_core.kv.session_kv import SessionKV
 from mc_core.session.session import Session
-from mc_core.session.trail import SEED, SEED_BYTES, Trail, _factors, row_hashes
+from mc_core.session.trail import SEED, Trail, _factors, row_hashes
 
 K = FOCUS.block_size
 
@@ -116,13 +116,13 @@ def test_a_broken_session_is_nobodys_source(make_lab: MakeLab) -> None:
 
 def test_equal_numbers_cannot_be_made_without_the_seed() -> None:
     """Two blocks that are made to have one number by one seed's factors have different ones by those of another."""
-    factors = _factors(K, bytes(SEED_BYTES))
+    factors = _factors(K, bytes(len(SEED)))
     one = np.arange(K, dtype=np.int64)[None]
     other = one.copy()
     other[0, :2] += (factors[1], -factors[0])
-    assert row_hashes(one, bytes(SEED_BYTES)) == row_hashes(other, bytes(SEED_BYTES))
+    assert row_hashes(one, bytes(len(SEED))) == row_hashes(other, bytes(len(SEED)))
     assert row_hashes(one, SEED) != row_hashes(other, SEED)
-    assert Trail().seed == SEED != Trail(bytes(SEED_BYTES)).seed
+    assert Trail().seed == SEED != Trail(bytes(len(SEED))).seed
 
 
 def test_nothing_is_shared_between_tenants_nor_where_replies_stand_alone(make_lab: MakeLab) -> None:
